@@ -1,0 +1,161 @@
+"""Checkpoints: a folder each under `checkpoints/`, whole or absent, in safetensors.
+
+`model.safetensors` is the weights by parameter name, `optimizer.safetensors` the optimizers' state
+by parameter number, `state.json` where the run stood and the checksums of both.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtp_code.config import Strict
+from mtp_code.errors import CheckpointError
+from mtp_code.files import whole_folder
+from mtp_code.model.mtp import MTPModel
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+
+
+class TrainingState(Strict):
+    """Where a run stands after `step` steps."""
+
+    schema_: int = 1
+    step: int
+    num_tokens: int
+    """Input positions seen."""
+    cpu_s: float
+    elapsed_s: float
+
+
+def checkpoint_path(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """The run's newest whole checkpoint, or None."""
+    folder = run_dir / "checkpoints"
+    if not folder.is_dir():
+        return None
+    names = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
+    return max(names, default=None)
+
+
+def save_checkpoint(
+    run_dir: Path,
+    model: MTPModel,
+    optimizers: Sequence[Optimizer],
+    state: TrainingState,
+    keep_last: int,
+) -> Path:
+    """Writes a checkpoint, then removes all but the newest `keep_last`."""
+    path = checkpoint_path(run_dir, state.step)
+    if not path.exists():
+        with whole_folder(path) as folder:
+            save_file(_weights(model), folder / MODEL_FILE)
+            save_file(_optimizer_tensors(optimizers), folder / OPTIMIZER_FILE)
+            sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+            record = {**state.model_dump(), "sha256": sums}
+            (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    for old in sorted(path.parent.glob("step-*"))[:-keep_last]:
+        shutil.rmtree(old)
+    return path
+
+
+def load_weights(path: Path, model: MTPModel) -> None:
+    """Reads a checkpoint's weights into a model of the same shape.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another model.
+    """
+    _load_into(path / MODEL_FILE, _weights(model))
+
+
+def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
+    """Reads optimizer state and progress; the optimizers belong to a model already loaded.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another model or optimizer.
+    """
+    tensors = _read_tensors(path / OPTIMIZER_FILE)
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            owner, parameter, key = name.split(".")
+            if int(owner) == number:
+                state.setdefault(int(parameter), {})[key] = tensor
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return _read_state(path)
+
+
+def weights_sha256(path: Path) -> str:
+    """The checksum of a checkpoint's weights, as written with it."""
+    record = json.loads((path / STATE_FILE).read_text())
+    return str(record["sha256"][MODEL_FILE])
+
+
+def _read_state(path: Path) -> TrainingState:
+    try:
+        record = json.loads((path / STATE_FILE).read_text())
+        sums = record.pop("sha256")
+        state = TrainingState.model_validate(record)
+    except (OSError, ValueError, KeyError, ValidationError) as error:
+        raise CheckpointError(f"{path / STATE_FILE}: no checkpoint's state: {error}") from None
+    for name, expected in sums.items():
+        if _sha256(path / name) != expected:
+            raise CheckpointError(
+                f"{path / name}: changed since it was written; remove {path} to go on from the "
+                "checkpoint before it"
+            )
+    return state
+
+
+def _weights(model: MTPModel) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    return {
+        f"{number}.{parameter}.{key}": tensor
+        for number, optimizer in enumerate(optimizers)
+        for parameter, entry in optimizer.state_dict()["state"].items()
+        for key, tensor in entry.items()
+    }
+
+
+def _load_into(file: Path, parameters: dict[str, Tensor]) -> None:
+    tensors = _read_tensors(file)
+    if missing := sorted(parameters.keys() ^ tensors.keys()):
+        raise CheckpointError(f"{file}: holds another model's weights (differs in {missing[0]})")
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{file}: {name} is {tuple(tensors[name].shape)}, the model's is "
+                f"{tuple(parameter.shape)}; load it with the recipe it was trained with"
+            )
+        parameter.copy_(tensors[name])
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: no such file") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

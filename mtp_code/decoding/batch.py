@@ -1,0 +1,105 @@
+"""Rows of a batch that advance, finish and are refilled one by one."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from mtp_code.decoding.draft import draft
+from mtp_code.decoding.requests import Answer, Completion, Request
+from mtp_code.model.cache import KeyValueCache
+from mtp_code.model.mtp import MTPModel
+from mtp_code.tokenizer import Tokenizer
+
+
+class Batch:
+    """Live requests, a row each, with the cache of all but each row's last token.
+
+    Attributes:
+        last_B: each row's newest token, which the next forward reads.
+        drafts_Bk: what the heads expect behind it.
+    """
+
+    def __init__(
+        self,
+        model: MTPModel,
+        tokenizer: Tokenizer,
+        requests: Iterable[Request],
+        num_rows: int,
+        num_drafts: int = 0,
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._waiting = iter(requests)
+        self._num_drafts = num_drafts
+        capacity = model.config.context + num_drafts
+        weight = model.unembedding.weight
+        self.cache = KeyValueCache(model.config, num_rows, capacity, weight.dtype, weight.device)
+        self.answers: list[Answer | None] = [None] * num_rows
+        self.last_B = torch.zeros(num_rows, dtype=torch.long, device=weight.device)
+        self.drafts_Bk = self.last_B[:, None].repeat(1, num_drafts)
+        self._refill()
+
+    @property
+    def is_live(self) -> bool:
+        return bool(self.answers)
+
+    def commit(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
+        """Hands each row its new tokens, refills rows that finished; returns what finished.
+
+        The cache's lengths and the next drafts are the caller's to advance, before.
+        """
+        finished = []
+        for row, answer in enumerate(self.answers):
+            if answer is None:
+                continue
+            answer.completion.num_forwards += 1
+            answer.take(tokens[row])
+            self.last_B[row] = tokens[row][-1]
+            if answer.is_done:
+                finished.append(answer.completion)
+                self.answers[row] = None
+        if finished:
+            self._refill()
+        return finished
+
+    def count_drafts(self, num_drafts: int, accepted: Sequence[int]) -> None:
+        """Notes for each live row which offsets' drafts stood."""
+        for answer, count in zip(self.answers, accepted, strict=True):
+            if answer is not None:
+                answer.completion.count_drafts(num_drafts, count)
+
+    def _refill(self) -> None:
+        for row, answer in enumerate(self.answers):
+            if answer is None:
+                request = next(self._waiting, None)
+                if request is not None:
+                    self._begin(row, request)
+        self._keep_live()
+
+    def _begin(self, row: int, request: Request) -> None:
+        """Reads a prompt but for its last token, which the next forward reads."""
+        answer = Answer(request, self._tokenizer, self._model.config.context)
+        self.answers[row] = answer
+        cache = self.cache.row(row)
+        device = self.last_B.device
+        tokens_1T = torch.tensor([request.prompt], dtype=torch.long, device=device)
+        self.last_B[row] = tokens_1T[0, -1]
+        num_read = tokens_1T.shape[1] - 1
+        if num_read == 0:
+            self.drafts_Bk[row] = 0  # a guess as good as any
+            return
+        attending = self._model.trunk.attend_cached(cache, num_read)
+        hidden_1TD = self._model.trunk(tokens_1T[:, :-1], attending)
+        last = attending.only(torch.tensor([num_read - 1], device=device))
+        self._model.mtp_heads(1, hidden_1TD, last)  # leaves its keys and values
+        drafts_1k = draft(self._model, hidden_1TD, last, self._num_drafts)
+        self.drafts_Bk[row] = drafts_1k[0]
+        cache.commit(torch.tensor([num_read], device=device))
+
+    def _keep_live(self) -> None:
+        """Drops idle rows once they are half of all: nothing waits for them any more."""
+        live = [row for row, answer in enumerate(self.answers) if answer is not None]
+        if 2 * len(live) <= len(self.answers):
+            self.answers = [self.answers[row] for row in live]
+            self.cache.keep(live)
+            self.last_B, self.drafts_Bk = self.last_B[live], self.drafts_Bk[live]

@@ -1,0 +1,56 @@
+"""Self-speculative decoding: the heads draft, trunk and head 1 verify."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from mtp_code.decoding.batch import Batch
+from mtp_code.decoding.draft import draft
+from mtp_code.decoding.requests import Completion, Request
+from mtp_code.decoding.verify import accept_greedy, committed_tokens
+from mtp_code.model.mtp import MTPModel
+from mtp_code.tokenizer import Tokenizer
+
+
+@torch.inference_mode()
+def decode_speculative(
+    model: MTPModel,
+    tokenizer: Tokenizer,
+    requests: Iterable[Request],
+    num_drafts: int,
+    num_rows: int = 1,
+) -> Iterator[Completion]:
+    """Greedy completions, token for token those of `decode_plain` at temperature 0.
+
+    Each round is one trunk forward over a row's last token and its drafts. What head 1 answers
+    there verifies the drafts; the tokens up to its first disagreement, and its own answer at that
+    place (the bonus token), are committed. The other heads then draft from the last position that
+    stands.
+
+    Args:
+        num_drafts: tokens drafted a round, 0 … n−1.
+
+    Raises:
+        ValueError: the model has too few heads for so many drafts.
+        PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
+
+    Source: Gloeckle et al. 2024, arXiv 2404.19737, section 3.2.
+    """
+    if not 0 <= num_drafts < model.num_mtp_heads:
+        raise ValueError(
+            f"num_drafts must be in 0..{model.num_mtp_heads - 1} "
+            f"(the heads beyond the first), got {num_drafts}"
+        )
+    batch = Batch(model, tokenizer, requests, num_rows, num_drafts)
+    while batch.is_live:
+        # draft → verify
+        tokens_BT = torch.cat((batch.last_B[:, None], batch.drafts_Bk), dim=1)
+        attending = model.trunk.attend_cached(batch.cache, num_drafts + 1)
+        hidden_BTD = model.trunk(tokens_BT, attending)
+        targets_BT = model.logits(1, hidden_BTD, attending).argmax(dim=-1)
+        accepted_B = accept_greedy(batch.drafts_Bk, targets_BT)
+        # commit; what lies behind the committed length is rolled back with it
+        batch.drafts_Bk = draft(model, hidden_BTD, attending.only(accepted_B), num_drafts)
+        batch.cache.commit(accepted_B + 1)
+        batch.count_drafts(num_drafts, accepted_B.tolist())
+        yield from batch.commit(committed_tokens(targets_BT, accepted_B))

@@ -1,0 +1,45 @@
+"""The trunk: tokens to hidden states that every MTP head reads."""
+
+import torch
+from torch import Tensor, nn
+
+from mtp_code.model.cache import KeyValueCache, Span
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.layers import Attending, Block, Rotary
+
+
+class Trunk(nn.Module):
+    """Embedding and transformer layers; no final norm, which belongs to the heads' outputs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.rotary = Rotary(config)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_trunk_layers))
+
+    def forward(self, tokens_BT: Tensor, attending: Attending) -> Tensor:
+        hidden_BTD: Tensor = self.embedding(tokens_BT)
+        for number, layer in enumerate(self.layers):
+            hidden_BTD = layer(hidden_BTD, attending, number)
+        return hidden_BTD
+
+    def attend(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Attending:
+        """Causal attention over whole rows; with document numbers, within each document only."""
+        positions_1T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
+        mask = None
+        if documents_BT is not None:
+            causal_TT = positions_1T[0][:, None] >= positions_1T[0][None]
+            mask = (documents_BT[:, :, None] == documents_BT[:, None]) & causal_TT
+        cos, sin = self.rotary(positions_1T)
+        return Attending(cos, sin, mask)
+
+    def attend_cached(self, cache: KeyValueCache, num_tokens: int) -> Attending:
+        """Causal attention of each row's next tokens over what the cache holds of that row."""
+        span = Span(cache, num_tokens)
+        positions_BT = span.positions_BT
+        mask = None
+        if num_tokens > 1 or span.start is None:
+            seen_T = torch.arange(span.end, device=positions_BT.device)
+            mask = seen_T <= positions_BT[:, :, None]
+        cos, sin = self.rotary(positions_BT)
+        return Attending(cos, sin, mask, cache, span)

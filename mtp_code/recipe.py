@@ -1,0 +1,82 @@
+"""Recipe: the root of the typed tree, from corpus to checkpoint."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import NonNegativeInt, model_validator
+
+from mtp_code.config import Strict, merge, parse_override, read_with_base, validate
+from mtp_code.data.config import DataConfig
+from mtp_code.errors import RecipeError, did_you_mean
+from mtp_code.model.config import ModelConfig
+from mtp_code.tokenizer import BpeConfig, TokenizerConfig
+from mtp_code.training.config import TrainingConfig
+from mtp_code.training.optim import OptimConfig
+from mtp_code.training.schedule import ScheduleConfig
+
+
+class Recipe(Strict):
+    name: str
+    seed: NonNegativeInt = 0
+    tokenizer: TokenizerConfig
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_vocabulary_from_tokenizer(cls, values: Any) -> Any:
+        """Our own tokenizers know their vocabulary's size before they exist."""
+        match values:
+            case {"model": {"vocab_size": _}}:
+                return values
+            case {"model": {**model}, "tokenizer": {"kind": "bytes"}}:
+                return values | {"model": model | {"vocab_size": 257}}
+            case {"model": {**model}, "tokenizer": {"kind": "bpe", **tokenizer}}:
+                size = tokenizer.get("vocab_size", BpeConfig.model_fields["vocab_size"].default)
+                return values | {"model": model | {"vocab_size": size}}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_the_context(self) -> Self:
+        if self.training.row_tokens > self.model.context:
+            raise ValueError(
+                f"training.row_tokens = {self.training.row_tokens} is longer than "
+                f"model.context = {self.model.context}"
+            )
+        return self
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, or one of ours by name, under `section.key=value` overrides.
+
+    Raises:
+        RecipeError: no such recipe, or a key or value in it is wrong.
+    """
+    path = find_recipe(name_or_path)
+    values = read_with_base(path)
+    for override in overrides:
+        values = merge(values, parse_override(override))
+    values.setdefault("name", path.stem)
+    return validate(Recipe, values, where=str(path))
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A file as given, else the recipe of that name that comes with the package."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    ours = {
+        Path(entry.name).stem: Path(str(entry))
+        for entry in resources.files("mtp_code.recipes").iterdir()
+        if entry.name.endswith(".toml")
+    }
+    if name_or_path not in ours:
+        raise RecipeError(f"{name_or_path}: no such recipe{did_you_mean(name_or_path, ours)}")
+    return ours[name_or_path]
+
+

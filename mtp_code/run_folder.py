@@ -1,0 +1,146 @@
+"""A run folder: resolved recipe, what it was made with, metrics, checkpoints, tokenizer."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+from mtp_code.checkpoint import latest_checkpoint, load_weights, weights_sha256
+from mtp_code.config import validate
+from mtp_code.errors import CheckpointError, RecipeError
+from mtp_code.files import write_json
+from mtp_code.machine import current_commit, describe_machine, describe_versions
+from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.recipe import Recipe
+from mtp_code.tokenizer import Tokenizer, load_tokenizer
+
+RUN_FILE = "run.json"
+TOKENIZER_DIR = "tokenizer"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run's newest checkpoint decodes with."""
+
+    model: MTPModel
+    tokenizer: Tokenizer
+    description: dict[str, Any]
+    """Name, checkpoint and its checksum: what a figure must say about the model."""
+
+
+def begin_run(
+    run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, model: MTPModel, num_threads: int
+) -> dict[str, Any]:
+    """The run's record: a new one, or the one there is if it is of the same recipe.
+
+    Raises:
+        RecipeError: the folder holds a run of another recipe.
+    """
+    if (run_dir / RUN_FILE).exists():
+        record = read_run(run_dir)
+        _refuse_other_recipe(run_dir, record["recipe"], recipe.model_dump(mode="json"))
+        return record
+    record = {
+        "schema": 1,
+        "name": recipe.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": describe_versions(),
+        "commit": current_commit(),
+        "machine": describe_machine(),
+        "num_threads": num_threads,
+        "started_at": _now(),
+        "finished_at": None,
+        "model": {
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_trunk_layers": recipe.model.num_trunk_layers,
+            "num_mtp_heads": recipe.model.num_mtp_heads,
+            "vocab_size": recipe.model.vocab_size,
+        },
+        "tokenizer": tokenizer.fingerprint,
+    }
+    (run_dir / TOKENIZER_DIR).mkdir(parents=True, exist_ok=True)
+    tokenizer.save(run_dir / TOKENIZER_DIR)
+    write_json(run_dir / RUN_FILE, record)
+    return record
+
+
+def finish_run(run_dir: Path, cpu_s: float, elapsed_s: float) -> None:
+    record = read_run(run_dir)
+    figures = {"finished_at": _now(), "cpu_s": cpu_s, "elapsed_s": elapsed_s}
+    write_json(run_dir / RUN_FILE, record | figures)
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """The content of a run's `run.json`.
+
+    Raises:
+        CheckpointError: the folder is no run.
+    """
+    try:
+        record: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{run_dir}: no run there; train one with mtp-code train") from None
+    except ValueError as error:
+        raise CheckpointError(f"{run_dir / RUN_FILE}: damaged: {error}") from None
+    return record
+
+
+def load_run(run_dir: Path) -> TrainedModel:
+    """The model of a run's newest checkpoint, ready to decode.
+
+    Raises:
+        CheckpointError: the folder is no run, or holds no whole checkpoint.
+    """
+    record = read_run(run_dir)
+    recipe = validate(Recipe, record["recipe"], where=str(run_dir / RUN_FILE))
+    path = latest_checkpoint(run_dir)
+    if path is None:
+        raise CheckpointError(f"{run_dir}: no checkpoint yet; train it with mtp-code train")
+    model = build_model(recipe.model, recipe.seed)
+    load_weights(path, model)
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    description = {
+        "run": recipe.name,
+        "checkpoint": path.name,
+        "sha256": weights_sha256(path),
+        **record["model"],
+    }
+    return TrainedModel(model, load_tokenizer(run_dir / TOKENIZER_DIR), description)
+
+
+def _refuse_other_recipe(
+    run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    flat_before, flat_now = _flat(before), _flat(now)
+    if differing := sorted(
+        key
+        for key in flat_before.keys() | flat_now.keys()
+        if flat_before.get(key) != flat_now.get(key)
+    ):
+        shown = ", ".join(
+            f"{key} ({flat_before.get(key)} there, {flat_now.get(key)} now)" for key in differing
+        )
+        raise RecipeError(
+            f"{run_dir}: holds a run of another recipe: {shown}; give another folder, or remove it"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+

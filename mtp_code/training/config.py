@@ -1,0 +1,34 @@
+"""How long, in what batches, and how a run is kept."""
+
+from typing import Self
+
+from pydantic import PositiveInt, model_validator
+
+from mtp_code.config import Strict
+
+
+class TrainingConfig(Strict):
+    row_tokens: PositiveInt
+    """T: input positions of a row."""
+    rows: PositiveInt
+    """Rows of one optimizer step."""
+    micro_batches: PositiveInt = 1
+    """Parts that a step's rows are handled in, one after another, to save memory."""
+    mask_documents: bool = True
+    """Attention stays within a document, as it does when a prompt begins one."""
+    num_threads: PositiveInt | None = None
+    """CPU threads; None measures what is fastest here."""
+    log_every: PositiveInt = 10
+    validate_every: PositiveInt = 200
+    validation_tokens: PositiveInt = 65_536
+    """Validation positions of each source."""
+    checkpoint_every: PositiveInt = 200
+    keep_checkpoints: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.rows % self.micro_batches:
+            raise ValueError(
+                f"rows = {self.rows} is no multiple of micro_batches = {self.micro_batches}"
+            )
+        return self
