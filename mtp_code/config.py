@@ -119,7 +119,8 @@ def _explain(kind: type[BaseModel], error: ErrorDetails) -> str:
 def _section(kind: type[BaseModel], location: Sequence[str | int]) -> set[str]:
     """The field names known in the table at a location.
 
-    A location also holds list positions and, for a union told apart by a tag, the tag.
+    A location also holds list positions, dictionary keys and, for a union told apart by a tag,
+    the tag.
     """
     tables = [kind]
     for part in location:
@@ -129,7 +130,7 @@ def _section(kind: type[BaseModel], location: Sequence[str | int]) -> set[str]:
         if fields:
             tables = [model for field in fields for model in _models_in(field.annotation)]
         else:
-            tables = [table for table in tables if part in _tags(table)]
+            tables = [table for table in tables if part in _tags(table)] or tables
     return {name for table in tables for name in table.model_fields}
 
 

@@ -78,5 +78,3 @@ def find_recipe(name_or_path: str) -> Path:
     if name_or_path not in ours:
         raise RecipeError(f"{name_or_path}: no such recipe{did_you_mean(name_or_path, ours)}")
     return ours[name_or_path]
-
-

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-
 from mtp_code.checkpoint import latest_checkpoint, load_weights, weights_sha256
 from mtp_code.config import validate
 from mtp_code.errors import CheckpointError, RecipeError
@@ -113,9 +112,7 @@ def load_run(run_dir: Path) -> TrainedModel:
     return TrainedModel(model, load_tokenizer(run_dir / TOKENIZER_DIR), description)
 
 
-def _refuse_other_recipe(
-    run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]
-) -> None:
+def _refuse_other_recipe(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     flat_before, flat_now = _flat(before), _flat(now)
     if differing := sorted(
         key
@@ -142,5 +139,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from mtp_code.decoding.draft import draft
 from mtp_code.decoding.requests import Answer, Completion, Request

@@ -29,7 +29,9 @@ def choose_tokens(logits_BV: Tensor, sampling: SamplingConfig, uniforms_B: Tenso
     threshold_B1 = uniforms_B[:, None] * cumulative_BV[:, -1:]
     chosen_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0]
     # A draw that rounds up to the total would fall behind the last possible token.
-    return torch.minimum(chosen_B, probs_BV.shape[-1] - 1 - (probs_BV > 0).flip(-1).int().argmax(-1))
+    return torch.minimum(
+        chosen_B, probs_BV.shape[-1] - 1 - (probs_BV > 0).flip(-1).int().argmax(-1)
+    )
 
 
 def token_probs(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:

@@ -3,13 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtp_code.checkpoint import (
     TrainingState,
@@ -18,7 +18,7 @@ from mtp_code.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from mtp_code.data.batches import Batch, TrainingBatches, validation_batches
+from mtp_code.data.batches import Batch, TrainingBatches, Validation, validation_batches
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import RecipeError, TrainingError
 from mtp_code.model.mtp import MTPModel, build_model
@@ -29,7 +29,7 @@ from mtp_code.training.metrics import MetricsLog
 from mtp_code.training.objective import backward_by_head, count_labels, losses_by_offset
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.schedule import learning_rate_share
-from mtp_code.training.threads import fastest_num_threads
+from mtp_code.training.threads import choose_num_threads
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,14 @@ class Progress:
     lr: float
     tokens_per_s: float
     left_s: float
+
+    def __str__(self) -> str:
+        offsets = " ".join(f"{loss:.2f}" for loss in self.loss_by_offset)
+        return (
+            f"step {self.step}/{self.num_steps} | loss {sum(self.loss_by_offset):.3f} "
+            f"| by offset {offsets} | lr {self.lr:.1e} | {self.tokens_per_s / 1000:.1f}k tok/s "
+            f"| {self.left_s / 60:.1f} min left"
+        )
 
 
 def train(
@@ -65,13 +73,20 @@ def train(
     optimizers = build_optimizers(model, recipe.optim)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
-    begin_run(run_dir, recipe, shards.tokenizer, model, choose_num_threads(model, training))
+    num_threads = choose_num_threads(model, training)
+    record = begin_run(run_dir, recipe, shards.tokenizer, model, num_threads)
+    # The number the run began with: with another, sums are rounded in another order.
+    torch.set_num_threads(record["num_threads"])
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     if (newest := latest_checkpoint(run_dir)) is not None:
         load_weights(newest, model)
         state = load_state(newest, optimizers)
         log.info("%s: going on from step %d of %d", run_dir, state.step, num_steps)
-    batches = TrainingBatches(shards, training, model.num_mtp_heads, recipe.seed)
+    num_offsets = model.num_mtp_heads
+    batches = TrainingBatches(
+        shards, recipe.data, training.rows, training.row_tokens, num_offsets, recipe.seed
+    )
+    validations = _validations(shards, training, num_offsets)
     clock = Clock(state)
 
     with MetricsLog(run_dir, state.step) as metrics:
@@ -86,22 +101,33 @@ def train(
                 model.parameters(), recipe.optim.clip_norm or math.inf
             )
             if not (losses_K.isfinite().all() and grad_norm.isfinite()):
-                raise TrainingError(_no_number(run_dir, step, losses_K))
+                raise TrainingError(
+                    f"{run_dir}: loss {losses_K.tolist()} at step {step + 1} (gradient norm "
+                    f"{grad_norm.item():.3g}); the last checkpoint stands: lower optim.lr"
+                )
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
 
-            done, window = step + 1, [*window, losses_K]
+            done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
-            is_last = done == num_steps
+            window.append(losses_K)
             if done % training.log_every == 0 or is_last:
-                row = _train_row(done, torch.stack(window).mean(0), share, grad_norm, clock)
-                metrics.append(row)
-                on_progress(Progress(done, num_steps, row))
-                window = []
+                losses = torch.stack(window).mean(0).tolist()
+                window.clear()
+                rate = clock.tokens_per_s()
+                left_s = clock.elapsed_s / done * (num_steps - done)
+                lr = share * recipe.optim.lr
+                on_progress(Progress(done, num_steps, losses, lr, rate, left_s))
+                metrics.append(
+                    clock.stamp("train", done)
+                    | {"loss": sum(losses), "loss_by_offset": losses, "lr": lr}
+                    | {"grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
+                )
             if done % training.validate_every == 0 or is_last:
-                for source, losses in validate(model, shards, training).items():
-                    metrics.append(clock.stamp("validation", done) | {"source": source} | losses)
+                for source, validation in validations.items():
+                    row = {"source": source, **validate(model, validation, training)}
+                    metrics.append(clock.stamp("validation", done) | row)
             if done % training.checkpoint_every == 0 or is_last:
                 metrics.sync()
                 save_checkpoint(
@@ -112,7 +138,7 @@ def train(
 
 def backward(model: MTPModel, batch: Batch, training: TrainingConfig) -> Tensor:
     """Adds a step's gradients to the parameters, micro-batch by micro-batch; losses, (K,)."""
-    tokens_BS, documents_BS = torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents)
+    tokens_BS, documents_BS = _tensors(batch)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
     rows = training.rows // training.micro_batches
     parts = [
@@ -124,11 +150,49 @@ def backward(model: MTPModel, batch: Batch, training: TrainingConfig) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def validate(
-    model: MTPModel, shards: ShardSet, training: TrainingConfig
-) -> dict[str, dict[str, Any]]:
-    """Mean loss by offset (nats per token) and bits per byte, source by source."""
-    ...
+def validate(model: MTPModel, validation: Validation, training: TrainingConfig) -> dict[str, Any]:
+    """Mean loss by offset (nats per token), and bits per byte by offset 1."""
+    sums, counts = zip(
+        *(
+            losses_by_offset(model, *_tensors(batch), training.mask_documents)
+            for batch in validation.batches
+        ),
+        strict=True,
+    )
+    sums_K, counts_K = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+    return {
+        "loss_by_offset": (sums_K / counts_K.clamp(min=1)).tolist(),
+        "bits_per_byte": sums_K[0].item() / math.log(2) / validation.num_bytes,
+    }
+
+
+def _validations(
+    shards: ShardSet, training: TrainingConfig, num_offsets: int
+) -> dict[str, Validation]:
+    found = {
+        source: validation_batches(
+            shards,
+            source,
+            training.rows // training.micro_batches,
+            training.row_tokens,
+            num_offsets,
+            training.validation_tokens,
+        )
+        for source in shards.sources
+    }
+    return {source: validation for source, validation in found.items() if validation is not None}
+
+
+def _tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents)
+
+
+def _check_vocabulary(recipe: Recipe, shards: ShardSet) -> None:
+    if shards.tokenizer.vocab_size > recipe.model.vocab_size:
+        raise RecipeError(
+            f"model.vocab_size: {recipe.model.vocab_size} is less than the "
+            f"{shards.tokenizer.vocab_size} of the tokenizer in {shards.folder}"
+        )
 
 
 class Clock:

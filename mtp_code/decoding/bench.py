@@ -1,0 +1,97 @@
+"""Speculative against plain decoding of the same prompts by the same engine, in one run."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mtp_code.decoding.plain import decode_plain
+from mtp_code.decoding.requests import Completion, Request
+from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.speculative import decode_speculative
+from mtp_code.model.mtp import MTPModel
+from mtp_code.tokenizer import Tokenizer
+
+NUM_ROUNDS = 9
+"""Parts that the prompts are split into; each is a paired measurement of all modes."""
+
+
+@dataclass
+class Mode:
+    """One way to decode, and what it took in each round."""
+
+    num_drafts: int | None
+    """None is plain decoding."""
+    completions: list[Completion] = field(default_factory=list)
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+
+def measure(
+    model: MTPModel,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """A row for plain decoding and one for each number of drafts: time, acceptance, identity.
+
+    Greedy, a request at a time, prompts included in the time. The prompts are dealt into rounds;
+    within a round all modes decode the same prompts one after another, in turn first, so that a
+    machine whose speed drifts slows them alike. A row's `speed_up` is the median over rounds of
+    plain's wall time ÷ its own, `speed_up_low` and `speed_up_high` the lowest and highest round.
+    """
+    modes = [Mode(None), *(Mode(k) for k in range(1, model.num_mtp_heads))]
+    num_rounds = min(NUM_ROUNDS, len(requests))
+    for mode in modes:
+        list(_decode(model, tokenizer, requests[:1], mode))  # the first call of all is slow
+    for number in range(num_rounds):
+        part = requests[number::num_rounds]
+        for mode in modes[number % len(modes) :] + modes[: number % len(modes)]:
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            mode.completions += _decode(model, tokenizer, part, mode)
+            mode.wall_s.append(time.perf_counter() - wall_s)
+            mode.cpu_s.append(time.process_time() - cpu_s)
+        on_progress(number + 1, num_rounds)
+    return [_row(mode, plain=modes[0]) for mode in modes]
+
+
+def _decode(
+    model: MTPModel, tokenizer: Tokenizer, requests: Sequence[Request], mode: Mode
+) -> Iterator[Completion]:
+    if mode.num_drafts is None:
+        return decode_plain(model, tokenizer, requests, SamplingConfig())
+    return decode_speculative(model, tokenizer, requests, mode.num_drafts)
+
+
+def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
+    num_tokens = sum(len(completion.tokens) for completion in mode.completions)
+    num_forwards = sum(completion.num_forwards for completion in mode.completions)
+    ratios = [theirs / ours for theirs, ours in zip(plain.wall_s, mode.wall_s, strict=True)]
+    # Both lists hold the requests in the same order: a request at a time, a round at a time.
+    num_identical = sum(
+        ours.tokens == theirs.tokens
+        for ours, theirs in zip(mode.completions, plain.completions, strict=True)
+    )
+    drafts = range(mode.num_drafts or 0)
+    return {
+        "mode": "plain" if mode.num_drafts is None else "speculative",
+        "drafts": len(drafts),
+        "tokens": num_tokens,
+        "forwards": num_forwards,
+        "tokens_per_forward": num_tokens / num_forwards,
+        "cpu_s": sum(mode.cpu_s),
+        "wall_s": sum(mode.wall_s),
+        "tokens_per_s": num_tokens / sum(mode.wall_s),
+        "speed_up": statistics.median(ratios),
+        "speed_up_low": min(ratios),
+        "speed_up_high": max(ratios),
+        "acceptance_by_offset": [
+            sum(completion.accepted[i] for completion in mode.completions)
+            / sum(completion.drafted[i] for completion in mode.completions)
+            for i in drafts
+        ],
+        "identical_outputs": num_identical,
+    }
+
+

@@ -1,0 +1,345 @@
+"""Text to token ids and back: bytes, a byte-level BPE trained here, or any Hugging Face tokenizer.
+
+Token borders: our own tokenizers cut at every newline and never let a token reach across one, so
+a prompt and its completion that meet at a newline have the same tokens apart as joined. Training
+text and sampling prompts therefore agree. A foreign tokenizer gives no such promise.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from pydantic import Field
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from mtp_code.config import Strict
+from mtp_code.errors import TokenizerError
+
+TokenIds = npt.NDArray[np.uint32]
+
+END_OF_TEXT: Final = "<|endoftext|>"
+DEFINITION_FILE: Final = "tokenizer.json"
+SETTINGS_FILE: Final = "tokenizer_config.json"
+
+# What BPE merges stay inside. A newline stands alone, and so does the indentation after it: what
+# follows a newline is cut the same whether or not the text before it is there. Digits stand alone,
+# so that numbers are spelled, not memorised. Runs of punctuation can become one token: `):`, `"""`.
+PIECES: Final = (
+    r"\n"
+    r"| {2,}"
+    r"|\t+"
+    r"| ?[\p{L}\p{M}_]+"
+    r"| ?\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}_]+"
+    r"|\s"
+)
+
+# How tokenizers that are not byte-level spell what their vocabulary lacks.
+_BYTE_TOKEN: Final = re.compile("<0x[0-9A-F]{2}>")
+
+
+class BytesConfig(Strict):
+    kind: Literal["bytes"]
+
+
+class BpeConfig(Strict):
+    kind: Literal["bpe"]
+    vocab_size: int = Field(default=512, ge=257)
+    training_bytes: int = Field(default=8_000_000, gt=0)
+
+
+class HuggingFaceConfig(Strict):
+    """`name` is a tokenizer.json, a folder that holds one, or a name on the hub."""
+
+    kind: Literal["hugging-face"]
+    name: str
+    end_of_text: str | None = None
+
+
+TokenizerConfig = Annotated[
+    BytesConfig | BpeConfig | HuggingFaceConfig, Field(discriminator="kind")
+]
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer definition and the token that ends a text.
+
+    Special tokens are never read out of text: `<|endoftext|>` in a source file is thirteen
+    ordinary characters. Decoding leaves special tokens out.
+    """
+
+    def __init__(self, definition: str, end_of_text: str) -> None:
+        """
+        Args:
+            definition: the content of a tokenizer.json.
+            end_of_text: as it is spelled in the vocabulary.
+
+        Raises:
+            TokenizerError: not a tokenizer definition, or without that token.
+        """
+        try:
+            backend = tokenizers.Tokenizer.from_str(definition)
+        except Exception as error:  # the library raises no narrower one
+            raise TokenizerError(f"not a tokenizer definition: {_first_line(error)}") from error
+        backend.encode_special_tokens = True
+        backend.no_padding()
+        backend.no_truncation()
+        end_of_text_id = backend.token_to_id(end_of_text)
+        if end_of_text_id is None:
+            raise TokenizerError(
+                f"the vocabulary has no {end_of_text!r}; name its end-of-text token"
+            )
+        self._backend = backend
+        self._definition = definition
+        self._end_of_text_text = end_of_text
+        self.end_of_text: Final[int] = end_of_text_id
+        # Some vocabularies have gaps, so their size is not their count.
+        self.vocab_size: Final[int] = 1 + max(backend.get_vocab().values())
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for tokenizers that give every text the same ids."""
+        return hashlib.sha256(f"{self._end_of_text_text}\n{self._definition}".encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without end of text.
+
+        Raises:
+            TokenizerError: the text holds a lone surrogate, which is no Unicode character.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            raise _surrogate_error(text) from None
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """`encode` for many texts at once, on all cores."""
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            raise _surrogate_error("".join(texts)) from None
+        return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
+
+    def token_num_bytes(self) -> npt.NDArray[np.int64]:
+        """How many bytes of UTF-8 each id stands for; none for special tokens.
+
+        Sums to the bytes of the text for byte-level tokenizers, which most are. A tokenizer that
+        marks spaces with U+2581 may add one at the start of a text that is not there.
+        """
+        is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
+        added = self._backend.get_added_tokens_decoder()
+        num_bytes = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, token_id in self._backend.get_vocab().items():
+            if token_id in added:
+                num_bytes[token_id] = 0 if added[token_id].special else len(token.encode())
+            elif is_byte_level:
+                num_bytes[token_id] = len(token)  # spelled with one character for each byte
+            elif _BYTE_TOKEN.fullmatch(token):
+                num_bytes[token_id] = 1
+            else:
+                num_bytes[token_id] = len(token.replace("\u2581", " ").encode())
+        return num_bytes
+
+    def save(self, folder: Path) -> None:
+        """Write the two files from which `load_tokenizer`, or `transformers`, restores it."""
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self._end_of_text_text,
+            "clean_up_tokenization_spaces": False,
+        }
+        (folder / DEFINITION_FILE).write_text(self._definition, encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+
+class BytesTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8, and end of text.
+
+    It is a byte-level BPE without merges, so others can load its files; here a byte needs no
+    search for its id.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_BYTES_DEFINITION, END_OF_TEXT)
+
+    def encode(self, text: str) -> list[int]:
+        return list(_utf8(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(byte for byte in ids if byte < 256).decode("utf-8", errors="replace")
+
+
+def build_tokenizer(config: TokenizerConfig, training_texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that the configuration asks for; only a BPE reads the training texts."""
+    match config:
+        case BytesConfig():
+            return BytesTokenizer()
+        case BpeConfig():
+            return train_bpe(training_texts, config.vocab_size)
+        case HuggingFaceConfig():
+            return open_hugging_face(config.name, config.end_of_text)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE with at most `vocab_size` ids, fewer if the texts run out of pairs.
+
+    Raises:
+        ValueError: `vocab_size` cannot hold the 256 bytes and end of text.
+    """
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size must be at least 257 (bytes, end of text), got {vocab_size}")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_checked(texts), trainer)
+    return Tokenizer(backend.to_str(), END_OF_TEXT)
+
+
+def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
+    """Somebody else's tokenizer, from disk if `name` exists there, else from the hub.
+
+    Args:
+        end_of_text: by default, what its tokenizer_config.json calls `eos_token`.
+
+    Raises:
+        TokenizerError: it is in neither place, or its end of text is unknown.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path /= DEFINITION_FILE
+    if path.is_file():
+        definition = _read(path)
+        end_of_text = end_of_text or _eos_token(path.with_name(SETTINGS_FILE))
+    elif path.suffix == ".json" or path.is_absolute() or name.startswith("."):
+        raise TokenizerError(f"{path}: no such tokenizer; name a tokenizer.json or its folder")
+    else:
+        definition, eos_token = _from_hub(name)
+        end_of_text = end_of_text or eos_token
+    if end_of_text is None:
+        raise TokenizerError(f"{name}: names no end-of-text token; set tokenizer.end_of_text")
+    try:
+        return Tokenizer(definition, end_of_text)
+    except TokenizerError as error:
+        raise TokenizerError(f"{name}: {error}") from None
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that was saved into a folder.
+
+    Raises:
+        TokenizerError: none was, or its files are damaged.
+    """
+    path = folder / DEFINITION_FILE
+    if path.is_file() and _read(path) == _BYTES_DEFINITION:
+        return BytesTokenizer()
+    return open_hugging_face(str(path))
+
+
+def _from_hub(name: str) -> tuple[str, str | None]:
+    from transformers import AutoTokenizer  # seconds to import, and only hub names need it
+
+    try:
+        foreign: Any = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise TokenizerError(
+            f"{name}: neither a tokenizer here nor one to be had from the hub: {_first_line(error)}"
+        ) from error
+    if not foreign.is_fast:
+        raise TokenizerError(f"{name}: has no tokenizer.json; name a tokenizer that has one")
+    return foreign.backend_tokenizer.to_str(), foreign.eos_token
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: cannot be read: {_first_line(error)}") from error
+
+
+def _eos_token(settings_path: Path) -> str | None:
+    if not settings_path.is_file():
+        return None
+    try:
+        token = json.loads(_read(settings_path)).get("eos_token")
+    except (json.JSONDecodeError, AttributeError):
+        raise TokenizerError(f"{settings_path}: not a JSON table; restore it") from None
+    # Either its spelling, or a table of it and how it is matched.
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        _utf8(text)
+        yield text
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _surrogate_error(text) from None
+
+
+def _surrogate_error(text: str) -> TokenizerError:
+    position = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+    return TokenizerError(
+        f"character {position} of the text is the lone surrogate {text[position]!a}, "
+        "which is no Unicode character; take it out"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _bytes_definition() -> str:
+    """A tokenizer.json for plain bytes, spelled out so that no library version changes it."""
+    # The ByteLevel convention: a byte that prints stands for itself, the others for U+0100 on.
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    spelling = {byte: chr(byte) for byte in printing}
+    spelling |= {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
+    end_of_text = {"id": 256, "content": END_OF_TEXT, "special": True, "normalized": False}
+    match_anywhere = {"single_word": False, "lstrip": False, "rstrip": False}
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [end_of_text | match_anywhere],
+            "pre_tokenizer": byte_level | {"use_regex": False},
+            "decoder": byte_level | {"use_regex": False},
+            "model": {
+                "type": "BPE",
+                "vocab": {spelling[byte]: byte for byte in range(256)},
+                "merges": [],
+            },
+        }
+    )
+
+
+_BYTES_DEFINITION: Final = _bytes_definition()

@@ -1,0 +1,177 @@
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtp_code.config import validate
+from mtp_code.data.batches import Mixture, TrainingBatches, validation_batches
+from mtp_code.data.config import DataConfig
+from mtp_code.data.prepare import prepare
+from mtp_code.data.shards import ShardSet, open_shards
+from mtp_code.errors import ShardError
+from mtp_code.tokenizer import BytesConfig
+
+NUM_DOCUMENTS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+def config_for(folder: Path, **options: Any) -> DataConfig:
+    sources = {
+        name: {"kind": "folder", "path": str(folder / name), "weight": weight}
+        for name, weight in (("a", 1), ("b", 3))
+    }
+    values = {"sources": sources, "validation_share": 0.3} | options
+    return validate(DataConfig, values, where="test")
+
+
+@pytest.fixture(scope="module")
+def shards(folder: Path) -> ShardSet:
+    for name in "ab":
+        (folder / name).mkdir()
+        for i in range(NUM_DOCUMENTS):
+            text = f"{name}{i} = 'é'\n" * (1 + i % 5)
+            (folder / name / f"{i}.py").write_text(text, encoding="utf-8")
+    prepare(config_for(folder), BytesConfig(kind="bytes"), folder / "tokens")
+    return open_shards(folder / "tokens")
+
+
+@pytest.fixture(params=["stream", "whole"])
+def config(request: pytest.FixtureRequest, folder: Path) -> DataConfig:
+    return config_for(folder, packing=request.param)
+
+
+def batches_of(shards: ShardSet, config: DataConfig, seed: int = 0) -> TrainingBatches:
+    return TrainingBatches(shards, config, batch_rows=4, row_tokens=32, num_offsets=3, seed=seed)
+
+
+def test_batches_have_b_rows_of_t_plus_n(shards: ShardSet, config: DataConfig) -> None:
+    batch = batches_of(shards, config).batch(0)
+    assert (batch.tokens.shape, batch.tokens.dtype) == ((4, 35), np.int64)
+    assert (batch.documents.shape, batch.documents.dtype) == ((4, 35), np.int32)
+    assert len(batch.sources) == 4
+
+
+def test_a_batch_follows_from_seed_and_step_alone(shards: ShardSet, config: DataConfig) -> None:
+    from_the_start = batches_of(shards, config)
+    expected = [from_the_start.batch(step) for step in range(100)]
+    for step in (99, 0, 57, 3):
+        resumed = batches_of(shards, config).batch(step)
+        np.testing.assert_array_equal(resumed.tokens, expected[step].tokens)
+        np.testing.assert_array_equal(resumed.documents, expected[step].documents)
+        assert resumed.sources == expected[step].sources
+    assert (batches_of(shards, config, seed=1).batch(0).tokens != expected[0].tokens).any()
+
+
+def test_workers_rows_put_together_are_the_batch(shards: ShardSet, config: DataConfig) -> None:
+    batches = batches_of(shards, config)
+    whole = batches.batch(5)
+    parts = [batches.rows(5 * 4 + worker * 2, 2) for worker in range(2)]
+    np.testing.assert_array_equal(np.concatenate([part.tokens for part in parts]), whole.tokens)
+
+
+def test_rows_are_of_the_source_they_name(shards: ShardSet, config: DataConfig) -> None:
+    for step in range(20):
+        batch = batches_of(shards, config).batch(step)
+        for tokens, documents, source in zip(*batch, strict=True):
+            text = shards.tokenizer.decode(tokens[documents >= 0].tolist())
+            assert set(text) & set("ab") <= {source}
+
+
+def test_training_rows_hold_no_held_out_document(shards: ShardSet, folder: Path) -> None:
+    batches = batches_of(shards, config_for(folder, packing="whole"))
+    seen = "|".join(
+        shards.tokenizer.decode(row.tolist())
+        for step in range(80)
+        for row in batches.batch(step).tokens
+    )
+    for source in "ab":
+        for split, expected in (("train", True), ("validation", False)):
+            shard = shards.shard(source, split)  # type: ignore[arg-type]
+            for i in range(shard.num_documents):
+                line = shards.tokenizer.decode(shard.framed(i).tolist()).splitlines()[0] + "\n"
+                assert (line in seen) == expected, line
+
+
+def test_a_source_that_is_not_there_is_one_line(shards: ShardSet, folder: Path) -> None:
+    sources = {"c": {"kind": "folder", "path": str(folder / "a")}}
+    config = validate(DataConfig, {"sources": sources}, where="test")
+    with pytest.raises(ShardError, match="has no source 'c'"):
+        batches_of(shards, config)
+
+
+weights = st.dictionaries(st.sampled_from("abcde"), st.floats(0.01, 100), min_size=1, max_size=5)
+
+
+@given(weights, st.integers(0, 500))
+def test_mixture_counts_each_sources_rows_from_zero(
+    weights: dict[str, float], num_rows: int
+) -> None:
+    mixture = Mixture(weights)
+    counted: Counter[str] = Counter()
+    for row in range(num_rows):
+        source, index = mixture.locate(row)
+        assert index == counted[source]
+        counted[source] += 1
+    for source, weight in weights.items():
+        share = weight / sum(weights.values())
+        assert abs(counted[source] - share * num_rows) < len(weights)
+
+
+def test_mixture_of_one_part_in_four_takes_every_fourth_row() -> None:
+    mixture = Mixture({"a": 1, "b": 3})
+    assert "".join(mixture.locate(row)[0] for row in range(12)) == "bbbabbbabbba"
+
+
+class TestValidation:
+    def read(self, shards: ShardSet, max_tokens: int) -> Any:
+        validation = validation_batches(shards, "a", 4, 32, 3, max_tokens)
+        assert validation is not None
+        return validation
+
+    def num_labels(self, shards: ShardSet, max_tokens: int) -> int:
+        return sum(
+            int(((b.documents[:, :32] == b.documents[:, 1:33]) & (b.documents[:, :32] >= 0)).sum())
+            for b in self.read(shards, max_tokens).batches
+        )
+
+    def test_all_of_it_covers_each_token_once_and_all_bytes(self, shards: ShardSet) -> None:
+        record = shards.manifest.sources["a"].validation
+        assert self.num_labels(shards, 10**9) == record.num_tokens
+        assert self.read(shards, 10**9).num_bytes == record.num_bytes
+
+    def test_guessing_bytes_evenly_costs_eight_bits_each(self, shards: ShardSet) -> None:
+        record = shards.manifest.sources["a"].validation
+        nats = math.log(256) * (self.num_labels(shards, 10**9) - record.num_documents)
+        assert nats / math.log(2) / self.read(shards, 10**9).num_bytes == pytest.approx(8)
+
+    def test_a_part_of_it_is_spread_and_within_its_size(self, shards: ShardSet) -> None:
+        part, whole = self.read(shards, 5 * 32), self.read(shards, 10**9)
+        assert 0 < part.num_bytes <= 5 * 32
+        rows = [row.tolist() for batch in part.batches for row in batch.tokens][:5]
+        of_whole = [row.tolist() for batch in whole.batches for row in batch.tokens]
+        places = [of_whole.index(row) for row in rows]
+        assert places == sorted(places)
+        assert places[-1] > len(of_whole) / 2
+
+    def test_is_the_same_every_time(self, shards: ShardSet) -> None:
+        for one, other in zip(
+            self.read(shards, 256).batches, self.read(shards, 256).batches, strict=True
+        ):
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+
+    def test_all_batches_have_one_shape(self, shards: ShardSet) -> None:
+        assert {batch.tokens.shape for batch in self.read(shards, 5 * 32).batches} == {(4, 35)}
+
+    def test_a_source_with_nothing_held_out_has_none(self, folder: Path, shards: ShardSet) -> None:
+        out = folder / "all-training"
+        prepare(config_for(folder, validation_share=0), BytesConfig(kind="bytes"), out)
+        assert validation_batches(open_shards(out), "a", 4, 32, 3, 1000) is None

@@ -1,0 +1,191 @@
+import gzip
+import json
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtp_code.data.corpora import (
+    Corpus,
+    Document,
+    Folder,
+    Hub,
+    JsonLines,
+    Packages,
+    Parquet,
+    Skipped,
+    StandardLibrary,
+)
+from mtp_code.errors import CorpusError, MachineError
+
+
+def texts(corpus: Corpus) -> list[str]:
+    return [found.text for found in corpus.documents() if isinstance(found, Document)]
+
+
+def skipped(corpus: Corpus) -> dict[str, str]:
+    return dict(found for found in corpus.documents() if isinstance(found, Skipped))
+
+
+def write_lines(path: Path, *records: Any) -> Path:
+    data = "".join(json.dumps(record) + "\n" for record in records).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def test_standard_library_is_megabytes_of_source_without_tests() -> None:
+    corpus = StandardLibrary(kind="stdlib")
+    files = corpus.files()
+    assert "argparse.py" in files
+    assert not any("test" in Path(name).parts for name in files)
+    assert 8e6 < sum(path.stat().st_size for path in files.values()) < 14e6
+    assert len(StandardLibrary(kind="stdlib", include_tests=True).files()) > len(files)
+
+
+def test_standard_library_holds_no_installed_packages() -> None:
+    files = StandardLibrary(kind="stdlib", include_tests=True).files()
+    assert not any({"site-packages", "dist-packages"} & set(Path(name).parts) for name in files)
+
+
+def test_packages_are_those_of_this_interpreter() -> None:
+    files = Packages(kind="packages").files()
+    assert "pydantic/main.py" in files
+    assert files["pydantic/main.py"].is_relative_to(sysconfig.get_path("purelib"))
+
+
+def test_folder_yields_the_files_of_its_pattern_in_an_order_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("a.py", "b.py", "deep/c.py", "notes.txt"):
+        (tmp_path / name).write_text(name)
+    corpus = Folder(kind="folder", path=tmp_path)
+    assert sorted(texts(corpus)) == ["a.py", "b.py", "deep/c.py"]
+    assert texts(corpus) == texts(corpus)
+    assert texts(Folder(kind="folder", path=tmp_path, pattern="*.txt")) == ["notes.txt"]
+
+
+def test_python_files_are_read_in_the_encoding_they_declare(tmp_path: Path) -> None:
+    (tmp_path / "latin.py").write_bytes(b"# coding: latin-1\nx = '\xe9'\n")
+    (tmp_path / "bom.py").write_bytes(b"\xef\xbb\xbfx = 1\r\ny = 2\r")
+    assert sorted(texts(Folder(kind="folder", path=tmp_path))) == [
+        "# coding: latin-1\nx = 'é'\n",
+        "x = 1\ny = 2\n",
+    ]
+
+
+def test_undecodable_files_are_skipped_by_name(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text("x = 1\n")
+    (tmp_path / "bad.py").write_bytes(b"x = '\xe9'\n")
+    (tmp_path / "odd.py").write_bytes(b"# coding: no-such-encoding\n")
+    corpus = Folder(kind="folder", path=tmp_path)
+    assert texts(corpus) == ["x = 1\n"]
+    assert skipped(corpus) == {"bad.py": "undecodable", "odd.py": "undecodable"}
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz"])
+def test_json_lines_are_read_packed_or_not(tmp_path: Path, name: str) -> None:
+    path = write_lines(tmp_path / name, {"code": "a\r\nb"}, {"code": "c", "more": 1})
+    assert texts(JsonLines(kind="jsonl", path=path, text_field="code")) == ["a\nb", "c"]
+    assert texts(JsonLines(kind="jsonl", path=tmp_path, text_field="code")) == ["a\nb", "c"]
+
+
+def test_unusable_lines_are_skipped_by_number(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(
+        b'{"text": "a"}\n\n{"text": "b\n{"text": null}\n{"text": 3}\n[1]\n{"text": "\xff"}\n'
+    )
+    corpus = JsonLines(kind="jsonl", path=path)
+    assert texts(corpus) == ["a"]
+    assert skipped(corpus) == {
+        "data.jsonl:2": "empty",
+        "data.jsonl:3": "not JSON",
+        "data.jsonl:4": "empty",
+        "data.jsonl:5": "not text",
+        "data.jsonl:6": "not a record",
+        "data.jsonl:7": "undecodable",
+    }
+
+
+def test_parquet_is_read_field_by_name(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "data.parquet"
+    parquet.write_table(pyarrow.table({"id": [1, 2, 3], "code": ["a", None, "c\r\n"]}), path)
+    corpus = Parquet(kind="parquet", path=path, text_field="code")
+    assert texts(corpus) == ["a", "c\n"]
+    assert skipped(corpus) == {"data.parquet:2": "empty"}
+    with pytest.raises(CorpusError, match=r"no text_field 'text'; known: code, id"):
+        texts(Parquet(kind="parquet", path=path))
+
+
+def test_hub_datasets_are_streamed_up_to_a_number_of_documents(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data.jsonl", *({"content": f"text {i}"} for i in range(9)))
+    corpus = Hub(kind="hub", dataset=str(tmp_path), text_field="content", max_documents=3)
+    assert texts(corpus) == ["text 0", "text 1", "text 2"]
+    with pytest.raises(CorpusError, match="Bad split"):
+        texts(Hub(kind="hub", dataset=str(tmp_path), split="none"))
+
+
+@pytest.mark.parametrize(
+    "error, expected, message",
+    [
+        (ConnectionError("no route"), MachineError, "the hub is out of reach"),
+        (FileNotFoundError("no such"), CorpusError, "no such dataset on the hub"),
+    ],
+)
+def test_missing_dataset_or_hub_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    expected: type[Exception],
+    message: str,
+) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(expected, match=f"nobody/nothing: {message}"):
+        texts(Hub(kind="hub", dataset="nobody/nothing"))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: Folder(kind="folder", path=path / "none"), "none: no such folder"),
+        (lambda path: Folder(kind="folder", path=path), "no file matches pattern"),
+        (lambda path: JsonLines(kind="jsonl", path=path / "none.jsonl"), "none.jsonl: no such"),
+        (lambda path: JsonLines(kind="jsonl", path=path), "no file ends in .jsonl"),
+        (lambda path: Parquet(kind="parquet", path=path / "x.parquet"), "x.parquet: no such file"),
+    ],
+)
+def test_missing_corpus_is_one_line(tmp_path: Path, make: Any, message: str) -> None:
+    with pytest.raises(CorpusError, match=message) as caught:
+        texts(make(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_text_field_names_the_fields_there_are(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "data.jsonl", {"content": "a", "id": 1})
+    with pytest.raises(CorpusError, match=r"data\.jsonl:1: no text_field 'contents'; did you mean"):
+        texts(JsonLines(kind="jsonl", path=path, text_field="contents"))
+
+
+@pytest.mark.parametrize("name, kind", [("x.jsonl.gz", JsonLines), ("x.parquet", Parquet)])
+def test_damaged_files_are_named(tmp_path: Path, name: str, kind: Any) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b'{"text": "a"}\n' * 9)[:-9])
+    with pytest.raises(CorpusError, match=f"{name}: .* restore it"):
+        texts(kind(kind="jsonl" if kind is JsonLines else "parquet", path=tmp_path / name))
+
+
+def test_content_hash_changes_with_content_and_names_only(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    corpus = Folder(kind="folder", path=tmp_path)
+    before = corpus.content_hash()
+    (tmp_path / "a.py").touch()
+    assert corpus.content_hash() == before
+    (tmp_path / "a.py").write_text("x = 2\n")
+    changed = corpus.content_hash()
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({before, changed, corpus.content_hash()}) == 3

@@ -1,0 +1,308 @@
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtp_code.config import validate
+from mtp_code.data import prepare as prepare_module
+from mtp_code.data.config import DataConfig
+from mtp_code.data.filters import Reference
+from mtp_code.data.prepare import Progress, prepare
+from mtp_code.data.shards import SPLITS, ShardWriter, open_shards
+from mtp_code.errors import CorpusError, RecipeError, ShardError
+from mtp_code.tokenizer import BpeConfig, BytesConfig, BytesTokenizer, HuggingFaceConfig
+
+BYTES = BytesConfig(kind="bytes")
+
+
+def write_source(folder: Path, num_files: int = 40) -> Path:
+    folder.mkdir(exist_ok=True)
+    for i in range(num_files):
+        (folder / f"f{i}.py").write_text(f"def f{i}(x):\n    return x + {i}\n")
+    return folder
+
+
+def config_for(folder: Path, **options: Any) -> DataConfig:
+    source = {"kind": "folder", "path": str(folder)} | options.pop("source", {})
+    return validate(DataConfig, {"sources": {"code": source}} | options, where="test")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "source")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "tokens" / "name"
+
+
+def documents(folder: Path, source: str = "code") -> dict[str, list[str]]:
+    shards = open_shards(folder)
+    return {
+        split: [
+            shards.tokenizer.decode(shards.shard(source, split).framed(i).tolist())
+            for i in range(shards.shard(source, split).num_documents)
+        ]
+        for split in SPLITS
+    }
+
+
+def test_shards_hold_every_document_in_one_split(source: Path, out: Path) -> None:
+    prepare(config_for(source, validation_share=0.2), BYTES, out)
+    found = documents(out)
+    assert sorted(found["train"] + found["validation"]) == sorted(
+        path.read_text() for path in source.iterdir()
+    )
+    assert found["train"]
+    assert found["validation"]
+
+
+def test_manifest_counts_documents_tokens_and_bytes(source: Path, out: Path) -> None:
+    manifest = prepare(config_for(source, validation_share=0.2), BYTES, out)
+    record = manifest.sources["code"]
+    num_bytes = sum(path.stat().st_size for path in source.iterdir())
+    assert record.train.num_documents + record.validation.num_documents == 40
+    assert record.train.num_bytes + record.validation.num_bytes == num_bytes
+    for split in (record.train, record.validation):
+        assert split.num_tokens == split.num_bytes + split.num_documents
+    assert json.loads((out / "manifest.json").read_text())["schema"] == 1
+    assert manifest == open_shards(out).manifest
+
+
+def test_what_is_left_out_is_counted_by_reason(
+    source: Path, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = "def double_every_other(numbers, start=0):\n    '''Double each second one.'''\n"
+    long_task = " ".join(f"word{i}" for i in range(30))
+    (source / "empty.py").write_text(" \n")
+    (source / "bad.py").write_bytes(b"\xff")
+    (source / "nul.py").write_text("a\0b")
+    (source / "again.py").write_text("def f0(x):  \n    return x + 0\n\n")
+    (source / "copy.py").write_text(task + "\n")
+    (source / "contains.py").write_text(f"x = 1\n# {long_task}\ny = 2\n")
+    references = [Reference("t/0", task), Reference("t/1", long_task)]
+    with caplog.at_level(logging.INFO):
+        manifest = prepare(config_for(source), BYTES, out, references)
+    assert manifest.sources["code"].dropped == {
+        "empty": 1,
+        "undecodable": 2,
+        "duplicate": 1,
+        "copy of a benchmark task": 1,
+        "contains benchmark text": 1,
+    }
+    assert "1 left out: contains benchmark text" in caplog.text
+
+
+def test_decontamination_can_be_off_for_a_source_but_copies_go_all_the_same(
+    source: Path, out: Path
+) -> None:
+    task = " ".join(f"word{i}" for i in range(30))
+    (source / "copy.py").write_text(task)
+    (source / "contains.py").write_text(f"{task}\nmore = 1\n")
+    config = config_for(source, source={"decontaminate": False})
+    manifest = prepare(config, BYTES, out, [Reference("t/0", task)])
+    assert manifest.sources["code"].dropped == {"copy of a benchmark task": 1}
+
+
+def test_duplicates_are_found_across_sources(tmp_path: Path, out: Path) -> None:
+    first, second = write_source(tmp_path / "a", 20), write_source(tmp_path / "b", 30)
+    sources = {
+        name: {"kind": "folder", "path": str(path)} for name, path in (("a", first), ("b", second))
+    }
+    manifest = prepare(validate(DataConfig, {"sources": sources}, where="test"), BYTES, out)
+    assert manifest.sources["b"].dropped == {"duplicate": 20}
+
+
+def test_preparing_again_writes_nothing(source: Path, out: Path) -> None:
+    before = prepare(config_for(source), BYTES, out)
+    times = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert prepare(config_for(source), BYTES, out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == times
+
+
+def test_new_weights_or_packing_need_no_new_shards(source: Path, out: Path) -> None:
+    before = prepare(config_for(source), BYTES, out)
+    other = config_for(source, packing="whole", source={"weight": 3})
+    assert prepare(other, BYTES, out) == before
+
+
+@pytest.mark.parametrize("change", ["file", "share", "tokenizer", "references", "lost shard"])
+def test_changed_inputs_are_prepared_anew(source: Path, out: Path, change: str) -> None:
+    before = prepare(config_for(source), BYTES, out)
+    share, tokenizer, references = 0.02, BYTES, [Reference("t/0", "def f(): pass")][:0]
+    match change:
+        case "file":
+            (source / "new.py").write_text("x = 1\n")
+        case "share":
+            share = 0.5
+        case "tokenizer":
+            tokenizer = BpeConfig(kind="bpe", vocab_size=300)  # type: ignore[assignment]
+        case "references":
+            references = [Reference("t/0", (source / "f0.py").read_text())]
+        case "lost shard":
+            (out / "code.train.bin").unlink()
+    after = prepare(config_for(source, validation_share=share), tokenizer, out, references)
+    assert (after == before) == (change == "lost shard")
+    assert open_shards(out).manifest == after
+
+
+def test_same_inputs_give_the_same_files(source: Path, tmp_path: Path) -> None:
+    config, tokenizer = config_for(source), BpeConfig(kind="bpe", vocab_size=300)
+    for name in ("one", "two"):
+        prepare(config, tokenizer, tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_trained_tokenizer_is_kept_with_its_shards(source: Path, out: Path) -> None:
+    manifest = prepare(config_for(source), BpeConfig(kind="bpe", vocab_size=300), out)
+    shards = open_shards(out)
+    assert shards.tokenizer.fingerprint == manifest.tokenizer_fingerprint
+    assert shards.tokenizer.vocab_size == manifest.vocab_size
+    assert documents(out)["train"][0].startswith("def f")
+
+
+def test_tokenizer_never_reads_held_out_documents_nor_benchmark_text(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def build(config: object, texts: Any) -> BytesTokenizer:
+        read.extend(texts)
+        return BytesTokenizer()
+
+    monkeypatch.setattr(prepare_module, "build_tokenizer", build)
+    task = (source / "f0.py").read_text()
+    config = config_for(source, validation_share=0.3)
+    prepare(config, BpeConfig(kind="bpe"), out, [Reference("t/0", task)])
+    assert sorted(read) == sorted(documents(out)["train"])
+    assert task not in read
+
+
+def test_tokenizer_reads_sources_in_proportion_to_their_weights(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        prepare_module, "build_tokenizer", lambda _, texts: read.extend(texts) or BytesTokenizer()
+    )
+    sources = {}
+    for name, weight in (("a", 1), ("b", 3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for i in range(99):
+            (folder / f"{i}.py").write_text(f"{name} = {i:093}\n")
+        sources[name] = {"kind": "folder", "path": str(folder), "weight": weight}
+    config = validate(DataConfig, {"sources": sources, "validation_share": 0}, where="test")
+    prepare(config, BpeConfig(kind="bpe", training_bytes=4000), out)
+    assert [sum(text.startswith(name) for text in read) for name in "ab"] == [11, 31]
+
+
+def test_progress_reaches_every_document(source: Path, out: Path) -> None:
+    seen: list[Progress] = []
+    prepare(config_for(source), BpeConfig(kind="bpe", vocab_size=300), out, (), seen.append)
+    assert [(progress.stage, progress.source) for progress in seen] == [
+        ("reading for the tokenizer", "code"),
+        ("encoding", "code"),
+    ]
+    assert seen[-1].num_documents == 40
+
+
+def test_failed_preparation_leaves_the_earlier_shards_and_nothing_else(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = prepare(config_for(source), BYTES, out)
+    (source / "new.py").write_text("x = 1\n")
+
+    def disk_full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "append", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(config_for(source), BYTES, out)
+    assert open_shards(out).manifest == before
+    assert list(out.parent.iterdir()) == [out]
+
+
+def _prepare_and_die(config: DataConfig, out: Path, num_appended: int) -> None:
+    def append(*_: object) -> None:
+        nonlocal num_appended
+        num_appended -= 1
+        if num_appended < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ShardWriter.append = append  # type: ignore[method-assign]
+    prepare(config, BYTES, out)
+
+
+def test_killed_preparation_leaves_nothing_that_passes_for_whole(source: Path, out: Path) -> None:
+    config = config_for(source)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_prepare_and_die, args=(config, out, 5)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(ShardError, match="no token shards there"):
+        open_shards(out)
+    prepare(config, BYTES, out)
+    assert sum(map(len, documents(out).values())) == 40
+    assert list(out.parent.iterdir()) == [out]  # what the killed one had begun is gone
+
+
+def test_two_at_once_wait_for_each_other(source: Path, out: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=prepare, args=(config_for(source), BYTES, out)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sum(map(len, documents(out).values())) == 40
+
+
+def test_folder_with_something_else_is_left_alone(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="something other than token shards"):
+        prepare(config_for(source), BYTES, source)
+    assert len(list(source.iterdir())) == 40
+
+
+def test_source_without_documents_is_one_line(tmp_path: Path, out: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "empty.py").write_text("")
+    with pytest.raises(CorpusError, match=r"data\.sources\.code: no document .*1 left out: empty"):
+        prepare(config_for(source), BYTES, out)
+    assert not out.exists()
+
+
+def test_vocabulary_too_large_for_the_token_type_is_one_line(
+    source: Path, out: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    BytesTokenizer().save(foreign)
+    definition = json.loads((foreign / "tokenizer.json").read_text())
+    definition["model"]["vocab"] |= {f"filler{i}": 1000 + i for i in range(70_000)}
+    (foreign / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer = HuggingFaceConfig(kind="hugging-face", name=str(foreign))
+    with pytest.raises(CorpusError, match=r'uint16 holds 65536 ids.* set token_type = "uint32"'):
+        prepare(config_for(source), tokenizer, out)
+    prepare(config_for(source, token_type="uint32"), tokenizer, out)
+    assert documents(out)["train"][0].startswith("def f")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "A b"])
+def test_source_names_are_fit_for_files(source: Path, name: str) -> None:
+    sources = {name: {"kind": "folder", "path": str(source)}}
+    with pytest.raises(RecipeError):
+        validate(DataConfig, {"sources": sources}, where="test")

@@ -1,0 +1,177 @@
+"""Runs of a very small recipe, some of them killed."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtp_code.checkpoint import checkpoint_path, latest_checkpoint
+from mtp_code.config import validate
+from mtp_code.data.prepare import prepare
+from mtp_code.data.shards import ShardSet, open_shards
+from mtp_code.errors import CheckpointError, RecipeError, TrainingError
+from mtp_code.recipe import Recipe
+from mtp_code.run_folder import load_run, read_run
+from mtp_code.training.loop import train
+from mtp_code.training.metrics import read_metrics
+
+NUM_STEPS = 24
+
+
+def recipe_for(folder: Path, **training: object) -> Recipe:
+    values = {
+        "name": "test",
+        "tokenizer": {"kind": "bytes"},
+        "data": {
+            "sources": {"texts": {"kind": "jsonl", "path": str(folder / "texts.jsonl")}},
+            "validation_share": 0.2,
+        },
+        "model": {
+            "width": 16, "num_layers": 3, "num_attn_heads": 2, "ffn_width": 24,
+            "num_mtp_heads": 2, "context": 64,
+        },
+        "optim": {"kind": "muon", "lr": 1e-2},
+        "schedule": {"num_steps": NUM_STEPS, "warmup_steps": 2},
+        "training": {
+            "row_tokens": 32, "rows": 4, "num_threads": 1, "log_every": 2, "validate_every": 10,
+            "checkpoint_every": 5, "micro_batches": 2, **training,
+        },
+    }  # fmt: skip
+    return validate(Recipe, values, where="test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loop")
+    lines = [{"text": f"def f{i}(x):\n    return x + {i}\n" * 3} for i in range(80)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = recipe_for(folder)
+    prepare(recipe.data, recipe.tokenizer, folder / "tokens")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(folder: Path) -> ShardSet:
+    return open_shards(folder / "tokens")
+
+
+@pytest.fixture(scope="module")
+def whole_run(folder: Path, shards: ShardSet) -> Path:
+    train(recipe_for(folder), shards, folder / "whole")
+    return folder / "whole"
+
+
+def files_of(checkpoint: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
+
+
+def losses_of(run_dir: Path) -> list[object]:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return [(row["kind"], row["step"], row["loss_by_offset"]) for row in rows]
+
+
+def test_training_lowers_the_loss_of_every_offset(whole_run):
+    rows = read_metrics(whole_run / "metrics.jsonl")
+    steps = [row["loss_by_offset"] for row in rows if row["kind"] == "train"]
+    assert len(steps[0]) == 2
+    assert all(last < 0.9 * first for first, last in zip(steps[0], steps[-1], strict=True))
+    validations = [row for row in rows if row["kind"] == "validation"]
+    assert [row["step"] for row in validations] == [10, 20, NUM_STEPS]
+    assert all(row["bits_per_byte"] > 0 for row in validations)
+
+
+def test_a_finished_run_says_how_it_was_made(whole_run):
+    record = read_run(whole_run)
+    assert record["finished_at"] is not None
+    assert record["cpu_s"] > 0
+    assert record["recipe"]["model"]["width"] == 16
+    assert record["model"]["num_trunk_layers"] == 1
+    assert {"python", "torch", "mtp-code"} <= record["versions"].keys()
+
+
+def test_bits_per_byte_of_a_byte_model_are_its_loss(whole_run):
+    last = read_metrics(whole_run / "metrics.jsonl")[-1]
+    # One byte a token, but for the ends of text, which are labels and no bytes.
+    bits = last["loss_by_offset"][0] / torch.log(torch.tensor(2.0)).item()
+    assert bits < last["bits_per_byte"] < 1.1 * bits
+
+
+def test_killed_at_any_moment_it_ends_bit_identical(folder, whole_run):
+    script = (
+        "import sys; from pathlib import Path; import torch\n"
+        "from tests.mtp_code.training.test_loop import recipe_for\n"
+        "from mtp_code.data.shards import open_shards\n"
+        "from mtp_code.training.loop import train\n"
+        "folder, run = map(Path, sys.argv[1:])\n"
+        "def tell(progress): print(progress.step, flush=True)\n"
+        "train(recipe_for(folder), open_shards(folder / 'tokens'), run, tell)\n"
+    )
+    run_dir = folder / "killed"
+    command = [sys.executable, "-c", script, str(folder), str(run_dir)]
+    for stop_after in (4, 14, 22):  # between checkpoints
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        while int(process.stdout.readline() or NUM_STEPS) < stop_after:
+            pass
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert read_run(run_dir)["finished_at"] is None
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    expected = checkpoint_path(whole_run, NUM_STEPS)
+    assert files_of(checkpoint_path(run_dir, NUM_STEPS)) == files_of(expected)
+    assert losses_of(run_dir) == losses_of(whole_run)
+
+
+def test_a_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(folder, shards, whole_run):
+    run_dir = folder / "cut"
+    train(recipe_for(folder), shards, run_dir)
+    last = checkpoint_path(run_dir, NUM_STEPS)
+    # As a kill leaves it: written aside, not yet renamed.
+    last.rename(last.with_name(f".{last.name}.123.aside"))
+    assert latest_checkpoint(run_dir) == checkpoint_path(run_dir, 20)
+    train(recipe_for(folder), shards, run_dir)
+    assert files_of(last) == files_of(checkpoint_path(whole_run, NUM_STEPS))
+
+
+def test_a_changed_checkpoint_is_refused(folder, shards):
+    run_dir = folder / "changed"
+    train(recipe_for(folder, checkpoint_every=12), shards, run_dir)
+    path = latest_checkpoint(run_dir)
+    assert path is not None
+    for name in ("optimizer.safetensors", "model.safetensors"):
+        content = bytearray((path / name).read_bytes())
+        content[-1] ^= 1
+        (path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"{name}: changed since it was written"):
+            train(recipe_for(folder, checkpoint_every=12), shards, run_dir)
+        content[-1] ^= 1
+        (path / name).write_bytes(content)
+
+
+def test_another_recipe_in_the_same_folder_is_refused_by_the_key_that_differs(
+    folder, shards, whole_run
+):
+    with pytest.raises(RecipeError, match=r"training\.rows \(4 there, 8 now\)"):
+        train(recipe_for(folder, rows=8), shards, whole_run)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(folder, shards):
+    values = recipe_for(folder).model_dump()
+    values["optim"] |= {"lr": 1e30, "kind": "adamw", "clip_norm": None}
+    values["training"] |= {"checkpoint_every": 1}
+    run_dir = folder / "diverged"
+    with pytest.raises(TrainingError, match=r"diverged: loss .* at step \d+ .*lower optim.lr"):
+        train(validate(Recipe, values, where="test"), shards, run_dir)
+    assert latest_checkpoint(run_dir) is not None
+
+
+def test_a_loaded_run_is_the_model_that_was_trained(whole_run):
+    loaded = load_run(whole_run)
+    assert loaded.model.num_mtp_heads == 2
+    assert loaded.description["checkpoint"] == f"step-{NUM_STEPS:08d}"
+    assert loaded.tokenizer.decode(loaded.tokenizer.encode("x = 1\n")) == "x = 1\n"
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
