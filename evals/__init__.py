@@ -1,0 +1,1 @@
+"""Judging generated code: benchmarks, verdicts, pass@k, and a gate that tells change from noise."""

@@ -1,0 +1,175 @@
+"""*micro*: a benchmark, and its training text, for code models too small for HumanEval.
+
+Short Python functions are written by a grammar (parts.py, easy.py, hard.py) from a seed. What a
+function does is a combination of parts; the test split consists of combinations that training
+never shows, in any phrasing, name or constant. See docs/micro.md.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Literal
+
+from evals.benchmarks.micro.canonical import canonical_form
+from evals.benchmarks.micro.checks import Inputs, agrees, choose_inputs, write_checks
+from evals.benchmarks.micro.grammar import Family
+from evals.benchmarks.micro.programs import (
+    FAMILIES,
+    Chance,
+    Program,
+    draw_program,
+    load,
+    write_document,
+)
+
+__all__ = ["VERSION", "canonical_form", "generate", "to_jsonl"]
+
+# Raised with every change of a test split, so that scores of two versions are never compared.
+VERSION = 1
+NUM_TASKS = 200
+
+Split = Literal["train", "test"]
+Size = Literal["micro", "micro-hard"]
+SIZES: tuple[Size, ...] = ("micro", "micro-hard")
+
+# Of the training documents: how many come from the families of the size asked for.
+LEANING = 0.85
+
+
+def generate(
+    split: Split = "test", size: Size = "micro", *, count: int | None = None, seed: int = 0
+) -> list[dict[str, str]]:
+    """Items in HumanEval's record format, with their ``category`` and ``family`` besides.
+
+    ``test``: the tasks of a size; always the same, whatever the seed. ``train``: ``count``
+    documents, all different, without checks; a larger count begins with the same documents. They
+    lean to the families of ``size`` and cover every part and phrase of both sizes.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
+    match split:
+        case "test":
+            return [dict(task) for task, _, _ in _test_split(size)][:count]
+        case "train":
+            return list(_train_split(size, 30_000 if count is None else count, seed))
+        case _:
+            raise ValueError(f"split must be train or test, got {split!r}")
+
+
+def to_jsonl(items: Iterable[dict[str, str]]) -> bytes:
+    """The bytes that a split's sha256 is taken of."""
+    return "".join(json.dumps(item, ensure_ascii=True) + "\n" for item in items).encode()
+
+
+@cache
+def _test_split(size: Size) -> tuple[tuple[dict[str, str], Program, list[Inputs]], ...]:
+    chosen = {
+        program.combination: (program, inputs)
+        for family, quota in _quotas(FAMILIES[size])
+        for program, inputs in _test_programs(family, quota)
+    }
+    tasks: list[tuple[dict[str, str], Program, list[Inputs]]] = []
+    # In an order that mixes the families, so that the first tasks are a fair sample of all.
+    for combination in sorted(chosen, key=lambda text: hashlib.sha256(text.encode()).digest()):
+        program, inputs = chosen[combination]
+        task = {
+            "task_id": f"{size}/{len(tasks)}",
+            **write_document(program, Chance(f"micro {VERSION} document {combination}")),
+            "test": write_checks(program, inputs),
+            "category": program.family.category,
+            "family": program.family.name,
+        }
+        tasks.append((task, program, inputs))
+    return tuple(tasks)
+
+
+def _quotas(families: tuple[Family, ...]) -> list[tuple[Family, int]]:
+    """Tasks of each family, in proportion to the weights (largest remainders), NUM_TASKS in all."""
+    total = sum(family.weight for family in families)
+    exact = {family.name: NUM_TASKS * family.weight / total for family in families}
+    quotas = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))
+    for name in by_remainder[: NUM_TASKS - sum(quotas.values())]:
+        quotas[name] += 1
+    return [(family, quotas[family.name]) for family in families]
+
+
+def _test_programs(family: Family, quota: int) -> Iterator[tuple[Program, list[Inputs]]]:
+    """Held-out programs, one a combination, with the parts of each slot evenly used."""
+    chance = Chance(f"micro {VERSION} test {family.name}")
+    seen: set[str] = set()
+    used: Counter[tuple[int, str]] = Counter()
+    while quota:
+        program = min(
+            (draw_program(family, chance) for _ in range(40)),
+            key=lambda p: (
+                not p.is_held_out or p.combination in seen,
+                sum(used[slot, part.key] for slot, part in enumerate(p.parts)),
+            ),
+        )
+        if not program.is_held_out or program.combination in seen:
+            continue
+        seen.add(program.combination)
+        chosen = choose_inputs(program, f"micro {VERSION} inputs {program.combination}")
+        if chosen is None:
+            continue
+        quota -= 1
+        used.update((slot, part.key) for slot, part in enumerate(program.parts))
+        yield program, chosen
+
+
+def _train_split(size: Size, count: int, seed: int) -> Iterator[dict[str, str]]:
+    chance = Chance(f"micro {VERSION} train {seed}")
+    weighted: list[tuple[Family, float]] = []
+    for each in SIZES:
+        share = LEANING if each == size else 1 - LEANING
+        total = sum(family.weight for family in FAMILIES[each])
+        weighted += [(family, share * family.weight / total) for family in FAMILIES[each]]
+    families, weights = zip(*weighted, strict=True)
+    written: set[bytes] = set()
+    while len(written) < count:
+        family = chance.weighted(families, weights)
+        program = draw_program(family, chance)
+        item = write_document(program, chance)
+        digest = hashlib.sha256(item["prompt"].encode()).digest()
+        if digest in written or program.is_held_out or _is_tested(program.kinds, program.source):
+            continue
+        written.add(digest)
+        yield {
+            "task_id": f"micro-train/{len(written) - 1}",
+            **item,
+            "category": family.category,
+            "family": family.name,
+        }
+
+
+@cache
+def _is_tested(kinds: tuple[str, ...], source: str) -> bool:
+    """Whether a program of some other combination does what a task of either size asks for."""
+    function = None
+    for checks in _answers().get(kinds, ()):
+        function = function or load(source)
+        if all(agrees(function, inputs, expected) for inputs, expected in checks):
+            return True
+    return canonical_form(source) in _test_forms()
+
+
+@cache
+def _answers() -> dict[tuple[str, ...], list[list[tuple[Inputs, object]]]]:
+    """Inputs and results of every task's checks, by its signature's type."""
+    answers: dict[tuple[str, ...], list[list[tuple[Inputs, object]]]] = {}
+    for size in SIZES:
+        for _, program, chosen in _test_split(size):
+            reference = load(program.source)
+            checks = [(inputs, reference(*inputs)) for inputs in chosen]
+            answers.setdefault(program.kinds, []).append(checks[::-1])
+    return answers
+
+
+@cache
+def _test_forms() -> frozenset[str]:
+    return frozenset(
+        canonical_form(program.source) for size in SIZES for _, program, _ in _test_split(size)
+    )

@@ -1,0 +1,120 @@
+"""Files that are never half-written: whole ones by rename, growing ones line by line."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from evals.errors import InputError
+
+Progress = Callable[[int, int], None]  # done so far, in all
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes `path`'s place when the block ends well, and leaves it alone otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def json_line(row: object) -> bytes:
+    # ASCII: a completion may hold half of a surrogate pair, which UTF-8 cannot carry.
+    return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Journal:
+    """Rows kept by key in an append-only file, so that a process killed at any point loses none.
+
+    Only keys and offsets stay in memory. A last line that a kill cut off is dropped on opening;
+    one process at a time may hold a journal.
+
+    Raises:
+        InputError: another process holds the journal.
+    """
+
+    def __init__(self, path: Path, key_of: Callable[[dict[str, Any]], Hashable]) -> None:
+        self.path = path
+        self._key_of = key_of
+        self._offsets: dict[Hashable, int] = {}
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._recover()
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(
+                f"{self.path}: another process is writing it; wait for it, or choose another folder"
+            ) from None
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._offsets
+
+    def __getitem__(self, key: Hashable) -> dict[str, Any]:
+        self._file.seek(self._offsets[key])
+        row: dict[str, Any] = json.loads(self._file.readline())
+        return row
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._offsets[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
+        self._file.write(json_line(row))
+        # To the kernel, not the disk: a kill loses nothing, and a power cut only rows to redo.
+        self._file.flush()
+
+    def remove(self) -> None:
+        self.path.unlink()
+
+    def _recover(self) -> None:
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._offsets[self._key_of(json.loads(line))] = end
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line)
+        self._file.truncate(end)

@@ -1,0 +1,149 @@
+"""From completion to runnable program, and from a benchmark's tests to checks of it.
+
+Checks run in a process that never executes the program: there the program's names are proxies.
+So whatever the tests need beside them (a helper from the prompt, an import) is put into the
+checks, from the benchmark's own text.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import warnings
+from collections.abc import Sequence
+from typing import Final
+
+from evals.records import Sample, Task
+from sandbox import Checks
+
+CUT_AT_STOPS: Final = "cut at stops"
+
+
+def cut_at_stops(text: str, stops: Sequence[str]) -> str:
+    """The text up to the stop string that comes first, whichever of `stops` it is."""
+    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def program_of(task: Task, sample: Sample) -> str:
+    if sample.solution is not None:
+        return sample.solution
+    assert sample.completion is not None  # Sample holds one of the two
+    return task.program_prefix + sample.completion
+
+
+def checks_of(task: Task) -> Checks:
+    return Checks(source=task.checks, names=task.checked_names)
+
+
+def humaneval_checks(prompt: str, test: str, entry_point: str) -> tuple[str, tuple[str, ...]]:
+    """Source and names of the checks of a task in HumanEval's format.
+
+    Of the prompt they hold what the test needs: HumanEval/32, 38 and 50 call its helpers. Its
+    unfinished entry point is left out, for that name is the program's.
+
+    Raises:
+        SyntaxError: the test is no Python.
+    """
+    needed = _needed_statements(_parse_unfinished(prompt), _parse(test), without=entry_point)
+    call = f"check({entry_point})"
+    return "\n".join([*map(ast.unparse, needed), test, call]), (entry_point,)
+
+
+def mbpp_checks(
+    imports: Sequence[str], setup: str, asserts: Sequence[str], reference: str
+) -> tuple[str, tuple[str, ...]]:
+    """Source and names of the checks of a task in MBPP's format; the entry point comes first.
+
+    The set-up builds on the program's own classes (367, 927), so it belongs to the checks, which
+    run after the program. A name that the checks do not bind themselves is the program's if the
+    reference defines it, builtins included: 126 is to define `sum`. Where the reference only
+    imports it (596: sys), so do the checks.
+
+    Raises:
+        SyntaxError: one of the parts is no Python.
+    """
+    source = "\n".join([*imports, *([setup] if setup else []), *asserts])
+    solution, checks = _parse(reference), _parse(source)
+    imported = [node for node in solution.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    needed = _needed_statements(imported, checks)
+    defined = {name for node in solution.body if node not in imported for name in _bound(node)}
+
+    ours = {name for node in [*needed, *checks.body] for name in _bound(node)}
+    names = {
+        name for name in _loaded(checks) - ours if name in defined or not hasattr(builtins, name)
+    }
+    # Breadth first: the outermost call of a program's function, not one among its arguments.
+    calls = (
+        node.func.id
+        for line in asserts
+        for node in ast.walk(_parse(line))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    )
+    entry_point = next((name for name in calls if name in names), None)
+    if entry_point is None:
+        raise SyntaxError("the asserts call no function of the solution")
+    return (
+        "\n".join([*map(ast.unparse, needed), source]),
+        (entry_point, *sorted(names - {entry_point})),
+    )
+
+
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        # Of escapes such as "\w" in the benchmark's text: nothing the user could mend.
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
+def _parse_unfinished(prompt: str) -> list[ast.stmt]:
+    """The prompt's statements up to where it breaks off, which may be anywhere."""
+    lines = prompt.splitlines()
+    for end in range(len(lines), 0, -1):
+        for ending in ([], ["    pass"]):
+            try:
+                return _parse("\n".join([*lines[:end], *ending])).body
+            except SyntaxError:
+                continue
+    return []
+
+
+def _needed_statements(
+    statements: Sequence[ast.stmt], user: ast.AST, without: str | None = None
+) -> list[ast.stmt]:
+    """The statements that bind a name `user` loads, or that such a statement loads in turn.
+
+    `from … import *` may bind any, and is always among them.
+    """
+    wanted = _loaded(user)
+    needed: set[int] = set()
+    while True:
+        more = {
+            at
+            for at, node in enumerate(statements)
+            if at not in needed and without not in _bound(node) and _bound(node) & {*wanted, "*"}
+        }
+        if not more:
+            return [statements[at] for at in sorted(needed)]
+        needed |= more
+        wanted = wanted.union(*(_loaded(statements[at]) for at in more))
+
+
+def _loaded(tree: ast.AST) -> set[str]:
+    return {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Names that a module-level statement binds in its module."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
+    return {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }

@@ -1,0 +1,147 @@
+"""Drawing samples from whatever can continue a prompt, resumably.
+
+Who draws is a callable that the command line hands over; models are unknown here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from evals.benchmarks.formats import Benchmark
+from evals.errors import InputError
+from evals.files import Journal, Progress, json_line, write_whole
+from evals.program import cut_at_stops
+from evals.records import (
+    SAMPLING_FILE,
+    Sample,
+    Sampling,
+    Strict,
+    differences,
+    read_record,
+    write_record,
+)
+
+
+class Settings(Strict):
+    """How to draw. At temperature 0 every sample of a task is the same.
+
+    `model` and `versions` are kept with the samples: whatever tells this model from others.
+    """
+
+    num_samples: PositiveInt
+    temperature: NonNegativeFloat
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_new_tokens: PositiveInt
+    seed: int
+    model: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to draw. Text from the first of `stops` on will be cut, if not left out."""
+
+    task_id: str
+    index: int
+    prompt: str
+    stops: tuple[str, ...]
+    seed: int
+
+
+Sampler = Callable[[Iterable[Request]], Iterator[tuple[Request, str]]]
+
+
+def draw_samples(
+    benchmark: Benchmark,
+    sampler: Sampler,
+    settings: Settings,
+    path: Path,
+    on_progress: Progress = lambda done, total: None,
+) -> None:
+    """Write `num_samples` samples a task to `path`, and how they were drawn to sampling.json.
+
+    The sampler may answer in any order. Each answer is kept at once in `path` + ".partial", so
+    a run that was killed goes on where it stopped; the finished file is in the benchmark's order
+    and does not depend on where that was.
+
+    Raises:
+        InputError: the folder holds samples that were drawn otherwise.
+        ValueError: the sampler answered a request twice or not at all, or one never made.
+    """
+    _hold_to_same_settings(benchmark, settings, path)
+    requests = {
+        (task.task_id, index): Request(
+            task.task_id,
+            index,
+            task.prompt,
+            task.stops,
+            sample_seed(settings.seed, task.task_id, index),
+        )
+        for task in benchmark.tasks
+        for index in range(settings.num_samples)
+    }
+    if path.exists():
+        on_progress(len(requests), len(requests))
+        return
+
+    partial = path.with_name(path.name + ".partial")
+    with Journal(partial, lambda row: (row["task_id"], row["index"])) as journal:
+        on_progress(len(journal), len(requests))
+        missing = [request for key, request in requests.items() if key not in journal]
+        for request, text in sampler(missing) if missing else ():
+            key = request.task_id, request.index
+            if requests.get(key) != request or key in journal:
+                raise ValueError(f"the sampler answered {key}, which was not to be asked (again)")
+            sample = Sample(
+                task_id=request.task_id,
+                index=request.index,
+                completion=cut_at_stops(text, request.stops),
+                raw=text,
+            )
+            journal.append(sample.model_dump(exclude_none=True))
+            on_progress(len(journal), len(requests))
+        if left_out := len(requests) - len(journal):
+            raise ValueError(f"the sampler left {left_out} of {len(requests)} requests unanswered")
+        with write_whole(path) as file:
+            for key in requests:
+                file.write(json_line(journal[key]))
+        journal.remove()
+
+
+def sample_seed(seed: int, task_id: str, index: int) -> int:
+    """A seed of 63 bits for one sample: no batch, order or other task has a part in it."""
+    digest = hashlib.sha256(f"{seed}\n{task_id}\n{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _hold_to_same_settings(benchmark: Benchmark, settings: Settings, path: Path) -> None:
+    """Record the settings, or see that those on record are the same."""
+    wanted = Sampling(
+        benchmark=benchmark.name,
+        data_sha256=benchmark.data_sha256,
+        prompt_format=benchmark.prompt_format,
+        post_processing=benchmark.post_processing,
+        **settings.model_dump(),
+    )
+    record = path.with_name(SAMPLING_FILE)
+    if not record.exists():
+        if path.exists():
+            raise InputError(
+                f"{path}: has no {SAMPLING_FILE} beside it, so nobody knows how it was drawn; "
+                "choose another folder or delete it"
+            )
+        write_record(record, wanted)
+        return
+    for field, before, now in differences(
+        read_record(Sampling, record).as_json(), wanted.as_json()
+    ):
+        raise InputError(
+            f"{record}: the samples here are drawn with {field} {before!r}, not {now!r}; "
+            "choose another folder or delete this one"
+        )

@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from evals.benchmarks.formats import fingerprint, humaneval_benchmark, mbpp_benchmark
+from evals.errors import RecordError
+from evals.program import CUT_AT_STOPS
+from tests.evals.conftest import ROWS
+
+MBPP_ROW = {
+    "task_id": 7,
+    "text": "Add one.\r\nTo x.",
+    "code": "def f(x):\r\n    return x + 1\r\n",
+    "test_list": ["assert f(1) == 2", "assert f(2) == 3"],
+    "test_setup_code": "",
+}
+
+
+def test_humaneval_rows_make_tasks() -> None:
+    benchmark = humaneval_benchmark("toy", ROWS)
+    task = benchmark.tasks[1]
+    assert benchmark.prompt_format == "humaneval raw"
+    assert benchmark.post_processing == CUT_AT_STOPS
+    assert task.prompt == task.program_prefix == ROWS[1]["prompt"]
+    assert task.stops == ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+    assert task.checked_names == ("add1",)
+    assert task.checks.endswith("check(add1)")
+
+
+def test_mbpp_rows_make_tasks_without_carriage_returns() -> None:
+    benchmark = mbpp_benchmark("toy", [MBPP_ROW])
+    task = benchmark.tasks[0]
+    assert task.task_id == "Mbpp/7"
+    assert task.prompt == '"""\nAdd one.\nTo x.\nassert f(1) == 2\n"""\n'
+    assert task.program_prefix == ""
+    assert task.reference == "def f(x):\n    return x + 1\n"
+    assert task.entry_point == "f"
+
+
+def test_the_sanitized_edition_names_its_text_prompt_and_has_imports() -> None:
+    row = {**MBPP_ROW, "prompt": "Add one.", "test_imports": ["import math"]}
+    del row["text"]
+    task = mbpp_benchmark("toy", [row]).tasks[0]
+    assert task.prompt.startswith('"""\nAdd one.\n')
+    assert task.checks.startswith("import math\n")
+
+
+def test_the_fingerprint_is_of_the_rows_and_not_of_their_spelling() -> None:
+    spelled_otherwise = [json.loads(json.dumps(dict(reversed(row.items())))) for row in ROWS]
+    assert fingerprint(spelled_otherwise) == fingerprint(ROWS)
+    assert fingerprint(ROWS[::-1]) != fingerprint(ROWS)
+    assert fingerprint([{**ROWS[0], "test": "pass"}, *ROWS[1:]]) != fingerprint(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": None}, "file:2: test: Input should be a valid string"),
+        ({"test": "def check("}, "file:2: its tests are no Python"),
+        ({"task_id": "Toy/0"}, "file:2: task Toy/0 was given before"),
+    ],
+)
+def test_a_row_of_another_shape_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        humaneval_benchmark("toy", [ROWS[0], {**ROWS[1], **change}], "file")
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,78 @@
+"""A benchmark of three tasks, and a pool that runs nothing: it reads outcomes off the program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Self
+
+import pytest
+
+import evals.judge
+from evals.benchmarks.formats import Benchmark, humaneval_benchmark
+from sandbox import Checks, Ending, Examination, Execution, Limits, Outcome
+
+ROWS = [
+    {
+        "task_id": f"Toy/{number}",
+        "prompt": f'def add{number}(x):\n    """Add {number}."""\n',
+        "entry_point": f"add{number}",
+        "canonical_solution": f"    return x + {number}\n",
+        "test": f"def check(candidate):\n    assert candidate(1) == {number + 1}\n",
+    }
+    for number in range(3)
+]
+
+
+@pytest.fixture
+def toy() -> Benchmark:
+    return humaneval_benchmark("toy", ROWS)
+
+
+class FakePool:
+    """Finds what the program says of itself: `# failed`, or `# ended: timed out (cpu)`.
+
+    `# slow` times out unless it is given a pool of one worker.
+    """
+
+    examined: ClassVar[list[str]]
+
+    def __init__(
+        self, limits: Limits, num_workers: int | None = None, *, unsafe_no_sandbox: bool = False
+    ) -> None:
+        self.num_workers = num_workers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def examine_as_completed(
+        self, work: Iterable[tuple[str, Checks]]
+    ) -> Iterator[tuple[int, Examination]]:
+        """All of them, last to first."""
+        for position, (program, _) in reversed(list(enumerate(work))):
+            self.examined.append(program)
+            yield position, self.examination(program)
+
+    def examination(self, program: str) -> Examination:
+        said = program.rpartition("# ")[2].strip() if "# " in program else "held"
+        if said == "slow":
+            said = "held" if self.num_workers == 1 else "ended: timed out (cpu)"
+        outcome, _, ending = said.partition(": ")
+        return Examination(
+            Outcome(outcome),
+            f"said {said}",
+            Execution(Ending(ending or "exited"), 0, None, 0.1, 0.2, 1000, "", "", "full"),
+        )
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> type[FakePool]:
+    """Judging goes to the fake pool; the programs it examined are in `.examined`."""
+
+    class Pool(FakePool):
+        examined: ClassVar[list[str]] = []
+
+    monkeypatch.setattr(evals.judge, "Pool", Pool)
+    return Pool

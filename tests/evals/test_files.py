@@ -1,0 +1,82 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from evals.errors import InputError
+from evals.files import Journal, write_whole
+
+
+def journal(path: Path) -> Journal:
+    return Journal(path, lambda row: row["key"])
+
+
+def test_a_file_is_replaced_only_when_all_of_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "scores.json"
+    with write_whole(path) as file:
+        file.write(b"first")
+        assert not path.exists()
+    with pytest.raises(TypeError), write_whole(path) as file:
+        file.writelines([b"second", None])  # type: ignore[list-item]
+    assert path.read_bytes() == b"first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_journal_keeps_its_rows_over_runs(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    with journal(path) as rows:
+        rows.append({"key": "a", "value": 1})
+        rows.append({"key": "b", "value": "\ud800"})
+        assert rows["a"] == {"key": "a", "value": 1}
+        rows.append({"key": "c", "value": 3})
+    with journal(path) as rows:
+        assert len(rows) == 3
+        assert "c" in rows
+        assert "d" not in rows
+        assert rows["b"]["value"] == "\ud800"
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_a_journal_cut_off_anywhere_keeps_every_whole_row(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows"
+    with journal(path) as rows:
+        rows.append({"key": "a"})
+        rows.append({"key": "bbbbbbbbbbbbb"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    with journal(path) as rows:
+        assert len(rows) == 1
+        rows.append({"key": "bbbbbbbbbbbbb"})
+    assert path.read_bytes() == whole
+
+
+def _append_until_killed(path: Path) -> None:
+    with journal(path) as rows:
+        for number in range(1_000_000):
+            rows.append({"key": number})
+            if number == 1000:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_journal_loses_nothing_to_sigkill(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_append_until_killed, args=(tmp_path / "rows",)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with journal(tmp_path / "rows") as rows:
+        assert len(rows) == 1001
+
+
+def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+    with (
+        journal(tmp_path / "rows"),
+        pytest.raises(InputError, match="another process is writing it"),
+        journal(tmp_path / "rows"),
+    ):
+        pass
+    with journal(tmp_path / "rows"):
+        pass

@@ -1,0 +1,234 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evals.benchmarks.formats import Benchmark
+from evals.errors import InputError
+from evals.judge import judge
+from evals.records import Judging, Sample, read_record, read_verdicts, write_samples
+from evals.sampling import draw_samples
+from sandbox import Limits
+from tests.evals.conftest import FakePool
+from tests.evals.test_sampling import SETTINGS, by_seed
+
+
+def write(path: Path, *said: str) -> None:
+    """Samples of which the fake pool finds what is said; the i-th is for task i % 3."""
+    write_samples(
+        path,
+        [
+            Sample(task_id=f"Toy/{at % 3}", index=at // 3, completion=f"    return x # {each}")
+            for at, each in enumerate(said)
+        ],
+    )
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    return tmp_path / "samples.jsonl"
+
+
+@pytest.fixture
+def verdicts(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "verdicts.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        ("held", "passed"),
+        ("failed", "wrong answer"),
+        ("raised", "exception"),
+        ("syntax error", "syntax error"),
+        ("undefined", "undefined"),
+        ("ended: exited", "exited"),
+        ("ended: signalled", "crashed"),
+        ("ended: crashed", "crashed"),
+        ("ended: timed out (cpu)", "timed out"),
+        ("ended: timed out (wall)", "timed out"),
+        ("ended: out of memory", "out of memory"),
+        ("ended: too much output", "blocked"),
+        ("ended: blocked", "blocked"),
+    ],
+)
+def test_what_the_sandbox_found_makes_the_verdict(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path, found: str, verdict: str
+) -> None:
+    write(samples, found)
+    judge(samples, toy, verdicts)
+    assert [each.verdict for each in read_verdicts(verdicts)] == [verdict]
+
+
+def test_verdicts_come_in_the_order_of_the_samples(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "slow", "failed", "raised")
+    judge(samples, toy, verdicts)
+    assert [(each.task_id, each.index, each.verdict) for each in read_verdicts(verdicts)] == [
+        ("Toy/0", 0, "passed"),
+        ("Toy/1", 0, "passed"),
+        ("Toy/2", 0, "wrong answer"),
+        ("Toy/0", 1, "exception"),
+    ]
+
+
+def test_a_verdict_keeps_what_the_program_used(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "failed")
+    judge(samples, toy, verdicts)
+    assert json.loads(verdicts.read_text()) == {
+        "schema": 1,
+        "task_id": "Toy/0",
+        "index": 0,
+        "verdict": "wrong answer",
+        "detail": "said failed",
+        "ending": "exited",
+        "exit_code": 0,
+        "cpu_s": 0.1,
+        "wall_s": 0.2,
+        "peak_memory_bytes": 1000,
+        "output_tail": "",
+        "isolation": "full",
+    }
+
+
+def test_a_program_is_judged_once_however_many_samples_share_it(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, *["held"] * 9)
+    judge(samples, toy, verdicts)
+    assert len(pool.examined) == 3
+    assert len(list(read_verdicts(verdicts))) == 9
+
+
+def test_a_time_out_is_judged_again_alone_before_it_counts(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "slow", "ended: timed out (cpu)")
+    judge(samples, toy, verdicts, num_workers=2)
+    assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "passed", "timed out"]
+    assert len(pool.examined) == 5
+
+
+def test_a_run_that_was_stopped_goes_on_without_judging_anything_twice(
+    toy: Benchmark,
+    pool: FakePool,
+    samples: Path,
+    verdicts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(samples, "held", "failed", "raised", "held", "failed", "raised")
+    examine_as_completed = FakePool.examine_as_completed
+
+    def stopped(self: FakePool, work: Any) -> Any:
+        for done, examination in enumerate(examine_as_completed(self, work)):
+            if done == 2:
+                raise KeyboardInterrupt
+            yield examination
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakePool, "examine_as_completed", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            judge(samples, toy, verdicts)
+    assert not verdicts.exists()
+    pool.examined.clear()
+    judge(samples, toy, verdicts)
+    assert len(pool.examined) == 1
+    assert len(list(read_verdicts(verdicts))) == 6
+
+
+def test_findings_under_other_limits_are_not_taken_over(
+    toy: Benchmark,
+    pool: FakePool,
+    samples: Path,
+    verdicts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(samples, "held", "failed", "raised")
+    with monkeypatch.context() as patch:
+        patch.setattr("evals.judge.write_whole", lambda path: (_ for _ in ()).throw(OSError))
+        with pytest.raises(OSError):
+            judge(samples, toy, verdicts)
+    pool.examined.clear()
+    judge(samples, toy, verdicts, limits=Limits(cpu_s=1.5))
+    assert len(pool.examined) == 3
+
+
+def test_conditions_are_kept_beside_the_verdicts(
+    toy: Benchmark, pool: FakePool, tmp_path: Path
+) -> None:
+    samples, verdicts = tmp_path / "samples.jsonl", tmp_path / "verdicts.jsonl"
+    said = SETTINGS.model_copy(update={"num_samples": 1})
+    draw_samples(
+        toy, lambda asked: ((each, "    return x # held") for each in asked), said, samples
+    )
+    judge(samples, toy, verdicts, limits=Limits(cpu_s=1.5))
+    judging = read_record(Judging, tmp_path / "judging.json")
+    assert judging.isolation == "full"
+    assert judging.limits["cpu_s"] == 1.5
+    assert judging.limits["wall_s"] == 15
+    assert judging.sampling is not None
+    assert judging.sampling.seed == SETTINGS.seed
+
+
+def test_samples_drawn_for_another_benchmark_are_refused(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    other = replace(toy, data_sha256="0" * 64)
+    draw_samples(other, by_seed, SETTINGS, samples)
+    with pytest.raises(InputError, match=r"sampling.json: the samples were drawn for toy"):
+        judge(samples, toy, verdicts)
+
+
+def test_a_broken_line_is_found_before_anything_runs(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, *["held"] * 5)
+    content = samples.read_bytes().splitlines(keepends=True)
+    samples.write_bytes(b"".join([*content[:4], b"{}\n", *content[4:]]))
+    with pytest.raises(InputError, match=r"samples.jsonl:5: unknown task"):
+        judge(samples, toy, verdicts)
+    assert pool.examined == []
+
+
+def test_a_last_line_cut_off_is_told_once_and_the_rest_judged(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, *["held"] * 5)
+    samples.write_bytes(samples.read_bytes()[:-9])
+    told: list[str] = []
+    judge(samples, toy, verdicts, on_cut_off=told.append)
+    assert len(list(read_verdicts(verdicts))) == 4
+    assert len(told) == 1
+    assert "kept the 4 samples before it" in told[0]
+
+
+def test_checks_that_a_programs_answer_breaks_are_its_exception(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "checks broken")
+    judge(samples, toy, verdicts)
+    assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "exception"]
+
+
+def test_checks_that_break_on_the_reference_too_give_no_verdict(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    broken = toy.tasks[1].model_copy(update={"reference": "# checks broken"})
+    write(samples, "held", "checks broken")
+    with pytest.raises(InputError, match="Toy/1: its checks break on the reference solution too"):
+        judge(samples, replace(toy, tasks=(toy.tasks[0], broken)), verdicts)
+    assert not verdicts.exists()
+
+
+def test_progress_counts_distinct_programs_up_to_all(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "slow", "failed", "held")
+    told: list[tuple[int, int]] = []
+    judge(samples, toy, verdicts, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3), (2, 3), (3, 3)]

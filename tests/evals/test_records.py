@@ -1,0 +1,136 @@
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from evals.errors import RecordError
+from evals.records import Sample, Sampling, differences, read_record, read_samples, write_samples
+
+TASKS = ("HumanEval/0", "HumanEval/1", "HumanEval/10")
+
+
+def lines(*rows: object) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def read(path: Path, content: bytes) -> tuple[list[Sample], list[str]]:
+    path.write_bytes(content)
+    told: list[str] = []
+    return list(read_samples(path, TASKS, told.append)), told
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "samples.jsonl"
+
+
+GOOD = {"task_id": "HumanEval/0", "completion": "    pass"}
+
+
+def test_samples_of_both_formats_are_read(path: Path) -> None:
+    solution = {"task_id": "HumanEval/1", "solution": "x = 1", "_identifier": "a tag of EvalPlus's"}
+    samples, told = read(path, lines(GOOD, solution, GOOD))
+    assert samples == [
+        Sample(task_id="HumanEval/0", index=0, completion="    pass"),
+        Sample(task_id="HumanEval/1", index=0, solution="x = 1"),
+        Sample(task_id="HumanEval/0", index=1, completion="    pass"),
+    ]
+    assert told == []
+
+
+def test_samples_written_are_the_samples_read(path: Path) -> None:
+    samples = [
+        Sample(task_id="HumanEval/0", index=3, completion="é\ud800\n", raw="é\ud800\nclass"),
+        Sample(task_id="HumanEval/10", index=0, solution="\x00"),
+    ]
+    write_samples(path, samples)
+    assert list(read_samples(path, TASKS, pytest.fail)) == samples
+
+
+def test_a_gzip_file_is_read_whatever_its_name(path: Path) -> None:
+    samples, told = read(path, gzip.compress(lines(GOOD)))
+    assert len(samples) == 1
+    assert told == []
+
+
+def test_a_broken_last_line_is_left_out_and_named(path: Path) -> None:
+    samples, told = read(path, lines(GOOD, GOOD) + b'{"task_id": "HumanEval/1", "compl')
+    assert len(samples) == 2
+    assert told[0].startswith(f"{path}:3: not JSON")
+    assert told[0].endswith("kept the 2 samples before it")
+
+
+def test_a_gzip_file_that_ends_early_is_read_up_to_there(path: Path) -> None:
+    rows = [{"task_id": "HumanEval/0", "completion": f"{number**20}"} for number in range(20_000)]
+    content = gzip.compress(lines(*rows))
+    samples, told = read(path, content[: len(content) // 2])
+    assert 0 < len(samples) < len(rows)
+    assert "the gzip file ends early; kept" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no samples"),
+        (b"\n\n", "holds no samples"),
+        (b"\xff\xfe\x00", ":1: not UTF-8 text (byte 1 of the line)"),
+        (b'{"task_id"', ":1: not JSON"),
+        (b"\x1f\x8bno gzip after all", "broken gzip file"),
+        (b"{broken\n" + lines(GOOD), ":1: not JSON"),
+        (lines(GOOD) + b"\xff\n" + lines(GOOD), ":2: not UTF-8"),
+        (lines([1]), ":1: list; expected one JSON object a line"),
+        (lines({"completion": ""}), ":1: unknown task None"),
+        (
+            lines(GOOD, {"task_id": "HumanEva/10", "completion": ""}),
+            ":2: unknown task 'HumanEva/10'; did you mean HumanEval/10?",
+        ),
+        (lines({"task_id": "HumanEval/0"}), ":1: expected one of completion and solution"),
+        (lines({**GOOD, "solution": ""}), ":1: expected one of completion and solution"),
+        (lines({**GOOD, "completion": 1}), ":1: completion: Input should be a valid string"),
+        (lines({**GOOD, "index": -1}), ":1: index: Input should be greater than"),
+        (
+            lines({**GOOD, "index": 1}, {**GOOD, "index": 1}),
+            ":2: sample 1 of HumanEval/0 was given before",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told_in_one_line(
+    path: Path, content: bytes, message: str
+) -> None:
+    with pytest.raises(RecordError) as caught:
+        read(path, content)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_told_in_one_line(path: Path) -> None:
+    with pytest.raises(RecordError, match=r"samples.jsonl: No such file or directory; expected"):
+        list(read_samples(path, TASKS, pytest.fail))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "not JSON"),
+        ("[]", "holds list; expected Sampling as JSON"),
+        ('{"schema": 2}', "schema: Input should be 1"),
+        ('{"sead": 2}', "unknown key sead; did you mean seed?"),
+    ],
+)
+def test_a_record_that_is_none_is_told_in_one_line(path: Path, content: str, message: str) -> None:
+    path.write_text(content)
+    with pytest.raises(RecordError) as caught:
+        read_record(Sampling, path)
+    assert message in str(caught.value)
+
+
+def test_differences_name_the_field_however_deep() -> None:
+    ours = {"same": 1, "model": {"step": 1, "name": "x"}, "gone": 1}
+    theirs = {"same": 1, "model": {"step": 2, "name": "x"}, "new": None, "newer": 2}
+    assert list(differences(ours, theirs)) == [
+        ("model.step", 1, 2),
+        ("gone", 1, None),
+        ("newer", None, 2),
+    ]

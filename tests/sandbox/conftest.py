@@ -1,0 +1,43 @@
+"""A pool for all tests, and the same programs outside of it: every test of isolation needs both."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sandbox import Checks, Examination, Execution, Limits, Pool
+
+Outside = Callable[[str], "subprocess.CompletedProcess[str]"]
+Inside = Callable[[str], Execution]
+Examine = Callable[[str, str], Examination]
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    # Where this machine cannot contain programs, these tests fail: that is what they are for.
+    limits = Limits(cpu_s=1, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
+    with Pool(limits, 2) as made:
+        yield made
+
+
+@pytest.fixture
+def inside(pool: Pool) -> Inside:
+    return lambda program: next(pool.run_all([program]))
+
+
+@pytest.fixture
+def outside() -> Outside:
+    """The control: the same interpreter, uncontained."""
+    return lambda program: subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def examine(pool: Pool) -> Examine:
+    return lambda program, checks: next(pool.examine_all([(program, Checks(checks))]))

@@ -1,0 +1,280 @@
+"""Programs that want to pass without doing what their checks ask."""
+
+import pytest
+
+from sandbox import Checks, Ending, Limits, Outcome, Pool
+
+CHECKS = """
+def check(function):
+    assert function(2) == 4
+    assert function(3) == 9
+check(square)
+"""
+
+# Each passes when its checks run after it in the same process; the control makes sure of that.
+FORGERIES = {
+    "equals everything": """
+class Same:
+    def __eq__(self, other): return True
+def square(x): return Same()
+""",
+    "an int that equals everything": """
+class Same(int):
+    def __eq__(self, other): return True
+def square(x): return Same(0)
+""",
+    "a str that equals everything": """
+class Same(str):
+    __eq__ = lambda self, other: True
+    __hash__ = str.__hash__
+def square(x): return Same("4")
+""",
+    "exits at once": "import sys\nsys.exit(0)",
+    "leaves at once": "import os\nos._exit(0)",
+    "exits when called": "def square(x): raise SystemExit(0)",
+    "leaves when called": "import os\ndef square(x): os._exit(0)",
+    "exits in a thread": """
+import os, threading
+def square(x):
+    threading.Thread(target=os._exit, args=(0,)).start()
+    threading.Event().wait(5)
+""",
+    "leaves at exit": """
+import atexit, os
+atexit.register(os._exit, 0)
+def square(x): return None
+""",
+    "leaves from the hook for errors": """
+import os, sys
+sys.excepthook = lambda *_: os._exit(0)
+def square(x): return None
+""",
+    "reads the answer off its caller": """
+import sys
+def square(x):
+    constants = [c for c in sys._getframe(1).f_code.co_consts if isinstance(c, int)]
+    return constants[constants.index(x) + 1]
+""",
+    "traces its caller": """
+import sys
+def leave(frame, event, argument):
+    raise SystemExit(0)
+def square(x):
+    sys._getframe(1).f_trace = leave
+    sys.settrace(leave)
+""",
+    "skips its checks by patching exec's result": """
+import builtins
+def square(x): return None
+builtins.AssertionError = SystemExit
+class Quiet(SystemExit):
+    def __init__(self, *_): super().__init__(0)
+AssertionError = builtins.AssertionError = Quiet
+import sys
+sys.excepthook = lambda *_: None
+import os
+os.register_at_fork(before=None, after_in_child=lambda: None) if False else None
+import atexit
+atexit.register(os._exit, 0)
+""",
+    "replaces its caller's function": """
+import sys
+def square(x):
+    frame = sys._getframe(1)
+    sys.exit(0) if frame.f_code.co_name == "check" else None
+""",
+}
+
+
+@pytest.mark.parametrize("program", FORGERIES.values(), ids=FORGERIES.keys())
+def test_a_forgery_that_passes_beside_its_checks_does_not_pass(program, outside, examine):
+    control = outside(f"{program}\n{CHECKS}")
+    assert control.returncode == 0, control.stderr
+    assert examine(program, CHECKS).outcome is not Outcome.HELD
+
+
+# These aim at how the verdict travels here, and have no control outside.
+ATTACKS = {
+    "forged notes on every descriptor": """
+import json, os
+note = json.dumps({"outcome": "held", "detail": "", "raised": None}).encode()
+for descriptor in range(256):
+    for write in (lambda d: os.write(d, note), lambda d: os.pwrite(d, note, 0)):
+        try: write(descriptor)
+        except OSError: pass
+""",
+    "forged answers in advance": """
+import json, os, struct
+frames = b""
+square = ["dict", "square", ["ref", 0, "x"]]
+for answer in (["ready"], ["value", square], ["value", 4], ["value", 9]):
+    body = json.dumps(answer).encode()
+    frames += struct.pack("!I", len(body)) + body
+for descriptor in range(3, 256):
+    try: os.write(descriptor, frames.replace(b"9", b"8"))
+    except OSError: pass
+""",
+    "noise on every descriptor": """
+import os
+for descriptor in range(3, 256):
+    try: os.write(descriptor, os.urandom(4096))
+    except OSError: pass
+""",
+    "an endless frame": """
+import os
+for descriptor in range(3, 256):
+    try: os.write(descriptor, b"\\xff\\xff\\xff\\xff" + bytes(100_000))
+    except OSError: pass
+""",
+    "all descriptors closed": """
+import os
+os.closerange(0, 256)
+def square(x): return x * x
+""",
+    "closed when called": """
+import os
+def square(x): os.closerange(3, 256); return x * x
+""",
+    "claims to be an int": """
+class Same:
+    __class__ = int
+    def __eq__(self, other): return True
+def square(x): return Same()
+""",
+    "a type that claims to be int": """
+class Meta(type):
+    def __eq__(cls, other): return True
+    def __hash__(cls): return hash(int)
+class Same(metaclass=Meta):
+    def __eq__(self, other): return True
+def square(x): return Same()
+""",
+    "a patched encoder": """
+import sys, gc
+for module in list(sys.modules.values()) + gc.get_objects():
+    if getattr(module, "__name__", "") == "sandbox.wire":
+        module.encode = lambda *_: ["value", 4]
+        module.MAX_FRAME_BYTES = 1 << 40
+def square(x): return None
+""",
+    "a patched json": """
+import json
+json.dumps = lambda *_, **__: '["held"]'
+def square(x): return None
+""",
+    "the assertion error of the checks": """
+def square(x): raise AssertionError("nothing to see")
+""",
+    "an exception of no known kind": """
+class Odd(BaseException):
+    def __str__(self): raise KeyboardInterrupt
+def square(x): raise Odd
+""",
+    "StopIteration": "def square(x): raise StopIteration",
+    "GeneratorExit": "def square(x): raise GeneratorExit",
+    "a stolen name of the checks": """
+def check(function): return None
+def square(x): return None
+import builtins
+builtins.check = check
+""",
+    "an endless answer": """
+def square(x):
+    while True: yield x
+""",
+    "an answer without bottom": """
+def square(x):
+    answer = []
+    answer.append(answer)
+    return answer
+""",
+    "an answer too large": "def square(x): return 'x' * (9 << 20)",
+    "many threads that answer": """
+import os, threading
+def noise():
+    while True:
+        for descriptor in range(3, 8):
+            try: os.write(descriptor, b'\\0\\0\\0\\x0b["value",4]')
+            except OSError: pass
+for _ in range(4): threading.Thread(target=noise, daemon=True).start()
+def square(x): return None
+""",
+}
+
+
+@pytest.mark.parametrize("program", ATTACKS.values(), ids=ATTACKS.keys())
+def test_an_attack_on_the_verdict_does_not_pass(program, examine):
+    assert examine(program, CHECKS).outcome is not Outcome.HELD
+    # What it did has no effect on the next.
+    assert examine("def square(x): return x * x", CHECKS).outcome is Outcome.HELD
+
+
+def test_what_is_expected_is_nowhere_in_the_programs_memory(examine):
+    program = """
+import gc, sys
+def everything():
+    frames, frame = [], sys._getframe()
+    while frame: frames.append((frame.f_locals, frame.f_globals)); frame = frame.f_back
+    return repr(frames) + repr([o for o in gc.get_objects() if isinstance(o, (list, dict, tuple))])
+def find(text): return text[::-1] in everything()
+def ask(): return "needle" if "ylniatrec" [::-1] + "-expected" in everything() else ""
+"""
+    assert examine(program, "assert find('tluser')\nassert result").outcome is not Outcome.HELD
+    examination = examine(program, "assert ask() == ''\nunused = 'certainly-expected'")
+    assert examination.outcome is Outcome.HELD, examination.detail
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [
+        "assert answer() - 4 == 0",
+        "assert abs(answer() - 4) < 1",
+        "assert answer() < 5",
+        "assert answer() >= 4",
+        "assert 4 in answer()",
+        "assert answer() in [4]",
+        "assert answer() in {4: 1}",
+        "assert not answer() != 4",
+        "assert [answer()] == [4]",
+        "assert {'x': answer()} == {'x': 4}",
+        "import math\nassert math.isclose(answer(), 4)",
+        "assert answer() is None or answer() == 4",
+        "assert isinstance(answer(), int)",
+        "assert type(answer()) is int",
+    ],
+)
+def test_an_obliging_object_meets_no_expectation(checks, examine):
+    program = """
+class Obliging:
+    def __getattr__(self, name): return self
+    def __sub__(self, other): return 0
+    __rsub__ = __sub__
+    def __abs__(self): return 0
+    def __hash__(self): return hash(4)
+    def __float__(self): return 3.0
+    def __iter__(self): return iter([])
+    __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __contains__ = lambda self, other: True
+    def __ne__(self, other): return False
+def answer(): return Obliging()
+"""
+    assert examine(program, checks).outcome is not Outcome.HELD
+
+
+def test_checks_that_swallow_everything_do_not_hold_for_a_program_that_is_gone(examine):
+    checks = """
+for _ in range(3):
+    try: assert f(1) == 1
+    except BaseException: pass
+"""
+    assert examine("import os\ndef f(x): os._exit(0)", checks).outcome is Outcome.ENDED
+    cut_off = examine("import os\ndef f(x): os.closerange(0, 99)", checks)
+    assert cut_off.outcome in (Outcome.ENDED, Outcome.RAISED)
+
+
+def test_an_endless_answer_is_timed_out_not_stopped():
+    checks = Checks("assert list(f()) == [1]")
+    with Pool(Limits(cpu_s=0.3, wall_s=20), 1) as pool:
+        program = "def f():\n    while True: yield 1"
+        examination = next(pool.examine_all([(program, checks)]))
+    assert examination.outcome is Outcome.ENDED
+    assert examination.execution.ending in (Ending.TIMED_OUT_CPU, Ending.OUT_OF_MEMORY)

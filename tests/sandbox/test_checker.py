@@ -1,0 +1,266 @@
+"""Honest programs, however awkward, and what their checks find."""
+
+import pytest
+
+from sandbox import Checks, Ending, Outcome
+from sandbox.checker import _free_names, _without_definitions
+
+HONEST = {
+    "threads": (
+        """
+import threading
+def total(n):
+    parts = []
+    workers = [threading.Thread(target=parts.append, args=(i,)) for i in range(n)]
+    for worker in workers: worker.start()
+    for worker in workers: worker.join()
+    return sum(parts)
+""",
+        "assert total(10) == 45",
+    ),
+    "a thread pool": (
+        """
+from concurrent.futures import ThreadPoolExecutor
+def squares(n):
+    with ThreadPoolExecutor(4) as pool: return list(pool.map(lambda x: x * x, range(n)))
+""",
+        "assert squares(4) == [0, 1, 4, 9]",
+    ),
+    "asyncio": (
+        """
+import asyncio
+async def later(x):
+    await asyncio.sleep(0.001)
+    return x
+def gather(n):
+    async def main(): return await asyncio.gather(*map(later, range(n)))
+    return asyncio.run(main())
+""",
+        "assert gather(3) == [0, 1, 2]",
+    ),
+    "tempfile": (
+        """
+import tempfile
+def through_a_file(text):
+    with tempfile.NamedTemporaryFile("w+") as file:
+        file.write(text); file.seek(0)
+        return file.read()
+""",
+        "assert through_a_file('ä\\n') == 'ä\\n'",
+    ),
+    "deep recursion": (
+        """
+import sys
+sys.setrecursionlimit(30_000)
+def depth(n): return 0 if n == 0 else 1 + depth(n - 1)
+""",
+        "assert depth(20_000) == 20_000",
+    ),
+    "big integers": (
+        "def power(n): return 2 ** n",
+        "assert power(200_000) == 1 << 200_000\nassert power(60) == 2 ** 60",
+    ),
+    "a generator": (
+        "def count(n):\n    for i in range(n): yield i",
+        "assert list(count(3)) == [0, 1, 2]\nassert next(count(3)) == 0\nassert 2 in count(3)",
+    ),
+    "in-place changes": (
+        """
+def sort(numbers, seen, table):
+    numbers.sort(); seen.add(1); table['new'] = [numbers[0]]; table['old'].append(2)
+""",
+        """
+numbers, seen, inner = [3, 1], set(), []
+table = {'old': inner}
+assert sort(numbers, seen, table=table) is None
+assert (numbers, seen, table) == ([1, 3], {1}, {'old': [2], 'new': [1]})
+assert inner == [2]
+""",
+    ),
+    "expected exceptions": (
+        """
+class TooSmall(ValueError): pass
+def root(x):
+    if x < 0: raise TooSmall("no")
+    return x ** 0.5
+def key(): return {}['missing']
+""",
+        """
+assert root(4) == 2.0
+try: root(-1)
+except ValueError as error: assert "no" in str(error)
+else: assert False
+try: key()
+except LookupError: pass
+try: root(None)
+except TypeError: pass
+""",
+    ),
+    "instances": (
+        """
+class Node:
+    def __init__(self, value): self.value, self.left = value, None
+    def depth(self): return 1 + (self.left.depth() if self.left else 0)
+def find(root): return root.left
+""",
+        """
+root = Node(1)
+root.left = Node(2)
+assert root.left.value == 2 and root.depth() == 2
+assert find(root) is root.left and find(root) == root.left and find(root) != root
+assert isinstance(root, Node) and not isinstance(3, Node)
+assert root.left.left is None
+""",
+    ),
+    "containers of every kind": (
+        """
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from decimal import Decimal
+from fractions import Fraction
+import datetime
+Point = namedtuple("Point", "x y")
+def all_kinds():
+    table = defaultdict(list); table[1].append(2)
+    return [Counter("aab"), OrderedDict(a=1), table, deque([1], 3), Point(1, 2), Decimal("1.10"),
+            Fraction(1, 3), datetime.date(2020, 2, 29), datetime.timedelta(days=-1), range(0, 9, 2),
+            frozenset({1}), b"\\xff", bytearray(b"x"), 1j, -0.0, {(1, 2): {3}}, int, "\\ud800"]
+def infinite(): return float("inf"), float("-inf"), float("nan")
+""",
+        """
+from collections import deque
+from decimal import Decimal
+from fractions import Fraction
+import datetime, math
+assert all_kinds() == [{"a": 2, "b": 1}, {"a": 1}, {1: [2]}, deque([1], 3), (1, 2),
+    Decimal("1.1"), Fraction(1, 3), datetime.date(2020, 2, 29), datetime.timedelta(days=-1),
+    range(0, 9, 2), frozenset({1}), b"\\xff", b"x", 1j, 0.0, {(1, 2): {3}}, int, "\\ud800"]
+assert math.copysign(1, all_kinds()[14]) == -1
+assert infinite()[:2] == (math.inf, -math.inf) and math.isnan(infinite()[2])
+""",
+    ),
+    "a match object": (
+        "import re\ndef has_digit(text): return re.search(r'\\d', text)",
+        "assert has_digit('a1')\nassert not has_digit('a')\nassert has_digit('a1').group() == '1'",
+    ),
+    "output": (
+        "def f(x):\n    print('x' * 1000)\n    return x",
+        "for i in range(100): assert f(i) == i",
+    ),
+    "a closed standard input": (
+        "def ask():\n    try: return input()\n    except EOFError: return 'nobody'",
+        "assert ask() == 'nobody'",
+    ),
+    "a main guard": ("def f(): return 1\nif __name__ == '__main__': input()", "assert f() == 1"),
+    "a name of a builtin": ("def sum(a, b): return a * b", "assert sum(2, 3) == 6"),
+    "a cache": (
+        "import functools\n@functools.lru_cache(None)\n"
+        "def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)",
+        "assert fib(80) == 23416728348467685",
+    ),
+    "dataclasses": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
+        "def make(x): return P(x)",
+        "assert make(3).x == 3\nassert str(make(3)) == 'P(x=3)'",
+    ),
+    "one CPU-heavy half second": (
+        "def spin(n):\n    for _ in range(n): pass\n    return n",
+        "assert spin(3_000_000) == 3_000_000",
+    ),
+    "a refused process, handled": (
+        "import os\ndef f():\n    try: os.fork()\n    except PermissionError: return 'refused'",
+        "assert f() == 'refused'",
+    ),
+    "warnings": ("import warnings\ndef f(): warnings.warn('x'); return '\\d'", "assert f()"),
+    "text that looks like a tag": (
+        "def f(x): return x",
+        "assert f(['int', '0x1']) == ['int', '0x1']",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HONEST.values(), ids=HONEST.keys())
+def test_an_honest_program_passes(case, pool):
+    program, checks = case
+    names = ("sum",) if "def sum" in program else ()
+    examination = next(pool.examine_all([(program, Checks(checks, names))]))
+    assert examination.outcome is Outcome.HELD, examination
+
+
+OUTCOMES = [
+    ("def f(x): return x", "assert f(1) == 1", Outcome.HELD, ""),
+    ("def f(x): return x", "assert f(1) == 2", Outcome.FAILED, "line 1: assert f(1) == 2"),
+    ("def f(x): return [x]", "assert f(1) == 2", Outcome.FAILED, "(1) gave [1]"),
+    ("def f(x): return x.y", "f(1)", Outcome.RAISED, "AttributeError"),
+    ("def f(x): return None", "assert f(1) > 0", Outcome.RAISED, "TypeError"),
+    ("def f(x):\n    raise KeyError('k')", "\nf(1)", Outcome.RAISED, "KeyError: 'k' (line 2)"),
+    ("def f(x): assert False", "f(1)", Outcome.RAISED, "AssertionError"),
+    ("1 / 0", "f(1)", Outcome.RAISED, "ZeroDivisionError: division by zero (line 1)"),
+    ("import no_such_module", "f(1)", Outcome.RAISED, "ModuleNotFoundError"),
+    ("def f(x) return x", "f(1)", Outcome.SYNTAX_ERROR, "line 1"),
+    ("x = '\0'", "f(1)", Outcome.SYNTAX_ERROR, ""),
+    ("def g(x): return x", "f(1)", Outcome.UNDEFINED, "does not define f"),
+    ("", "f(1)", Outcome.UNDEFINED, "f"),
+    ("eval('1 +')", "f(1)", Outcome.RAISED, "SyntaxError"),
+    ("import sys\nsys.exit(3)", "f(1)", Outcome.ENDED, ""),
+    ("def f(x): exit()", "f(1)", Outcome.ENDED, ""),
+    ("def f(x): return x", "def f(:", Outcome.CHECKS_BROKEN, ""),
+    ("def f(x): return x", "1 / 0\nf(1)", Outcome.CHECKS_BROKEN, "ZeroDivisionError"),
+    ("def f(x): return x", "f(lambda: 1)", Outcome.CHECKS_BROKEN, "function"),
+    ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.CHECKS_BROKEN, ""),
+]
+
+
+@pytest.mark.parametrize(("program", "checks", "outcome", "detail"), OUTCOMES)
+def test_the_outcome_says_what_happened(program, checks, outcome, detail, examine):
+    examination = examine(program, checks)
+    assert examination.outcome is outcome, examination
+    assert detail in examination.detail
+
+
+@pytest.mark.parametrize(
+    ("program", "ending"),
+    [
+        ("def f():\n    while True: pass", Ending.TIMED_OUT_CPU),
+        ("def f(): return len(bytearray(1 << 40))", Ending.OUT_OF_MEMORY),
+        ("import os\ndef f(): os.fork()", Ending.BLOCKED),
+        ("def f():\n    while True: print('x' * 1000)", Ending.TOO_MUCH_OUTPUT),
+        ("import os\ndef f(): os._exit(3)", Ending.EXITED),
+        ("import ctypes\ndef f(): ctypes.string_at(0)", Ending.SIGNALLED),
+    ],
+)
+def test_a_limit_met_in_a_call_is_the_ending(program, ending, examine):
+    examination = examine(program, "f()")
+    assert examination.outcome is Outcome.ENDED, examination
+    assert examination.execution.ending is ending
+
+
+def test_names_stand_for_the_program_even_where_the_checks_define_them(pool):
+    checks = Checks(
+        'def helper(x):\n    return x\ndef f(x):\n    """A stub."""\nassert f(1) == helper(2)',
+        ("f",),
+    )
+    assert next(pool.examine_all([("def f(x): return x + 1", checks)])).outcome is Outcome.HELD
+
+
+def test_blanking_a_definition_keeps_the_lines():
+    source = "import os\n@decorator\ndef f():\n    pass\nx = 1\n"
+    assert _without_definitions(source, ("f",)) == "import os\n\n\n\nx = 1\n"
+
+
+def test_free_names_are_those_that_only_the_program_can_define():
+    import symtable
+
+    source = """
+import os
+from math import sqrt as root
+limit = 3
+def check(function, own=given):
+    local = [element for element in other]
+    def inner(): return local, outer_name, function
+    class Own:
+        field = used_in_class
+    return len(local) + limit + root(1)
+check(program)
+"""
+    table = symtable.symtable(source, "checks.py", "exec")
+    assert _free_names(table) == {"given", "other", "outer_name", "used_in_class", "program"}

@@ -1,0 +1,199 @@
+import gc
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sandbox import Checks, Ending, Limits, Outcome, Pool, examine, run
+from sandbox.room import Room
+
+
+def descendants(pid):
+    """All processes below one, as the host sees them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            child, rest = stat.read_text().split(" (", 1)
+        except OSError:
+            continue
+        found.append((int(child), int(rest.rpartition(")")[2].split()[1])))
+    below = {pid}
+    for _ in found:
+        below |= {child for child, parent in found if parent in below}
+    return below - {pid}
+
+
+def num_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def wait_until(condition, timeout_s=10.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def test_executions_come_in_order_whatever_they_take(pool):
+    programs = [f"import time; time.sleep({0.1 * (i % 3)}); print({i})" for i in range(12)]
+    assert [e.output_tail for e in pool.run_all(programs)] == [f"{i}\n" for i in range(12)]
+
+
+def test_as_completed_brings_the_fast_ones_first(pool):
+    programs = ["import time; time.sleep(0.5)", *["pass"] * 4]
+    positions = [position for position, _ in pool.run_as_completed(programs)]
+    assert sorted(positions) == [0, 1, 2, 3, 4]
+    assert positions[-1] == 0
+
+
+def test_no_more_is_taken_than_can_be_worked_on_and_held(pool):
+    taken = itertools.count()
+    programs = (f"print({next(taken)})" for _ in range(10_000))
+    results = pool.run_all(programs)
+    next(results)
+    results.close()
+    assert next(taken) <= 32 * pool.num_workers + 1
+
+
+def test_an_iteration_left_early_leaves_the_pool_usable(pool):
+    for _ in pool.run_all(["pass", *["import time; time.sleep(60)"] * 3]):
+        break
+    gc.collect()
+    started_s = time.monotonic()
+    assert next(pool.run_all(["print(1)"])).output_tail == "1\n"
+    assert time.monotonic() - started_s < 5
+
+
+def test_two_iterations_at_once_are_refused(pool):
+    first = pool.run_all(["pass"] * 3)
+    next(first)
+    with pytest.raises(ValueError, match="at work already"):
+        next(pool.run_all(["pass"]))
+    first.close()
+
+
+def test_limits_may_differ_by_program(pool):
+    loop = "while True: pass"
+    limits = Limits(cpu_s=0.1, tmp_bytes=pool.limits.tmp_bytes, tmp_files=pool.limits.tmp_files)
+    (execution,) = pool.run_all([(loop, limits)])
+    assert execution.ending is Ending.TIMED_OUT_CPU
+    assert execution.cpu_s < 0.5
+    with pytest.raises(ValueError, match="tmp_bytes"):
+        next(pool.run_all([(loop, Limits())]))
+
+
+def test_a_worker_that_dies_is_replaced_and_its_program_run_again():
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        rooms = descendants(os.getpid())
+        threading.Timer(0.3, lambda: [os.kill(room, signal.SIGKILL) for room in rooms]).start()
+        executions = list(pool.run_all(["import time; time.sleep(1); print(1)", "print(2)"]))
+    assert [execution.output_tail for execution in executions] == ["1\n", "2\n"]
+
+
+def test_a_program_that_takes_its_worker_along_twice_is_given_up(monkeypatch):
+    # No program known to us does; so whatever is handed this one is ended from outside.
+    start = Room.start
+
+    def start_and_lose(room, job, role, limits, descriptors):
+        start(room, job, role, limits, descriptors)
+        if limits.cpu_s == 5:
+            room._process.kill()
+
+    monkeypatch.setattr(Room, "start", start_and_lose)
+    with Pool(Limits(cpu_s=1), 1) as pool:
+        programs = [("import time; time.sleep(30)", Limits(cpu_s=5)), "print(2)"]
+        lost, following = pool.run_all(programs)
+        assert lost.ending is Ending.CRASHED
+        assert following.output_tail == "2\n"
+        checks = Checks("assert f() == 1")
+        (examination,) = pool.examine_all([("def f(): return 1", checks, Limits(cpu_s=5))])
+        assert examination.outcome is Outcome.ENDED
+        assert examination.execution.ending is Ending.CRASHED
+
+
+def test_nothing_is_left_when_a_pool_is_closed():
+    before = descendants(os.getpid())
+    descriptors = num_descriptors()
+    mounts = Path("/proc/self/mounts").read_text()
+    with Pool(Limits(cpu_s=5), 2) as pool:
+        list(pool.examine_all([("def f(): return 1", Checks("assert f() == 1"))] * 10))
+        iteration = pool.run_all(["import time; time.sleep(60)"] * 3)
+        threading.Timer(0.2, pool._workers[0].rooms[0]._process.kill).start()
+        del iteration
+    wait_until(lambda: descendants(os.getpid()) <= before)
+    assert num_descriptors() == descriptors
+    assert Path("/proc/self/mounts").read_text() == mounts
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_is_left_when_the_harness_is_ended(number):
+    harness = textwrap.dedent("""
+        from sandbox import Limits, Pool
+        with Pool(Limits(cpu_s=60), 2) as pool:
+            print("ready", flush=True)
+            list(pool.run_all(["import time; time.sleep(600)", "while True: pass"]))
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", harness],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        wait_until(lambda: len(descendants(process.pid)) >= 6)
+        below = descendants(process.pid)
+        process.send_signal(number)
+        process.wait(10)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+
+
+def test_many_samples_leave_no_descriptor_and_no_memory_behind(pool):
+    jobs = [("def f(x): return x", Checks("assert f(1) == 1"))] * 100
+    list(pool.examine_all(jobs))
+    descriptors = num_descriptors()
+    for examination in pool.examine_all(jobs * 2):
+        assert examination.outcome is Outcome.HELD
+    assert num_descriptors() == descriptors
+
+
+def test_one_program_alone():
+    execution = run("print('out'); import sys; print('err', file=sys.stderr); sys.exit(3)")
+    assert (execution.ending, execution.exit_code) == (Ending.EXITED, 3)
+    assert execution.output_tail == "out\nerr\n"
+    assert execution.isolation == "full"
+    assert examine("def f(): return 1", Checks("assert f() == 1")).outcome is Outcome.HELD
+
+
+def test_without_a_sandbox_it_is_said_loud_and_in_every_execution(caplog, tmp_path):
+    tmp_path.chmod(0o777)
+    program = f"open({str(tmp_path / 'file')!r}, 'w').write('x'); open('here', 'w')"
+    execution = run(program, Limits(cpu_s=5), unsafe_no_sandbox=True)
+    assert execution.exit_code == 0, execution.output_tail
+    assert execution.isolation == "none"
+    assert "NO SANDBOX" in caplog.text
+    assert (tmp_path / "file").read_text() == "x"
+    examination = examine("def f(x): return x", Checks("assert f(1) == 1"), unsafe_no_sandbox=True)
+    assert examination.outcome is Outcome.HELD
+    assert examination.execution.isolation == "none"
+
+
+def test_without_a_sandbox_too_what_runs_is_ended_with_its_pool(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = descendants(os.getpid())
+    with Pool(Limits(cpu_s=5), 1, unsafe_no_sandbox=True) as pool:
+        iteration = pool.run_all(["pass", "import time; time.sleep(60)"])
+        next(iteration)
+    wait_until(lambda: descendants(os.getpid()) <= before)
+
+
+@pytest.mark.parametrize("text", ["ä€😀", "\ud800"])
+def test_any_source_text_can_be_run(text, pool):
+    (execution,) = pool.run_all([f"print(ascii({text!r}))"])
+    assert execution.output_tail.strip() == ascii(text)

@@ -1,0 +1,180 @@
+import json
+import socket
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandbox import wire
+
+
+def no_reference(*_):
+    raise AssertionError("plain data refers to nothing")
+
+
+def there_and_back(value):
+    text = json.dumps(wire.encode(value, no_reference)).encode("ascii")
+    return wire.decode(wire.parse(text), no_reference)
+
+
+def exactly(value):
+    """Equal values of equal types, all the way down; NaN equals NaN and 0.0 is not -0.0."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return kind, [exactly(part) for part in value]
+    if kind is dict:
+        return kind, [(exactly(key), exactly(part)) for key, part in value.items()]
+    if kind in (set, frozenset):
+        return kind, sorted(map(repr, map(exactly, value)))
+    return kind, repr(value)
+
+
+surrogates = st.characters(categories=["Cs"])
+texts = st.text(st.one_of(st.characters(), surrogates))
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-(1 << 300), 1 << 300), texts,
+    st.floats(), st.complex_numbers(), st.binary(), st.decimals(), st.fractions(), st.dates(),
+    st.datetimes().map(lambda value: value.replace(fold=0)), st.timedeltas(),
+)  # fmt: skip
+keys = st.recursive(
+    st.one_of(st.none(), st.integers(), texts, st.floats(allow_nan=False), st.binary(), st.dates()),
+    lambda parts: st.tuples(parts, parts) | st.frozensets(parts, max_size=3),
+    max_leaves=4,
+)
+values = st.recursive(
+    scalars,
+    lambda parts: (
+        st.lists(parts, max_size=4)
+        | st.tuples(parts)
+        | st.dictionaries(keys, parts, max_size=3)
+        | st.sets(keys, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(values)
+def test_plain_data_arrives_as_it_was(value):
+    assert exactly(there_and_back(value)) == exactly(value)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3)
+    | st.sampled_from([*wire._DECODERS, "ref"]),
+    lambda parts: (
+        st.lists(parts, max_size=4)
+        | st.builds(
+            lambda tag, rest: [tag, *rest],
+            st.sampled_from([*wire._DECODERS, "ref"]),
+            st.lists(parts, max_size=4),
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(json_values)
+def test_any_json_is_either_plain_data_or_refused(data):
+    try:
+        value = wire.decode(data, lambda key, label: (key, label))
+    except wire.ProtocolError:
+        return
+    # Whatever came through is of the exact types that can be sent back.
+    wire.encode(value, no_reference)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=64) | json_values.map(lambda data: json.dumps(data).encode()))
+def test_any_bytes_are_either_json_or_refused(body):
+    try:
+        wire.parse(body)
+    except wire.ProtocolError:
+        return
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"a": 1}',
+        b"[NaN]",
+        b"[Infinity]",
+        b"[" * 100_000,
+        b"\xff",
+        b"1" * 5000,
+        b"[1]]",
+    ],
+)
+def test_what_no_peer_sends_is_refused(body):
+    with pytest.raises(wire.ProtocolError):
+        wire.parse(body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [], [1], [[]], ["nothing", 1], ["int", 5], ["int", "zz"], ["float", "2"], ["float", 1],
+        ["str", "0"], ["dict", 1], ["dict", ["list"], 1], ["set", ["list"]], ["type", "open"],
+        ["ref", "1", "x"], ["ref", True, "x"], ["ref", 1], ["range", 1, 2, 0], ["range", 1, 2],
+        ["complex", 1, 2], ["Fraction", 1, 0], ["Decimal", "x"], ["Decimal", 1], ["date", 0, 0, 0],
+        ["date", 1, 1, True], ["deque"], ["deque", -1], ["bytes", "0"],
+        ["timedelta", 1 << 40, 0, 0],
+    ],
+)  # fmt: skip
+def test_broken_values_are_refused(data):
+    with pytest.raises(wire.ProtocolError):
+        wire.decode(data, no_reference)
+
+
+def test_depth_is_bounded_both_ways():
+    deep = []
+    data = ["list"]
+    for _ in range(wire.MAX_DEPTH):
+        deep, data = [deep], ["list", data]
+    with pytest.raises(wire.Unsendable):
+        wire.encode(deep, no_reference)
+    with pytest.raises(wire.ProtocolError):
+        wire.decode(data, no_reference)
+    assert there_and_back(deep[0]) == deep[0]
+
+
+def test_subclasses_with_their_own_equality_are_referred_to():
+    class Same(int):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = int.__hash__
+
+    class Named(str):
+        __slots__ = ()
+
+        def __str__(self):
+            return "otherwise"
+
+    refer = lambda value: wire.reference(7, type(value).__name__)  # noqa: E731
+    assert wire.encode([Same(1)], refer) == ["list", ["ref", 7, "Same"]]
+    assert wire.encode(object(), refer) == ["ref", 7, "object"]
+    assert wire.encode(Named("plain"), refer) == "plain"
+
+
+def test_frames_are_bounded_and_cut_ones_are_an_end():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wire.send(ours, ["value", 1])
+        assert wire.receive(theirs) == ["value", 1]
+        with pytest.raises(wire.Unsendable):
+            wire.send(ours, "x" * wire.MAX_FRAME_BYTES)
+        ours.sendall(struct.pack("!I", wire.MAX_FRAME_BYTES + 1))
+        with pytest.raises(wire.ProtocolError):
+            wire.receive(theirs)
+        ours.sendall(struct.pack("!I", 100) + b"[1")
+        ours.close()
+        assert wire.receive(theirs) is None

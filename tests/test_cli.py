@@ -1,0 +1,228 @@
+"""What a person at a terminal meets: exit statuses, one-line errors, nothing lost."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
+WRONG = {"task_id": "HumanEval/53", "completion": "    return x - y\n"}
+
+
+def mtp_code(
+    *arguments: object, cwd: Path, wrap: tuple[str, ...] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*wrap, sys.executable, "-m", "mtp_code.cli", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """The one line on stderr of a command that failed with this status."""
+    assert done.returncode == status, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mtp-code: ")]
+    assert "Traceback" not in done.stderr
+    return line
+
+
+def write_samples(path: Path, *samples: object) -> Path:
+    path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    return path
+
+
+def recipe_with_source(folder: Path, source: str, extra: str = "") -> Path:
+    path = folder / "mine.toml"
+    path.write_text(
+        f"""
+        [tokenizer]
+        kind = "bytes"
+        [data.sources.code]
+        {source}
+        [model]
+        width = 16
+        num_layers = 2
+        num_attn_heads = 2
+        ffn_width = 16
+        context = 32
+        [optim]
+        lr = 1e-3
+        [schedule]
+        num_steps = 2
+        [training]
+        row_tokens = 16
+        rows = 1
+        {extra}
+        """
+    )
+    return path
+
+
+def has_user_namespaces() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode == 0
+
+
+needs_namespaces = pytest.mark.skipif(
+    not has_user_namespaces(), reason="this machine gives no user namespaces"
+)
+
+
+def test_without_arguments_it_says_what_it_can_do(tmp_path):
+    done = mtp_code("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for command in ("train", "sample", "judge", "score", "gate", "report", "peek", "bench"):
+        assert command in done.stdout
+
+
+def test_an_unknown_recipe_key_is_named_with_the_nearest(tmp_path):
+    done = mtp_code("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
+    line = complaint(done, 2)
+    assert line.endswith("unknown key model.num_mtp_head; did you mean num_mtp_heads?")
+
+
+def test_a_missing_corpus_is_named(tmp_path):
+    recipe = recipe_with_source(tmp_path, 'kind = "folder"\npath = "nowhere"')
+    assert "nowhere: no such folder" in complaint(mtp_code("train", recipe, cwd=tmp_path), 2)
+    assert not list(tmp_path.glob("tokens/*"))
+
+
+def test_a_corpus_of_empty_and_undecodable_files_is_refused_with_their_counts(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/empty.py").write_text("")
+    (tmp_path / "code/latin.py").write_bytes(b"x = '\xe9\xff'\n")
+    recipe = recipe_with_source(tmp_path, 'kind = "folder"\npath = "code"')
+    line = complaint(mtp_code("train", recipe, cwd=tmp_path), 2)
+    assert "1 left out: empty" in line
+    assert "1 left out: undecodable" in line
+
+
+def test_a_vocabulary_too_large_for_the_shards_is_refused(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    vocabulary = {f"t{i}": i for i in range(70_000)} | {"<end>": 70_000}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    backend.add_special_tokens(["<end>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/a.py").write_text("t1\n")
+    recipe = recipe_with_source(tmp_path, 'kind = "folder"\npath = "code"')
+    settings = ["kind=hugging-face", "name=tokenizer.json", "end_of_text=<end>"]
+    overrides = [part for s in settings for part in ("--set", f"tokenizer.{s}")]
+    done = mtp_code("prepare", recipe, *overrides, "--set", "model.vocab_size=70001", cwd=tmp_path)
+    assert 'uint16 holds 65536 ids, the tokenizer has 70001; set token_type = "uint32"' in (
+        complaint(done, 2)
+    )
+
+
+def test_samples_in_human_evals_format_are_judged_and_scored(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", SOLVED, WRONG)
+    done = mtp_code("judge", samples, "--benchmark", "humaneval", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(v["index"], v["verdict"]) for v in verdicts] == [(0, "passed"), (1, "wrong answer")]
+    assert all(verdict["isolation"] == "full" for verdict in verdicts)
+
+
+def test_a_broken_last_line_is_left_out_and_named(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", SOLVED, WRONG)
+    with samples.open("a") as file:
+        file.write('{"task_id": "HumanEval/1", "compl')
+    done = mtp_code("judge", samples, "--benchmark", "humaneval", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "s.jsonl:3" in done.stderr
+    assert len((tmp_path / "verdicts.jsonl").read_text().splitlines()) == 2
+
+
+def test_an_unknown_task_is_named_with_the_nearest(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", SOLVED, SOLVED | {"task_id": "HumanEval/530"})
+    done = mtp_code("judge", samples, "--benchmark", "humaneval", cwd=tmp_path)
+    line = complaint(done, 2)
+    assert "s.jsonl:2" in line
+    assert "HumanEval/530" in line
+    assert "did you mean" in line
+    assert not (tmp_path / "verdicts.jsonl").exists()
+
+
+def test_an_unknown_benchmark_is_named_with_the_nearest(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", SOLVED)
+    done = mtp_code("judge", samples, "--benchmark", "humanevall", cwd=tmp_path)
+    assert "did you mean humaneval?" in complaint(done, 2)
+
+
+def test_k_larger_than_n_is_refused(tmp_path):
+    tasks = tmp_path / "tasks.jsonl"
+    task = {
+        "task_id": "mine/0",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": "    return x\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 1\n",
+    }
+    write_samples(tasks, task)
+    samples = write_samples(
+        tmp_path / "s.jsonl", {"task_id": "mine/0", "completion": "    return x\n"}
+    )
+    judged = mtp_code("judge", samples, "--benchmark", tasks, cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    verdicts = tmp_path / "verdicts.jsonl"
+    line = complaint(mtp_code("score", verdicts, "--benchmark", tasks, "--k", 2, cwd=tmp_path), 2)
+    assert "k" in line
+    done = mtp_code("score", verdicts, "--benchmark", tasks, cwd=tmp_path)
+    assert "pass@1 100.0 %" in done.stdout
+
+
+def test_mbpp_without_its_data_names_the_remedy(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", SOLVED)
+    done = mtp_code(
+        "judge", samples, "--benchmark", "mbpp", cwd=tmp_path,
+        MTP_CODE_DATA="", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path),
+    )  # fmt: skip
+    assert "MTP_CODE_DATA" in complaint(done, 3)
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    line = complaint(mtp_code("peek", "x = 1", "--run", "runs/none", cwd=tmp_path), 2)
+    assert "runs/none" in line
+
+
+@needs_namespaces
+def test_a_full_disk_is_one_line_and_earlier_verdicts_stay(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", *[WRONG] * 400)
+    script = (
+        'mount -t tmpfs -o size=16k none disk && echo earlier > disk/v.jsonl && "$@"; '
+        "status=$?; cat disk/v.jsonl; exit $status"
+    )
+    (tmp_path / "disk").mkdir()
+    done = mtp_code(
+        "judge", samples, "--benchmark", "humaneval", "--out", "disk/v.jsonl",
+        "--unsafe-no-sandbox", cwd=tmp_path,
+        wrap=("unshare", "-Urm", "bash", "-c", script, "-"),
+    )  # fmt: skip
+    assert "full" in complaint(done, 3)
+    assert done.stdout.endswith("earlier\n")
+
+
+@needs_namespaces
+def test_no_user_namespaces_means_nothing_runs_and_a_remedy(tmp_path):
+    samples = write_samples(tmp_path / "s.jsonl", SOLVED)
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    forbid = ("unshare", "-Urm", "bash", "-c", script, "-")
+    judge = ("judge", samples, "--benchmark", "humaneval")
+    done = mtp_code(*judge, cwd=tmp_path, wrap=forbid)
+    assert complaint(done, 3).startswith("mtp-code: sandbox: ")
+    assert not (tmp_path / "verdicts.jsonl").exists()
+    # The only way around is explicit, and every verdict says so.
+    done = mtp_code(*judge, "--unsafe-no-sandbox", cwd=tmp_path, wrap=forbid)
+    assert done.returncode == 0, done.stderr
+    (verdict,) = map(json.loads, (tmp_path / "verdicts.jsonl").read_text().splitlines())
+    assert (verdict["verdict"], verdict["isolation"]) == ("passed", "none")
