@@ -400,7 +400,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _warn(message: str) -> None:
-    typer.echo(f"mtp-code: {message}", err=True)
+    typer.echo(f"note: {message}", err=True)
 
 
 def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:

@@ -1,6 +1,7 @@
 """Slow, obvious twins of fast code."""
 
 import itertools
+import math
 from fractions import Fraction
 
 import torch
@@ -34,3 +35,16 @@ def sign_flip_p_value_by_listing(gains: list[int]) -> float:
     flips = list(itertools.product((-1, 1), repeat=len(gains)))
     sums = [sum(sign * gain for sign, gain in zip(flip, gains, strict=True)) for flip in flips]
     return sum(total <= sum(gains) for total in sums) / len(flips)
+
+
+def top_p_probs(logits: list[float], temperature: float, top_p: float) -> list[float]:
+    """Softmax at a temperature, then the likeliest tokens until they hold `top_p`, rescaled."""
+    weights = [math.exp(logit / temperature) for logit in logits]
+    probs = [weight / sum(weights) for weight in weights]
+    kept: set[int] = set()
+    for token in sorted(range(len(probs)), key=lambda token: -probs[token]):
+        if sum(probs[other] for other in kept) >= top_p:
+            break
+        kept.add(token)
+    total = sum(probs[token] for token in kept)
+    return [prob / total if token in kept else 0.0 for token, prob in enumerate(probs)]

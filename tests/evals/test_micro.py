@@ -18,11 +18,14 @@ from evals.benchmarks.micro.programs import FAMILIES, Chance, draw_program, load
 Item = dict[str, str]
 
 SHA256 = {
-    "micro": "1493eb83f0dda3841b5f322ec2d59fcc1eeb526f2049705bbcb49df7d81e0c93",
-    "micro-hard": "a98891ab326b562b4907d863eeede52c5b467d9a96ec6ed87debfd55cab1c002",
+    "micro": "cfd02a4ceab6d90e87da364dff23f253245f28e597a25ee38dbef3240c2ddfe5",
+    "micro-hard": "ee0963dc7139b0a8e5a817b0b63bc4d89994f0b1f4577e9959c029ef8b52db21",
 }
 # Of the first 1,000 documents.
-TRAIN_SHA256 = "ff3a76a0e21071935e34522193daf84046ab64f3299886061c278ef6097f828d"
+TRAIN_SHA256 = {
+    "micro": "ca4f751ad6a73074008b142261cb2f060b3bb41dedcc3ab8be0b59f072b43573",
+    "micro-hard": "d2b23bb91c3cf4df9a286ff13db5038d9b454fac88ad06621f6dfb4ea1455e63",
+}
 
 NUM_TRAIN = 12_000
 
@@ -33,8 +36,8 @@ def tasks(size: micro.Size) -> list[Item]:
 
 
 @cache
-def train() -> list[Item]:
-    return micro.generate("train", count=NUM_TRAIN)
+def train(size: micro.Size) -> list[Item]:
+    return micro.generate("train", size, count=NUM_TRAIN)
 
 
 def program(item: Item) -> str:
@@ -70,13 +73,14 @@ def test_the_test_split_is_the_one_that_was_published(size):
     assert hashlib.sha256(micro.to_jsonl(tasks(size))).hexdigest() == SHA256[size]
 
 
-def test_the_training_stream_is_the_same_everywhere():
-    assert hashlib.sha256(micro.to_jsonl(train()[:1000])).hexdigest() == TRAIN_SHA256
+@pytest.mark.parametrize("size", micro.SIZES)
+def test_the_training_stream_is_the_same_everywhere(size):
+    assert hashlib.sha256(micro.to_jsonl(train(size)[:1000])).hexdigest() == TRAIN_SHA256[size]
 
 
 def test_a_longer_training_stream_begins_with_the_shorter():
-    assert micro.generate("train", count=50) == train()[:50]
-    assert micro.generate("train", count=50, seed=1) != train()[:50]
+    assert micro.generate("train", count=50) == train("micro")[:50]
+    assert micro.generate("train", count=50, seed=1) != train("micro")[:50]
 
 
 @pytest.mark.parametrize("size", micro.SIZES)
@@ -128,14 +132,16 @@ def test_checks_kill_every_near_miss_that_fresh_inputs_tell_apart(size):
 def test_no_task_has_the_form_of_a_training_document_or_of_another_task():
     forms = Counter(micro.canonical_form(program(t)) for size in micro.SIZES for t in tasks(size))
     assert len(forms) == 400
-    assert forms.keys().isdisjoint(micro.canonical_form(program(item)) for item in train())
+    for size in micro.SIZES:
+        assert forms.keys().isdisjoint(map(micro.canonical_form, map(program, train(size))))
 
 
 def test_no_training_document_passes_the_checks_of_a_task():
     every_task = [task for size in micro.SIZES for task in tasks(size)]
     solved = [
         (item["prompt"], task["task_id"])
-        for item in train()[::10]
+        for size in micro.SIZES
+        for item in train(size)[::20]
         for function in [reference(item)]
         for task in every_task
         if passes(function, task)
@@ -177,12 +183,12 @@ def test_training_shows_every_word_of_the_tasks(size):
     def words(item: Item) -> list[str]:
         return re.findall(r"[a-z]+|\S", program(item).split("(", 1)[1])  # all but the name
 
-    shown = Counter(word for item in train() for word in words(item))
+    shown = Counter(word for item in train(size) for word in words(item))
     assert {word for task in tasks(size) for word in words(task) if shown[word] < 10} == set()
 
 
 def test_names_of_a_document_never_collide():
-    for item in train()[::10]:
+    for item in train("micro-hard")[::10]:
         function = ast.parse(program(item)).body[0]
         assert isinstance(function, ast.FunctionDef)
         args = {arg.arg for arg in function.args.args}
@@ -200,9 +206,10 @@ def test_names_of_a_document_never_collide():
 
 
 def test_documents_are_short_and_all_different():
-    texts = [program(item) for item in train()]
-    assert len(set(texts)) == len(texts)
-    assert sum(map(len, texts)) / len(texts) < 230
+    for size, mean_length in (("micro", 200), ("micro-hard", 290)):
+        texts = [program(item) for item in train(size)]
+        assert len(set(texts)) == len(texts)
+        assert sum(map(len, texts)) / len(texts) < mean_length
 
 
 def test_the_canonical_form_forgets_names_phrasing_and_layout_only():

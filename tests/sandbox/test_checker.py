@@ -204,9 +204,11 @@ OUTCOMES = [
     ("import sys\nsys.exit(3)", "f(1)", Outcome.ENDED, ""),
     ("def f(x): exit()", "f(1)", Outcome.ENDED, ""),
     ("def f(x): return x", "def f(:", Outcome.CHECKS_BROKEN, ""),
-    ("def f(x): return x", "1 / 0\nf(1)", Outcome.CHECKS_BROKEN, "ZeroDivisionError"),
     ("def f(x): return x", "f(lambda: 1)", Outcome.CHECKS_BROKEN, "function"),
-    ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.CHECKS_BROKEN, ""),
+    ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.RAISED, "ended before"),
+    ("f = 1", "f(1)", Outcome.RAISED, "not callable"),
+    ("f = None", "assert f > 1", Outcome.RAISED, "TypeError"),
+    ("def f(x):\n    raise ValueError('a\\ud800\\n\\x1bb')", "f(1)", Outcome.RAISED, "a b"),
 ]
 
 
@@ -245,6 +247,8 @@ def test_names_stand_for_the_program_even_where_the_checks_define_them(pool):
 def test_blanking_a_definition_keeps_the_lines():
     source = "import os\n@decorator\ndef f():\n    pass\nx = 1\n"
     assert _without_definitions(source, ("f",)) == "import os\n\n\n\nx = 1\n"
+    odd = "text = 'a\x0cb'\r\ndef f(): pass\r\n"
+    assert _without_definitions(odd, ("f",)) == "text = 'a\x0cb'\n\n"
 
 
 def test_free_names_are_those_that_only_the_program_can_define():

@@ -34,8 +34,11 @@ Split = Literal["train", "test"]
 Size = Literal["micro", "micro-hard"]
 SIZES: tuple[Size, ...] = ("micro", "micro-hard")
 
-# Of the training documents: how many come from the families of the size asked for.
-LEANING = 0.85
+# Of the training documents of a size: how many come from the families of each.
+TRAINING_SHARES: dict[Size, dict[Size, float]] = {
+    "micro": {"micro": 1.0},
+    "micro-hard": {"micro": 0.3, "micro-hard": 0.7},
+}
 
 
 def generate(
@@ -45,7 +48,7 @@ def generate(
 
     ``test``: the tasks of a size; always the same, whatever the seed. ``train``: ``count``
     documents, all different, without checks; a larger count begins with the same documents. They
-    lean to the families of ``size`` and cover every part and phrase of both sizes.
+    cover every part and phrase of a size's tasks, and those of micro-hard also cover micro's.
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
@@ -123,8 +126,7 @@ def _test_programs(family: Family, quota: int) -> Iterator[tuple[Program, list[I
 def _train_split(size: Size, count: int, seed: int) -> Iterator[dict[str, str]]:
     chance = Chance(f"micro {VERSION} train {seed}")
     weighted: list[tuple[Family, float]] = []
-    for each in SIZES:
-        share = LEANING if each == size else 1 - LEANING
+    for each, share in TRAINING_SHARES[size].items():
         total = sum(family.weight for family in FAMILIES[each])
         weighted += [(family, share * family.weight / total) for family in FAMILIES[each]]
     families, weights = zip(*weighted, strict=True)

@@ -10,11 +10,15 @@ from textwrap import indent
 from typing import Any, TypeVar
 
 from evals.benchmarks.micro.easy import FAMILIES as EASY
+from evals.benchmarks.micro.easy import FURTHER_FAMILIES
 from evals.benchmarks.micro.grammar import ARGUMENT_NAMES, Bound, Family, Say
 from evals.benchmarks.micro.hard import FAMILIES as HARD
 from evals.benchmarks.micro.parts import Constant, Part
 
-FAMILIES: dict[str, tuple[Family, ...]] = {"micro": EASY, "micro-hard": HARD}
+FAMILIES: dict[str, tuple[Family, ...]] = {
+    "micro": EASY,
+    "micro-hard": (*FURTHER_FAMILIES, *HARD),
+}
 HELD_OUT_SHARE = 0.2
 PARAMETER_SHARE = 0.25  # of the programs with a constant: how many take it as an argument
 NEUTRAL_NAMES = (

@@ -63,21 +63,7 @@ def square(x):
     sys._getframe(1).f_trace = leave
     sys.settrace(leave)
 """,
-    "skips its checks by patching exec's result": """
-import builtins
-def square(x): return None
-builtins.AssertionError = SystemExit
-class Quiet(SystemExit):
-    def __init__(self, *_): super().__init__(0)
-AssertionError = builtins.AssertionError = Quiet
-import sys
-sys.excepthook = lambda *_: None
-import os
-os.register_at_fork(before=None, after_in_child=lambda: None) if False else None
-import atexit
-atexit.register(os._exit, 0)
-""",
-    "replaces its caller's function": """
+    "exits once it knows its caller": """
 import sys
 def square(x):
     frame = sys._getframe(1)
@@ -200,6 +186,40 @@ for _ in range(4): threading.Thread(target=noise, daemon=True).start()
 def square(x): return None
 """,
 }
+
+
+# These would like the checks to be thought broken, which ends the judging of everybody.
+SABOTAGE = {
+    "a number": "square = 4",
+    "nothing": "square = None",
+    "a class": "class square: pass",
+    "an error with a long name": "def square(x): raise type('E' * 1_000_000, (Exception,), {})",
+    "an error with a long text": "def square(x): raise ValueError('\\U0001f600' * 1_000_000)",
+    "a deep answer": """
+def square(x):
+    answer = x
+    for _ in range(99): answer = [answer]
+    return answer
+""",
+    "an answer that fills the memory": "def square(x): return [[]] * 2_700_000",
+    "a value that fills the memory": "square = [[]] * 2_700_000",
+    "an answer that takes long": """
+from decimal import Decimal
+def square(x): return Decimal("1e999999")
+""",
+    "a frame too many": """
+import os
+os.write(5, b"\\0\\0\\0\\x02[]")
+def square(x): return 4
+""",
+}
+
+
+@pytest.mark.parametrize("program", SABOTAGE.values(), ids=SABOTAGE.keys())
+def test_no_program_makes_its_checks_look_broken(program, examine):
+    for checks in (CHECKS, "assert square([square(2)]) == 4", "assert int(square(2)) == 4"):
+        outcome = examine(program, checks).outcome
+        assert outcome not in (Outcome.CHECKS_BROKEN, Outcome.HELD)
 
 
 @pytest.mark.parametrize("program", ATTACKS.values(), ids=ATTACKS.keys())

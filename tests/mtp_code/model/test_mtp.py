@@ -1,0 +1,202 @@
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from mtp_code.model.cache import KeyValueCache
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import MTPModel, build_model
+
+SHAPES = {
+    "plain": {},
+    "grouped queries": {"num_kv_heads": 2},
+    "biased and normed": {"qkv_bias": True, "qk_norm": True},
+    "wide attention heads": {"attn_head_width": 16},
+    "tied": {"tied_embeddings": True},
+}
+
+
+def config_of(**changes: object) -> ModelConfig:
+    values = {
+        "vocab_size": 61, "width": 32, "num_layers": 5, "num_attn_heads": 4, "ffn_width": 48,
+        "num_mtp_heads": 3, "context": 40,
+    }  # fmt: skip
+    return ModelConfig.model_validate(values | changes)
+
+
+def model_of(**changes: object) -> MTPModel:
+    model = build_model(config_of(**changes), seed=0).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Not the initial ones and zeros, which would hide a norm or bias in the wrong place.
+            if parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(len(name)))
+            else:
+                parameter.mul_(5)
+    return model.requires_grad_(False)
+
+
+def tokens_of(rows: int, length: int) -> Tensor:
+    return torch.randint(0, 61, (rows, length), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_trunk_and_first_head_are_a_llama_model(changes):
+    """Against the transformers library's Llama (Qwen3 where queries and keys are normed)."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    ours = model_of(**changes)
+    shape = ours.config
+    kind, kind_config = (
+        (Qwen3ForCausalLM, Qwen3Config) if shape.qk_norm else (LlamaForCausalLM, LlamaConfig)
+    )
+    theirs = kind(
+        kind_config(
+            vocab_size=61,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=shape.num_trunk_layers + 1,
+            num_attention_heads=4,
+            num_key_value_heads=shape.kv_heads,
+            head_dim=shape.head_width,
+            max_position_embeddings=40,
+            rms_norm_eps=shape.norm_eps,
+            rope_theta=shape.rope_theta,
+            attention_bias=shape.qkv_bias,
+            tie_word_embeddings=shape.tied_embeddings,
+        )
+    ).double()
+    weights = {
+        "model.embed_tokens.weight": ours.trunk.embedding.weight,
+        "model.norm.weight": ours.norm.weight,
+        "lm_head.weight": ours.unembedding.weight,
+    }
+    for number, block in enumerate([*ours.trunk.layers, ours.mtp_heads.layers[0]]):
+        prefix = f"model.layers.{number}."
+        attn = block.attn
+        names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        for name, weight in zip(names, attn.qkv.weight.split(attn.widths), strict=True):
+            weights[f"{prefix}{name}.weight"] = weight
+        if shape.qkv_bias:
+            for name, bias in zip(names, attn.qkv.bias.split(attn.widths), strict=True):
+                weights[f"{prefix}{name}.bias"] = bias
+            weights[prefix + "self_attn.o_proj.bias"] = torch.zeros(32)
+        if shape.qk_norm:
+            weights[prefix + "self_attn.q_norm.weight"] = attn.q_norm.weight
+            weights[prefix + "self_attn.k_norm.weight"] = attn.k_norm.weight
+        gate, up = block.ffn.gate_up.weight.chunk(2)
+        weights |= {
+            prefix + "self_attn.o_proj.weight": attn.out.weight,
+            prefix + "mlp.gate_proj.weight": gate,
+            prefix + "mlp.up_proj.weight": up,
+            prefix + "mlp.down_proj.weight": block.ffn.down.weight,
+            prefix + "input_layernorm.weight": block.attn_norm.weight,
+            prefix + "post_attention_layernorm.weight": block.ffn_norm.weight,
+        }
+    theirs.load_state_dict(weights)
+    tokens_BT = tokens_of(2, 17)
+    with torch.no_grad():
+        expected = theirs(tokens_BT).logits
+    torch.testing.assert_close(ours(tokens_BT)[0], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_reading_piece_by_piece_equals_reading_at_once(changes):
+    model = model_of(**changes)
+    tokens_BT = tokens_of(2, 12)
+    whole_KBTV = model(tokens_BT)
+    cache = KeyValueCache(model.config, num_rows=2, capacity=12, dtype=torch.float64)
+    pieces = []
+    for piece in tokens_BT.split([5, 1, 4, 2], dim=1):
+        attending = model.trunk.attend_cached(cache, piece.shape[1])
+        hidden = model.trunk(piece, attending)
+        pieces.append(torch.stack([model.logits(k, hidden, attending) for k in (1, 2, 3)]))
+        cache.commit(torch.full((2,), piece.shape[1]))
+    torch.testing.assert_close(torch.cat(pieces, dim=2), whole_KBTV)
+
+
+def test_rows_advance_and_roll_back_on_their_own():
+    model = model_of(num_kv_heads=2)
+    tokens_BT = tokens_of(3, 14)
+    cache = KeyValueCache(model.config, num_rows=3, capacity=20, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    while (begin_B := cache.lengths_B.clone()).max() < 11:
+        # Three tokens a row, of which the last ones may be wrong drafts that are rolled back.
+        kept_B = torch.randint(1, 4, (3,), generator=generator)
+        places_BT = begin_B[:, None] + torch.arange(3)
+        piece_BT = tokens_BT.gather(1, places_BT)
+        wrong_BT = torch.arange(3) >= kept_B[:, None]
+        piece_BT = torch.where(wrong_BT, (piece_BT + 7) % 61, piece_BT)
+        attending = model.trunk.attend_cached(cache, 3)
+        hidden = model.trunk(piece_BT, attending)
+        logits_BTV = model.logits(1, hidden, attending)
+        for row in range(3):
+            end = int(begin_B[row] + kept_B[row])
+            expected = model(tokens_BT[row : row + 1, :end])[0, 0]
+            ours = logits_BTV[row, : int(kept_B[row])]
+            torch.testing.assert_close(ours, expected[int(begin_B[row]) :])
+        cache.commit(kept_B)
+
+
+def test_answering_for_one_token_equals_answering_for_all():
+    model = model_of(num_kv_heads=2, qkv_bias=True, qk_norm=True)
+    tokens_BT = tokens_of(3, 9)
+    chosen_B = torch.tensor([8, 0, 4])
+    for make in ("whole", "cached"):
+        if make == "whole":
+            same = torch.zeros(3, 9, dtype=torch.int)
+            attending = model.trunk.attend(tokens_BT, same)
+        else:
+            cache = KeyValueCache(model.config, num_rows=3, capacity=9, dtype=torch.float64)
+            attending = model.trunk.attend_cached(cache, 9)
+        hidden = model.trunk(tokens_BT, attending)
+        everywhere = model.logits(2, hidden, attending)
+        only = model.logits(2, hidden, attending.only(chosen_B))
+        torch.testing.assert_close(only[:, 0], everywhere[torch.arange(3), chosen_B])
+
+
+def test_no_position_sees_the_future():
+    model = model_of()
+    tokens_BT = tokens_of(1, 10)
+    changed_BT = tokens_BT.clone()
+    changed_BT[:, 6] = (changed_BT[:, 6] + 1) % 61
+    ours, theirs = model(tokens_BT), model(changed_BT)
+    torch.testing.assert_close(ours[:, :, :6], theirs[:, :, :6])
+    assert not torch.allclose(ours[:, :, 6:], theirs[:, :, 6:])
+
+
+@pytest.mark.parametrize("num_mtp_heads", [1, 2, 4])
+def test_heads_take_their_layers_from_the_trunk_at_equal_parameters(num_mtp_heads):
+    model = build_model(config_of(num_mtp_heads=num_mtp_heads), seed=0)
+    plain = build_model(config_of(num_mtp_heads=1), seed=0)
+    assert len(model.trunk.layers) == 5 - num_mtp_heads
+    count = [sum(p.numel() for p in m.parameters()) for m in (model, plain)]
+    assert count[0] == count[1]
+
+
+def test_equal_seeds_give_equal_weights():
+    first, second, other = (build_model(config_of(), seed=seed) for seed in (1, 1, 2))
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, second, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_more_than_the_cache_holds_is_refused():
+    model = model_of()
+    cache = KeyValueCache(model.config, num_rows=1, capacity=4)
+    with pytest.raises(ValueError, match="holds 4 tokens a row, 5 asked for"):
+        model.trunk.attend_cached(cache, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"num_mtp_heads": 6}, "needs at least as many num_layers"),
+        ({"width": 30}, "set attn_head_width"),
+        ({"num_kv_heads": 3}, "no multiple of num_kv_heads"),
+        ({"attn_head_width": 5}, "even width"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(changes, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        config_of(**changes)
