@@ -93,5 +93,3 @@ def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
         ],
         "identical_outputs": num_identical,
     }
-
-

@@ -1,0 +1,55 @@
+"""``python -m sandbox probe`` and ``python -m sandbox run FILE``.
+
+Exit status: 0 if all holds, or the program exited with 0; 1 if not; 2 for a wrong call; 3 where
+this machine cannot contain programs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sandbox import Ending, Limits, SandboxUnavailable, probe, run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="Run hostile Python.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("probe", help="try each mechanism on this machine")
+    runner = commands.add_parser("run", help="run a program")
+    runner.add_argument("file", type=Path)
+    runner.add_argument("--cpu-s", type=float, default=Limits.cpu_s, help="CPU seconds")
+    runner.add_argument("--memory-mb", type=int, default=Limits.memory_bytes >> 20)
+    runner.add_argument(
+        "--unsafe-no-sandbox", action="store_true", help="run it with all your rights"
+    )
+    arguments = parser.parse_args()
+    if arguments.command == "probe":
+        return _probe()
+    try:
+        program = arguments.file.read_text(encoding="utf-8")
+        limits = Limits(cpu_s=arguments.cpu_s, memory_bytes=arguments.memory_mb << 20)
+        execution = run(program, limits, unsafe_no_sandbox=arguments.unsafe_no_sandbox)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{arguments.file}: {error}\n")
+        return 2
+    except SandboxUnavailable as unavailable:
+        sys.stderr.write(f"{unavailable}\n")
+        return 3
+    sys.stdout.write(execution.output_tail)
+    sys.stdout.flush()
+    sys.stderr.write(
+        f"{execution.ending.value} | exit code {execution.exit_code} | {execution.cpu_s:.3f} s CPU "
+        f"in {execution.wall_s:.3f} s | {execution.peak_memory_bytes >> 20} MB | "
+        f"isolation {execution.isolation}\n"
+    )
+    return 0 if execution.ending is Ending.EXITED and execution.exit_code == 0 else 1
+
+
+def _probe() -> int:
+    found = probe()
+    sys.stdout.write(f"{found}\n")
+    return 0 if found.holds else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

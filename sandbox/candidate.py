@@ -1,0 +1,219 @@
+"""The program's side, inside the room: run it, then answer calls until killed.
+
+Nothing here decides anything. The program shares this process, and may make it answer whatever it
+likes; what it cannot do is see or touch the checks that its answers are compared with.
+"""
+
+import atexit
+import errno
+import json
+import linecache
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import ModuleType, TracebackType
+from typing import Any, Final, NoReturn
+
+from sandbox import wire
+
+FILE_NAME: Final = "program.py"
+_MUTABLE: Final = frozenset(
+    "list dict set bytearray deque Counter OrderedDict defaultdict".split()  # noqa: SIM905
+)
+
+# What a proxy may ask of an object beyond calling it and reading its attributes.
+SPECIAL: Final[dict[str, Callable[..., object]]] = {
+    "__len__": len,
+    "__iter__": iter,
+    "__next__": next,
+    "__bool__": bool,
+    "__str__": str,
+    "__repr__": repr,
+    "__int__": int,
+    "__float__": float,
+    "__getitem__": lambda held, key: held[key],
+    "__setitem__": lambda held, key, value: held.__setitem__(key, value),
+    "__delitem__": lambda held, key: held.__delitem__(key),
+    "__instancecheck__": lambda held, other: isinstance(other, held),
+}
+
+
+def run_program(source: str, note: int) -> int:
+    """Run a whole program as ``__main__``; its exit code. What it raised is told in ``note``."""
+    module = _module("__main__", source)
+    try:
+        exec(compile(source, FILE_NAME, "exec", dont_inherit=True), module.__dict__)
+        code = 0
+    except SystemExit as exit_:
+        code = _exit_code(exit_)
+    except BaseException as error:  # noqa: BLE001 - a traceback is what Python would print too
+        code = 1
+        os.pwrite(note, json.dumps({"raised": _kind(error)}).encode(), 0)
+        _print_traceback(error)
+    threading._shutdown()  # type: ignore[attr-defined] # as the interpreter would: wait for threads
+    atexit._run_exitfuncs()
+    return code
+
+
+def serve(source: str, stream: wire.Stream) -> NoReturn:
+    """Run a program as a module, then answer calls to it; never returns."""
+    module = _module("program", source)
+    try:
+        exec(compile(source, FILE_NAME, "exec", dont_inherit=True), module.__dict__)
+    except SystemExit as exit_:
+        _leave(_exit_code(exit_))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the checks are told
+        _print_traceback(error)
+        flaw = "syntax error" if _is_syntax_error(error) else "raised"
+        wire.send(stream, ["broken", flaw, _kind(error), describe(error)])
+        while True:
+            threading.Event().wait()
+    wire.send(stream, ["ready"])
+    _Server(module, stream).run()
+
+
+class _Server:
+    """Answers one message at a time; keeps the objects that were referred to."""
+
+    def __init__(self, module: ModuleType, stream: wire.Stream) -> None:
+        self._module = module
+        self._stream = stream
+        self._held: list[object] = []
+        self._keys: dict[int, int] = {}
+
+    def run(self) -> NoReturn:
+        while (message := wire.receive(self._stream)) is not None:
+            try:
+                answer = self._answer(*message)
+            except SystemExit as exit_:
+                _leave(_exit_code(exit_))
+            except BaseException as error:  # noqa: BLE001 - it belongs to the checks
+                answer = self._raised(error)
+            try:
+                wire.send(self._stream, answer)
+            except wire.Unsendable as error:
+                wire.send(self._stream, self._raised(error))
+        # The checks are through. What is left is to be killed.
+        while True:
+            threading.Event().wait()
+
+    def _answer(self, request: str, *rest: Any) -> wire.Json:
+        match request, rest:
+            case "names", [names]:
+                known = vars(self._module)
+                found = {name: known[name] for name in names if name in known}
+                return ["value", self._encode(found)]
+            case "call", [key, arguments]:
+                return self._call(self._held[key], arguments)
+            case "getattr", [key, name]:
+                return ["value", self._encode(getattr(self._held[key], name))]
+            case "setattr", [key, name, value]:
+                setattr(self._held[key], name, self._decode(value))
+                return ["value", None]
+            case "special", [key, method, *operands]:
+                operation = SPECIAL[method]
+                answer = operation(self._held[key], *map(self._decode, operands))
+                return ["value", self._encode(answer)]
+        raise wire.ProtocolError(f"unknown request {request!r}")
+
+    def _call(self, function: Any, data: wire.Json) -> wire.Json:
+        """Call; where it changed its arguments, their new state goes with the answer."""
+        positional, named = self._decode(data)
+        may_change = _holds_mutable(data)
+        before = json.dumps(self._encode((positional, named))) if may_change else ""
+        result = function(*positional, **named)
+        answer = ["value", self._encode(result)]
+        if may_change:
+            after = self._encode((positional, named))
+            if json.dumps(after) != before:
+                answer.append(after)
+        return answer
+
+    def _encode(self, value: object) -> wire.Json:
+        return wire.encode(value, self._refer)
+
+    def _decode(self, data: wire.Json) -> Any:
+        return wire.decode(data, lambda key, _: self._held[key])
+
+    def _refer(self, value: object) -> wire.Json:
+        key = self._keys.get(id(value))
+        if key is None:
+            key = self._keys[id(value)] = len(self._held)
+            self._held.append(value)  # and so its id stays its own
+        return wire.reference(key, type(value).__name__[:100])
+
+    def _raised(self, error: BaseException) -> wire.Json:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        return ["raised", kinds, str(error)[:1000], _kind(error), describe(error)]
+
+
+def _holds_mutable(data: wire.Json) -> bool:
+    return type(data) is list and (data[0] in _MUTABLE or any(map(_holds_mutable, data[1:])))
+
+
+def _module(name: str, source: str) -> ModuleType:
+    """A module as the program should find it, with its source where tracebacks look for it."""
+    linecache.cache[FILE_NAME] = (len(source), None, source.splitlines(keepends=True), FILE_NAME)
+    module = ModuleType(name)
+    module.__file__ = FILE_NAME
+    sys.modules[name] = module
+    sys.argv = [FILE_NAME]
+    return module
+
+
+def describe(error: BaseException) -> str:
+    """The error, with the line of the program where it arose."""
+    if isinstance(error, SyntaxError) and error.filename == FILE_NAME:
+        return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
+    text = f"{type(error).__name__}: {error}"[:1000].removesuffix(": ")
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__, limit=-50)
+        if frame.filename == FILE_NAME
+    ]
+    return f"{text} (line {lines[-1]})" if lines else text
+
+
+def _kind(error: BaseException) -> str:
+    """What an uncaught error says about containment, else the name of its type."""
+    if isinstance(error, MemoryError):
+        return "MemoryError"
+    if isinstance(error, PermissionError) and error.errno == errno.EPERM:
+        return "EPERM"
+    return type(error).__name__[:100]
+
+
+def _is_syntax_error(error: BaseException) -> bool:
+    """Whether the program itself could not be compiled: not what it compiled or parsed later."""
+    frames: TracebackType | None = error.__traceback__
+    return (
+        isinstance(error, SyntaxError | ValueError)
+        and frames is not None
+        and frames.tb_next is None
+    )
+
+
+def _print_traceback(error: BaseException) -> None:
+    """To standard error, from the program's first frame on."""
+    own = error.__traceback__
+    sys.stdout.flush()
+    traceback.print_exception(type(error), error, own.tb_next if own else None)
+    sys.stderr.flush()
+
+
+def _exit_code(exit_: SystemExit) -> int:
+    """As the interpreter has it: none is 0, an integer is itself, all else is printed and 1."""
+    if exit_.code is None:
+        return 0
+    if isinstance(exit_.code, int):
+        return exit_.code & 0xFF
+    sys.stderr.write(f"{exit_.code}\n")
+    return 1
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

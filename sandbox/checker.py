@@ -1,0 +1,362 @@
+"""The checks' side: run them with stand-ins for what the program defines, and say what they found.
+
+This process never executes the program, nor anything else that the program sends: answers are
+rebuilt as plain data of exact types by `wire.decode`, and compared here.
+"""
+
+import ast
+import builtins
+import json
+import linecache
+import operator
+import os
+import re
+import reprlib
+import symtable
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NoReturn
+
+from sandbox import wire
+from sandbox.candidate import SPECIAL
+from sandbox.examination import Outcome
+
+FILE_NAME: Final = "checks.py"
+_MAX_DETAIL: Final = 2000
+_OUT_OF_PROTOCOL: Final = "the program answered out of protocol"
+_GONE: Final = "the program ended before its checks were through"
+
+
+class RemoteError(Exception):
+    """The program raised something that is no builtin Exception, nor a subclass of one."""
+
+
+class ProgramLost(BaseException):
+    """The program's process ended, or answers out of protocol: no check can go on."""
+
+
+class NotData(Exception):  # noqa: N818
+    """The checks hand over something that cannot be sent: their own fault."""
+
+
+class _Broken(Exception):  # noqa: N818
+    """The program could not even be loaded."""
+
+    def __init__(self, outcome: Outcome, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome, self.kind, self.detail = outcome, kind, detail
+
+
+def run_checks(source: str, names: tuple[str, ...], stream: wire.Stream, note: int) -> None:
+    """Run the checks; write to ``note`` what they found: outcome, detail, kind of error if any."""
+    outcome, detail, kind = examine(source, names, stream)
+    # The program chose these texts, and could make the note overflow.
+    report = {
+        "outcome": outcome.value,
+        "detail": detail[:_MAX_DETAIL],
+        "raised": (kind or "")[:100],
+    }
+    os.pwrite(note, json.dumps(report).encode("ascii"), 0)
+
+
+def examine(
+    source: str, names: tuple[str, ...], stream: wire.Stream
+) -> tuple[Outcome, str, str | None]:
+    """The outcome, a line on what led to it, and the kind of error that the program raised."""
+    try:
+        code, used = _compile(source, names)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        return Outcome.CHECKS_BROKEN, f"the checks do not compile: {error}", None
+    program = _Program(stream)
+    namespace: dict[str, object] = {"__name__": "checks"}
+    try:
+        namespace |= program.load(used)
+        exec(code, namespace)
+    except _Broken as broken:
+        return broken.outcome, broken.detail, broken.kind
+    except BaseException as error:  # noqa: BLE001 - whatever ended the checks, it has an outcome
+        if program.is_lost is None:
+            return _outcome(error, program, used - namespace.keys(), source)
+    if program.is_lost is not None:
+        return program.is_lost, program.why, None
+    return Outcome.HELD, "", None
+
+
+def _outcome(
+    error: BaseException, program: "_Program", missing: set[str], source: str
+) -> tuple[Outcome, str, str | None]:
+    """What it means that the checks ended in ``error``.
+
+    Only what no program can bring about is called the checks' own fault: else one could end the
+    judging of all the others.
+    """
+    where = _where(error, source)
+    if error is program.raised:
+        return Outcome.RAISED, f"{program.raised_detail}; {where}", program.raised_kind
+    if isinstance(error, NotData):
+        return Outcome.CHECKS_BROKEN, f"{error}; {where}", None
+    if isinstance(error, NameError) and error.name in missing:
+        return Outcome.UNDEFINED, f"the program does not define {error.name}", None
+    if isinstance(error, AssertionError):
+        return Outcome.FAILED, f"{where}{program.last_answer()}", None
+    said = "".join(traceback.format_exception_only(error)).strip()
+    return Outcome.RAISED, f"{said} in the checks; {where}{program.last_answer()}", None
+
+
+def _where(error: BaseException, source: str) -> str:
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == FILE_NAME and frame.lineno
+    ]
+    if not lines:
+        return "before the first check"
+    # Compiling kept the numbers of the source's lines.
+    text = _lines(source)[lines[-1] - 1].strip()
+    return f"checks, line {lines[-1]}: {text[:300]}"
+
+
+def _compile(source: str, names: tuple[str, ...]) -> tuple[Any, set[str]]:
+    """The checks' code without their own definitions of ``names``, and the names that it takes
+    from the program."""
+    source = _without_definitions(source, names)
+    linecache.cache[FILE_NAME] = (len(source), None, source.splitlines(keepends=True), FILE_NAME)
+    used = _free_names(symtable.symtable(source, FILE_NAME, "exec")) | set(names)
+    return compile(source, FILE_NAME, "exec", dont_inherit=True), used
+
+
+def _without_definitions(source: str, names: tuple[str, ...]) -> str:
+    """The source with top-level functions and classes of these names blanked out, line for line."""
+    if not any(re.search(rf"(def|class)\s+{re.escape(name)}\b", source) for name in names):
+        return source  # so that few need to be parsed twice
+    lines = _lines(source)
+    for node in ast.parse(source, FILE_NAME).body:
+        if (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            and node.name in names
+        ):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            last = node.end_lineno or node.lineno
+            lines[first - 1 : last] = [""] * (last - first + 1)
+    return "\n".join(lines)
+
+
+def _lines(source: str) -> list[str]:
+    """Lines as the compiler counts them; str.splitlines() knows more ends of lines."""
+    return source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _free_names(module: symtable.SymbolTable) -> set[str]:
+    """Names that are read somewhere as globals, but neither assigned at top level nor builtins."""
+    assigned = {s.get_name() for s in module.get_symbols() if s.is_assigned() or s.is_imported()}
+    read: set[str] = set()
+    tables = deque([module])
+    while tables:
+        table = tables.popleft()
+        tables.extend(table.get_children())
+        read.update(
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_referenced() and (symbol.is_global() or table is module)
+        )
+    return read - assigned - vars(builtins).keys()
+
+
+class _Program:
+    """The program as the checks see it: one request at a time, and what came of the last call."""
+
+    def __init__(self, stream: wire.Stream) -> None:
+        self._stream = stream
+        self._objects: dict[int, RemoteObject] = {}
+        self._last_call: tuple[str, tuple[Any, ...], dict[str, Any], object] | None = None
+        self.is_lost: Outcome | None = None  # once set, nothing makes the checks hold
+        self.why = ""
+        self.raised: BaseException | None = None
+        self.raised_detail = ""
+        self.raised_kind: str | None = None
+
+    def load(self, names: Iterable[str]) -> dict[str, object]:
+        """Wait until the program is loaded; what it defines of ``names``."""
+        match self._receive():
+            case ["ready"]:
+                pass
+            case ["broken", str(flaw), str(kind), str(detail)]:
+                outcome = Outcome.SYNTAX_ERROR if flaw == "syntax error" else Outcome.RAISED
+                raise _Broken(outcome, kind, detail)
+            case _:
+                self._lose(Outcome.RAISED, _OUT_OF_PROTOCOL)
+        found = self._ask("names", sorted(names))
+        if type(found) is not dict or not found.keys() <= set(names):
+            self._lose(Outcome.RAISED, _OUT_OF_PROTOCOL)
+        return found
+
+    def call(self, key: int, label: str, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        arguments = self._encode((positional, named))
+        answer = self._ask("call", key, arguments, changes=(positional, named))
+        self._last_call = label, positional, named, answer
+        return answer
+
+    def get_attribute(self, key: int, name: str) -> Any:
+        return self._ask("getattr", key, name)
+
+    def set_attribute(self, key: int, name: str, value: object) -> None:
+        self._ask("setattr", key, name, self._encode(value))
+
+    def special(self, key: int, method: str, operands: tuple[Any, ...]) -> Any:
+        return self._ask("special", key, method, *map(self._encode, operands))
+
+    def last_answer(self) -> str:
+        """The last call and its answer, for people."""
+        if self._last_call is None:
+            return ""
+        label, positional, named, answer = self._last_call
+        arguments = [*map(_SHORT.repr, positional)]
+        arguments += [f"{name}={_SHORT.repr(value)}" for name, value in named.items()]
+        return f"; {label}({', '.join(arguments)}) gave {_SHORT.repr(answer)}"
+
+    def _ask(self, *message: wire.Json, changes: object = None) -> Any:
+        """The answer to one request; ``changes`` takes on the state that a call left it in.
+
+        Raises:
+            Exception: what the program raised, as the nearest builtin class, else RemoteError.
+            ProgramLost: there is no answer, nor will there be one.
+        """
+        if self.is_lost is not None:
+            raise ProgramLost(self.why)
+        try:
+            wire.send(self._stream, message)
+        except OSError:
+            self._lose(Outcome.ENDED, _GONE)
+        match self._receive():
+            case ["value", data]:
+                return self._decode(data)
+            case ["value", data, after]:
+                _take_on(changes, self._decode(after))
+                return self._decode(data)
+            case ["raised", [*kinds], str(said), str(kind), str(detail)]:
+                self.raised = _as_builtin(kinds, said)
+                self.raised_kind, self.raised_detail = kind, detail
+                raise self.raised
+        return self._lose(Outcome.RAISED, _OUT_OF_PROTOCOL)
+
+    def _receive(self) -> wire.Json:
+        try:
+            message = wire.receive(self._stream)
+        except wire.ProtocolError as error:
+            self._lose(Outcome.RAISED, f"{_OUT_OF_PROTOCOL}: {error}")
+        if message is None:
+            self._lose(Outcome.ENDED, _GONE)
+        return message
+
+    def _encode(self, value: object) -> wire.Json:
+        return wire.encode(value, self._refer)
+
+    def _decode(self, data: wire.Json) -> Any:
+        try:
+            return wire.decode(data, self._resolve)
+        except wire.ProtocolError as error:
+            self._lose(Outcome.RAISED, f"{_OUT_OF_PROTOCOL}: {error}")
+
+    def _refer(self, value: object) -> wire.Json:
+        if type(value) is RemoteObject:
+            return value._reference()
+        raise NotData(f"the checks hand over a {type(value).__name__}, which is no plain data")
+
+    def _resolve(self, key: int, label: str) -> object:
+        held = self._objects.get(key)
+        if held is None:
+            held = self._objects[key] = RemoteObject(self, key, label)
+        return held
+
+    def _lose(self, outcome: Outcome, why: str) -> NoReturn:
+        self.is_lost, self.why = outcome, why
+        raise ProgramLost(why)
+
+
+class RemoteObject:
+    """Stands for an object that stays in the program's process; equals nothing but itself.
+
+    Calls, attributes, iteration and other questions that give nothing away are passed on. Operators
+    are not: asked whether it equals what is expected, or to subtract it, the program would see it.
+    """
+
+    __slots__ = ("__key", "__label", "__program")
+
+    def __init__(self, program: _Program, key: int, label: str) -> None:
+        object.__setattr__(self, "_RemoteObject__program", program)
+        object.__setattr__(self, "_RemoteObject__key", key)
+        object.__setattr__(self, "_RemoteObject__label", label)
+
+    def __call__(self, /, *positional: Any, **named: Any) -> Any:
+        return self.__program.call(self.__key, self.__label, positional, named)
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__program.get_attribute(self.__key, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self.__program.set_attribute(self.__key, name, value)
+
+    def _reference(self) -> wire.Json:
+        return wire.reference(self.__key, self.__label)
+
+
+def _special(method: str) -> Callable[..., Any]:
+    def forward(self: RemoteObject, /, *operands: Any) -> Any:
+        program: _Program = self._RemoteObject__program
+        return program.special(self._RemoteObject__key, method, operands)
+
+    return forward
+
+
+for _method in SPECIAL:
+    setattr(RemoteObject, _method, _special(_method))
+
+
+class _Short(reprlib.Repr):
+    def repr_RemoteObject(self, value: RemoteObject, level: int) -> str:  # noqa: N802
+        """Without asking the program."""
+        return f"<{value._reference()[2]}>"
+
+
+_SHORT: Final = _Short()
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def _as_builtin(kinds: list[Any], said: str) -> Exception:
+    """The exception to raise here for one whose classes, nearest first, have these names."""
+    for kind in kinds:
+        known = vars(builtins).get(kind) if type(kind) is str else None
+        if isinstance(known, type) and issubclass(known, Exception):
+            try:
+                return known(said)
+            except TypeError:  # UnicodeDecodeError and its like want more
+                continue
+    return RemoteError(f"{kinds[:1]}: {said}")
+
+
+def _take_on(old: object, new: object) -> object:
+    """What takes the place of ``old``: a container itself, changed to match ``new``, or ``new``."""
+    if type(old) is not type(new):
+        return new
+    match old, new:
+        case (tuple(), tuple()) if len(old) == len(new):
+            parts = tuple(map(_take_on, old, new))
+            return old if all(map(operator.is_, parts, old)) else new
+        case list(), list():
+            old[:] = [*map(_take_on, old, new), *new[len(old) :]]
+        case bytearray(), bytearray():
+            old[:] = new
+        case dict(), dict():
+            state = {key: _take_on(old.get(key), value) for key, value in new.items()}
+            old.clear()
+            old.update(state)
+        case set(), set():
+            old.clear()
+            old.update(new)
+        case deque(), deque():
+            old.clear()
+            old.extend(new)
+        case _:
+            return new
+    return old

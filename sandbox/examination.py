@@ -1,0 +1,42 @@
+"""What came of calling a program from checks that run elsewhere."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from sandbox.execution import Execution
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Python source that calls a program and asserts what the answers must be.
+
+    It runs in a second contained process, which never executes the program. Every name that it uses
+    and neither defines nor finds among the builtins stands for what the program calls so. ``names``
+    always do, even where they shadow a builtin; a function or class of such a name that the source
+    itself defines at top level is left out, so that a prompt with a stub of the function can serve
+    as set-up.
+    """
+
+    source: str
+    names: tuple[str, ...] = ()
+
+
+class Outcome(Enum):
+    """What the checks found. Only HELD means that every one of them was run and held."""
+
+    HELD = "held"
+    FAILED = "failed"  # an assertion of the checks did not hold
+    RAISED = "raised"  # the program raised, or its answer was nothing that the checks could use
+    SYNTAX_ERROR = "syntax error"
+    UNDEFINED = "undefined"  # the program lacks a name that the checks use
+    ENDED = "ended"  # it ended, or met a limit, before its checks were through: see its execution
+    CHECKS_BROKEN = "checks broken"  # the fault is the checks' own
+
+
+@dataclass(frozen=True)
+class Examination:
+    """``detail`` says in a line what led to the outcome; ``execution`` is the program's."""
+
+    outcome: Outcome
+    detail: str
+    execution: Execution

@@ -1,0 +1,172 @@
+"""Namespaces: an own view of users, mounts, network, ipc, host name, cgroups and processes."""
+
+import errno
+import os
+import signal
+from typing import Final
+
+from sandbox import libc
+from sandbox.errors import SandboxUnavailable
+
+# Who the room is on the host when root starts it. Root mapped to root would go on reading root's
+# files and would be exempt from RLIMIT_NPROC.
+NOBODY: Final = 65534
+# Who everybody is inside.
+INSIDE: Final = 1000
+
+_OUTER: Final = (
+    libc.CLONE_NEWNS
+    | libc.CLONE_NEWNET
+    | libc.CLONE_NEWIPC
+    | libc.CLONE_NEWUTS
+    | libc.CLONE_NEWCGROUP
+)
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+
+
+def enter_outer(proc: int) -> None:
+    """Move this process into namespaces of its own; root needs no user namespace for that yet.
+
+    ``proc`` is an open descriptor of the host's /proc.
+
+    Raises:
+        SandboxUnavailable: the kernel or its policy refuses.
+    """
+    as_root = os.geteuid() == 0
+    if as_root and not _knows(NOBODY, proc):
+        raise SandboxUnavailable(
+            "root of a user namespace without other users cannot become one of them",
+            "run as an ordinary user, outside of that namespace",
+        )
+    try:
+        if as_root:
+            libc.call("unshare", _OUTER)
+        else:
+            _enter_user_namespace(_OUTER, proc)
+    except OSError as refusal:
+        raise explain(refusal, proc) from refusal
+
+
+def become_nobody(proc: int) -> None:
+    """Leave root, then enter a user namespace that owns nothing but processes.
+
+    The capabilities it gives reach neither the mounts nor the network of the room. Its child, which
+    alone returns from here, is the init of a new pid namespace; this process waits for it.
+
+    Raises:
+        SandboxUnavailable: the kernel or its policy refuses.
+    """
+    try:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            # A change of user makes /proc/self root's own, and the maps in it unwritable.
+            libc.prctl(_PR_SET_DUMPABLE, 1)
+        _enter_user_namespace(libc.CLONE_NEWPID, proc)
+    except OSError as refusal:
+        raise explain(refusal, proc) from refusal
+    _continue_as_child()
+    libc.prctl(_PR_SET_DUMPABLE, 0)  # nobody else who is NOBODY may trace the room
+
+
+def fork_into_pid_namespace() -> int:
+    """Fork; the child is the init of a pid namespace of its own. Returns as os.fork() does.
+
+    Killing an init takes everything in its namespace with it.
+    """
+    # A second namespace can only be asked for from one's own, so step back into that first.
+    here = os.pidfd_open(os.getpid())
+    libc.call("setns", here, libc.CLONE_NEWPID)
+    os.close(here)
+    libc.call("unshare", libc.CLONE_NEWPID)
+    return os.fork()
+
+
+def _enter_user_namespace(others: int, proc: int) -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    libc.call("unshare", libc.CLONE_NEWUSER | others)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{INSIDE} {uid} 1"),
+        ("gid_map", f"{INSIDE} {gid} 1"),
+    ):
+        descriptor = os.open(f"self/{name}", os.O_WRONLY, dir_fd=proc)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _continue_as_child() -> None:
+    """Fork and return in the child; this process waits, and the two die together."""
+    parent_alive, parent_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(parent_end)
+        # The parent may have died before the line above: then its end of the pipe is closed.
+        os.set_blocking(parent_alive, False)
+        try:
+            os.read(parent_alive, 1)
+        except BlockingIOError:
+            os.close(parent_alive)
+            return
+        os._exit(1)
+    # Nothing but the end of the pipe stays open here: the other side of the room's control socket
+    # must see it close when the child dies.
+    os.closerange(0, parent_end)
+    os.closerange(parent_end + 1, os.sysconf("SC_OPEN_MAX"))
+    _, status = os.waitpid(child, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def explain(refusal: OSError, proc: int) -> SandboxUnavailable:
+    """A refusal in words, with the remedy that fits what this machine says about itself.
+
+    It may come late: AppArmor grants a user namespace, and then nothing that it is for.
+    """
+    if _setting(proc, "sys/user/max_user_namespaces") == "0":
+        return SandboxUnavailable(
+            "user namespaces are switched off",
+            "sudo sysctl user.max_user_namespaces=15000",
+        )
+    if _setting(proc, "sys/kernel/unprivileged_userns_clone") == "0":
+        return SandboxUnavailable(
+            "user namespaces are for root only on this machine",
+            "sudo sysctl kernel.unprivileged_userns_clone=1",
+        )
+    if _setting(proc, "sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return SandboxUnavailable(
+            "AppArmor keeps ordinary users from user namespaces (Ubuntu 23.10 and later)",
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, "
+            "or give the interpreter a profile with `userns,`",
+        )
+    if refusal.errno == errno.ENOSPC:
+        return SandboxUnavailable(
+            "no user namespace is left (user.max_user_namespaces, or 32 of them nested)",
+            "raise user.max_user_namespaces, or use fewer workers",
+        )
+    return SandboxUnavailable(
+        f"the kernel or a container's policy refuses namespaces or mounts ({refusal})",
+        "in Docker or Podman run with --security-opt seccomp=unconfined "
+        "--security-opt apparmor=unconfined, or with --privileged",
+    )
+
+
+def _knows(user: int, proc: int) -> bool:
+    """Whether this user namespace has a user of that number."""
+    ranges = (
+        map(int, line.split()) for line in (_setting(proc, "self/uid_map") or "").splitlines()
+    )
+    return any(first <= user < first + count for first, _, count in ranges)
+
+
+def _setting(proc: int, path: str) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY, dir_fd=proc)
+    except OSError:
+        return None
+    with os.fdopen(descriptor) as file:
+        return file.read().strip()

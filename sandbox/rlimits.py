@@ -1,0 +1,41 @@
+"""Resource limits that the kernel keeps for every process by itself."""
+
+import math
+import resource
+from typing import Final
+
+from sandbox.limits import MIB, Limits
+
+_STACK_BYTES: Final = 64 * MIB
+_SPARE_PROCESSES: Final = 1  # the zygote counts among the processes of its namespace
+
+
+def limit_room(limits: Limits) -> None:
+    """Limits that hold for a room and everything in it."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    _limit(resource.RLIMIT_RTPRIO, 0)
+    # Deep recursion through C functions is honest; the usual 8 MiB ends it in a segmentation fault.
+    _limit(resource.RLIMIT_STACK, _STACK_BYTES)
+    _limit(resource.RLIMIT_FSIZE, limits.tmp_bytes)
+
+
+def limit_sample(limits: Limits) -> None:
+    """Limits of one program.
+
+    The zygote ends it at ``cpu_s``. The kernel's limit, in whole seconds, stands behind that for
+    programs that use many processors at once.
+    """
+    _limit(resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1)
+    _limit(resource.RLIMIT_NPROC, limits.max_processes + _SPARE_PROCESSES)
+    _limit(resource.RLIMIT_NOFILE, limits.max_open_files)
+    _limit(resource.RLIMIT_AS, limits.memory_bytes)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Set both limits, or keep the hard one where it is lower already."""
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))

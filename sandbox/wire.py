@@ -1,0 +1,294 @@
+"""What passes between a program and its checks: strict tagged JSON in frames of bounded size.
+
+None, bool, str, float and short int stand for themselves; everything else is an array that begins
+with its tag. Only exact types are plain data. An object of any other type stays where it is, and a
+reference to it is sent; so nothing that a program defines, least of all its idea of equality, ever
+runs on the other side. (A subclass that leaves equality as it was, such as a named tuple, is sent
+as the plain value that it equals.)
+"""
+
+import json
+import math
+import struct
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final, Protocol
+
+MAX_FRAME_BYTES: Final = 8 << 20
+MAX_DEPTH: Final = 100
+_SHORT_INT: Final = 1 << 53
+
+_HEADER: Final = struct.Struct("!I")
+
+Json = Any  # what json.dumps takes
+Refer = Callable[[object], Json]
+Resolve = Callable[[int, str], object]
+
+
+class ProtocolError(Exception):
+    """A frame or value that no honest peer sends."""
+
+
+class Unsendable(Exception):  # noqa: N818 - raised in the program's process and told as a ValueError
+    """A value that is nested too deep or too large to send."""
+
+
+class Stream(Protocol):
+    """A connected stream socket."""
+
+    def sendall(self, data: bytes, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+
+
+def send(stream: Stream, message: Json) -> None:
+    """Send one message.
+
+    Raises:
+        Unsendable: it is larger than MAX_FRAME_BYTES.
+        OSError: the other side is gone.
+    """
+    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    if len(body) > MAX_FRAME_BYTES:
+        raise Unsendable(f"larger than {MAX_FRAME_BYTES >> 20} MB as data")
+    stream.sendall(_HEADER.pack(len(body)) + body)
+
+
+def receive(stream: Stream) -> Json | None:
+    """The next message, or None where the other side is gone (even in the middle of one).
+
+    Raises:
+        ProtocolError: it is too large, or not the JSON that `send` writes.
+    """
+    header = _receive_exactly(stream, _HEADER.size)
+    if header is None:
+        return None
+    (size,) = _HEADER.unpack(header)
+    if size > MAX_FRAME_BYTES:
+        raise ProtocolError(f"a frame of {size} bytes")
+    body = _receive_exactly(stream, size)
+    return None if body is None else parse(body)
+
+
+def parse(body: bytes) -> Json:
+    """Read JSON as `send` writes it: ASCII, no objects, no NaN.
+
+    Raises:
+        ProtocolError: it is anything else.
+    """
+    try:
+        return json.loads(body.decode("ascii"), object_pairs_hook=_refuse, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"not the protocol's JSON ({error})") from None
+
+
+def _refuse(_: object) -> object:
+    raise ValueError("objects and constants are not used")
+
+
+def _receive_exactly(stream: Stream, size: int) -> bytes | None:
+    received = bytearray()
+    while len(received) < size:
+        try:
+            part = stream.recv(min(size - len(received), 1 << 20))
+        except ConnectionResetError:
+            return None
+        if not part:
+            return None
+        received += part
+    return bytes(received)
+
+
+def encode(value: object, refer: Refer, depth: int = 0) -> Json:
+    """``value`` as JSON; ``refer`` gives the JSON that stands for an object that is not plain data.
+
+    Raises:
+        Unsendable: it is nested deeper than MAX_DEPTH.
+    """
+    kind = type(value)
+    if kind is int:
+        return value if -_SHORT_INT < value < _SHORT_INT else ["int", hex(value)]  # type: ignore[operator, arg-type]
+    if value is None or kind is bool:
+        return value
+    if kind is str:
+        return value if _is_unicode(value) else ["str", _units(value)]  # type: ignore[arg-type]
+    if kind is float:
+        return value if math.isfinite(value) else ["float", str(value)]  # type: ignore[arg-type]
+    if depth >= MAX_DEPTH:
+        raise Unsendable(f"nested deeper than {MAX_DEPTH}")
+    encoder = _ENCODERS.get(kind)
+    if encoder is not None:
+        return encoder(value, lambda part: encode(part, refer, depth + 1))
+    if kind is type and value in _TYPE_NAMES:
+        return ["type", _TYPE_NAMES[value]]
+    plain = _plain_base(value)
+    return refer(value) if plain is None else encode(plain, refer, depth + 1)
+
+
+def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
+    """The value that `encode` was given; ``resolve`` gives the object for a reference.
+
+    Raises:
+        ProtocolError: ``data`` is nothing that `encode` returns.
+    """
+    kind = type(data)
+    if kind is not list:
+        return data
+    if depth >= MAX_DEPTH:
+        raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
+    if not data or type(data[0]) is not str:
+        raise ProtocolError("an array without a tag")
+    tag, *parts = data
+    if tag == "ref":
+        match parts:
+            case [int(key), str(label)] if type(key) is int:
+                return resolve(key, label)
+        raise ProtocolError("a broken reference")
+    decoder = _DECODERS.get(tag)
+    if decoder is None:
+        raise ProtocolError(f"unknown tag {tag[:20]!r}")
+    try:
+        return decoder([decode(part, resolve, depth + 1) for part in parts])
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise ProtocolError(f"a broken {tag} ({error})") from None
+
+
+def reference(key: int, label: str) -> Json:
+    """What stands for the object that the sender knows by ``key``; ``label`` is for people."""
+    return ["ref", key, label]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether JSON brings it back as it was: surrogates may be paired on the way."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _units(text: str) -> str:
+    return text.encode("utf-32-be", "surrogatepass").hex()
+
+
+def _plain_base(value: object) -> object:
+    """What equals ``value``, of a subclass that left equality alone, as a plain type; else None."""
+    kind = type(value)
+    for base, convert in _BASES.items():
+        if issubclass(kind, base):
+            same = all(
+                getattr(kind, method, None) is getattr(base, method, None)
+                for method in ("__eq__", "__ne__", "__hash__", "__iter__")
+            )
+            return convert(value) if same else None
+    return None
+
+
+# Not through str(value) and the like: those a subclass may override.
+_BASES: Final[dict[type, Callable[[Any], object]]] = {
+    tuple: tuple,
+    list: list,
+    dict: dict,
+    set: set,
+    frozenset: frozenset,
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+}
+
+
+Encode = Callable[[object], Json]
+
+
+def _tagged(tag: str, parts: Callable[[Any], Any]) -> Callable[[Any, Encode], Json]:
+    return lambda value, inner: [tag, *map(inner, parts(value))]
+
+
+def _pairs(mapping: dict[object, object]) -> Iterator[object]:
+    for key, value in mapping.items():
+        yield key
+        yield value
+
+
+def _from_pairs(parts: list[Any]) -> dict[Any, Any]:
+    if len(parts) % 2:
+        raise ValueError("a key without a value")
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _one(parts: list[Any], kind: type) -> Any:
+    if len(parts) != 1 or type(parts[0]) is not kind:
+        raise ValueError(f"one {kind.__name__} expected")
+    return parts[0]
+
+
+def _numbers(parts: list[Any], *kinds: type) -> list[Any]:
+    if len(parts) != len(kinds) or any(type(p) is not k for p, k in zip(parts, kinds, strict=True)):
+        raise ValueError("wrong parts")
+    return parts
+
+
+def _date_parts(value: date) -> tuple[int, int, int]:
+    return value.year, value.month, value.day
+
+
+def _time_parts(value: time | datetime) -> tuple[int, int, int, int]:
+    if value.tzinfo is not None:
+        raise Unsendable("a time with a zone")
+    return value.hour, value.minute, value.second, value.microsecond
+
+
+_TYPES: Final[dict[str, type]] = {
+    kind.__name__: kind
+    for kind in (
+        object, type, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set,
+        frozenset, range, type(None),
+    )
+}  # fmt: skip
+_TYPE_NAMES: Final[dict[object, str]] = {kind: name for name, kind in _TYPES.items()}
+
+_ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
+    list: _tagged("list", iter),
+    tuple: _tagged("tuple", iter),
+    dict: _tagged("dict", _pairs),
+    set: _tagged("set", iter),
+    frozenset: _tagged("frozenset", iter),
+    complex: _tagged("complex", lambda value: (value.real, value.imag)),
+    bytes: _tagged("bytes", lambda value: (value.hex(),)),
+    bytearray: _tagged("bytearray", lambda value: (value.hex(),)),
+    range: _tagged("range", lambda value: (value.start, value.stop, value.step)),
+    deque: _tagged("deque", lambda value: (value.maxlen, *value)),
+    Counter: _tagged("Counter", _pairs),
+    OrderedDict: _tagged("OrderedDict", _pairs),
+    defaultdict: _tagged("defaultdict", _pairs),
+    Decimal: _tagged("Decimal", lambda value: (str(value),)),
+    Fraction: _tagged("Fraction", lambda value: (value.numerator, value.denominator)),
+    date: _tagged("date", _date_parts),
+    time: _tagged("time", _time_parts),
+    datetime: _tagged("datetime", lambda value: (*_date_parts(value), *_time_parts(value))),
+    timedelta: _tagged("timedelta", lambda value: (value.days, value.seconds, value.microseconds)),
+}
+
+_DECODERS: Final[dict[str, Callable[[list[Any]], Any]]] = {
+    "int": lambda parts: int(_one(parts, str), 16),
+    "float": lambda parts: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[_one(parts, str)],
+    "str": lambda parts: bytes.fromhex(_one(parts, str)).decode("utf-32-be", "surrogatepass"),
+    "type": lambda parts: _TYPES[_one(parts, str)],
+    "list": list,
+    "tuple": tuple,
+    "dict": _from_pairs,
+    "set": set,
+    "frozenset": frozenset,
+    "complex": lambda parts: complex(*_numbers(parts, float, float)),
+    "bytes": lambda parts: bytes.fromhex(_one(parts, str)),
+    "bytearray": lambda parts: bytearray.fromhex(_one(parts, str)),
+    "range": lambda parts: range(*_numbers(parts, int, int, int)),
+    "deque": lambda parts: deque(parts[1:], parts[0]),
+    "Counter": lambda parts: Counter(_from_pairs(parts)),
+    "OrderedDict": lambda parts: OrderedDict(_from_pairs(parts)),
+    "defaultdict": lambda parts: defaultdict(None, _from_pairs(parts)),
+    "Decimal": lambda parts: Decimal(_one(parts, str)),
+    "Fraction": lambda parts: Fraction(*_numbers(parts, int, int)),
+    "date": lambda parts: date(*_numbers(parts, *[int] * 3)),
+    "time": lambda parts: time(*_numbers(parts, *[int] * 4)),
+    "datetime": lambda parts: datetime(*_numbers(parts, *[int] * 7)),
+    "timedelta": lambda parts: timedelta(*_numbers(parts, *[int] * 3)),
+}
