@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -22,6 +21,7 @@ from mtp_code.errors import CheckpointError
 from mtp_code.files import whole_folder
 from mtp_code.model.mtp import MTPModel
 
+CHECKPOINTS_DIR = "checkpoints"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -39,12 +39,12 @@ class TrainingState(Strict):
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
-    return run_dir / "checkpoints" / f"step-{step:08d}"
+    return run_dir / CHECKPOINTS_DIR / f"step-{step:08d}"
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
     """The run's newest whole checkpoint, or None."""
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS_DIR
     if not folder.is_dir():
         return None
     names = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
@@ -65,20 +65,23 @@ def save_checkpoint(
             save_file(_weights(model), folder / MODEL_FILE)
             save_file(_optimizer_tensors(optimizers), folder / OPTIMIZER_FILE)
             sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
-            record = {**state.model_dump(), "sha256": sums}
+            record = {"schema": 1, **state.model_dump(), "sha256": sums}
             (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n")
     for old in sorted(path.parent.glob("step-*"))[:-keep_last]:
         shutil.rmtree(old)
     return path
 
 
-def load_weights(path: Path, model: MTPModel) -> None:
-    """Reads a checkpoint's weights into a model of the same shape.
+def load_weights(path: Path, model: MTPModel) -> str:
+    """Reads a checkpoint's weights into a model of the same shape; returns their checksum.
 
     Raises:
         CheckpointError: missing, damaged, or of another model.
     """
+    _, sums = _read_state(path)
+    _check_sum(path, MODEL_FILE, sums)
     _load_into(path / MODEL_FILE, _weights(model))
+    return sums[MODEL_FILE]
 
 
 def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
@@ -87,6 +90,8 @@ def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
     Raises:
         CheckpointError: missing, damaged, or of another model or optimizer.
     """
+    training_state, sums = _read_state(path)
+    _check_sum(path, OPTIMIZER_FILE, sums)
     tensors = _read_tensors(path / OPTIMIZER_FILE)
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
@@ -96,29 +101,30 @@ def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
                 state.setdefault(int(parameter), {})[key] = tensor
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return _read_state(path)
+    return training_state
 
 
-def weights_sha256(path: Path) -> str:
-    """The checksum of a checkpoint's weights, as written with it."""
-    record = json.loads((path / STATE_FILE).read_text())
-    return str(record["sha256"][MODEL_FILE])
-
-
-def _read_state(path: Path) -> TrainingState:
+def _read_state(path: Path) -> tuple[TrainingState, dict[str, str]]:
+    """Where the run stood, and the checksums of the checkpoint's other files."""
     try:
         record = json.loads((path / STATE_FILE).read_text())
-        sums = record.pop("sha256")
-        state = TrainingState.model_validate(record)
-    except (OSError, ValueError, KeyError, ValidationError) as error:
+        sums = {name: str(record["sha256"][name]) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        fields = {name: record[name] for name in TrainingState.model_fields}
+        return TrainingState.model_validate(fields), sums
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / STATE_FILE}: no checkpoint's state: {error}") from None
-    for name, expected in sums.items():
-        if _sha256(path / name) != expected:
-            raise CheckpointError(
-                f"{path / name}: changed since it was written; remove {path} to go on from the "
-                "checkpoint before it"
-            )
-    return state
+
+
+def _check_sum(path: Path, name: str, sums: dict[str, str]) -> None:
+    try:
+        found = _sha256(path / name)
+    except OSError as error:
+        raise CheckpointError(f"{path / name}: cannot be read: {error.strerror}") from None
+    if found != sums[name]:
+        raise CheckpointError(
+            f"{path / name}: changed since it was written; remove {path} to go on from the "
+            "checkpoint before it"
+        )
 
 
 def _weights(model: MTPModel) -> dict[str, Tensor]:
@@ -150,8 +156,6 @@ def _load_into(file: Path, parameters: dict[str, Tensor]) -> None:
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file") from None
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
 

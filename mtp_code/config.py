@@ -1,7 +1,7 @@
 """Strict typed configuration, read from TOML with one `base` and `--set section.key=value`."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -20,21 +20,6 @@ class Strict(BaseModel):
 StrictT = TypeVar("StrictT", bound=Strict)
 
 
-def load_config(kind: type[StrictT], path: Path, overrides: Sequence[str] = ()) -> StrictT:
-    """The configuration in a TOML file, over its `base`, under the overrides.
-
-    Args:
-        overrides: `section.key=value`, the value in TOML's notation; a bare word is a string.
-
-    Raises:
-        RecipeError: the file is missing or no TOML, or a key or value is wrong.
-    """
-    values = read_with_base(path)
-    for override in overrides:
-        values = merge(values, parse_override(override))
-    return validate(kind, values, where=str(path))
-
-
 def validate(kind: type[StrictT], values: Mapping[str, Any], where: str) -> StrictT:
     """The values as `kind`; `where` opens the one-line message when they do not fit."""
     try:
@@ -43,8 +28,15 @@ def validate(kind: type[StrictT], values: Mapping[str, Any], where: str) -> Stri
         raise RecipeError(f"{where}: {_explain(kind, error.errors()[0])}") from None
 
 
-def read_with_base(path: Path) -> dict[str, Any]:
-    """The file's values over those of the file that its `base` names, relative to it."""
+def read_with_base(path: Path, find: Callable[[str], Path] = Path) -> dict[str, Any]:
+    """The file's values over those of the file that its `base` names.
+
+    Args:
+        find: says where a `base` is that is not beside the file.
+
+    Raises:
+        RecipeError: a file is missing or no TOML, or the bases form a circle.
+    """
     seen: list[Path] = []
     layers: list[dict[str, Any]] = []
     next_path: Path | None = path
@@ -55,7 +47,12 @@ def read_with_base(path: Path) -> dict[str, Any]:
         values = _read_toml(next_path)
         base = values.pop("base", None)
         layers.append(values)
-        next_path = next_path.parent / base if base is not None else None
+        if base is None:
+            break
+        if not isinstance(base, str):
+            raise RecipeError(f'{next_path}: base: {base!r} is no file name; write base = "…"')
+        beside = next_path.parent / base
+        next_path = beside if beside.exists() else find(base)
     merged: dict[str, Any] = {}
     for layer in reversed(layers):
         merged = merge(merged, layer)

@@ -1,29 +1,73 @@
 """Files and folders that are never half-written: written aside, synced, renamed into place."""
 
 import contextlib
+import fcntl
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes `path`'s place, empty until then, when the block ends well."""
+    """A folder to fill that takes `path`'s place when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    shutil.rmtree(aside, ignore_errors=True)  # a killed process of the same number left it
     try:
         aside.mkdir()
         yield aside
         for file in aside.iterdir():
             sync(file)
         sync(aside)
-        aside.replace(path)
+        if path.exists():
+            # A folder cannot be replaced by another in one step: out of the way first, so that a
+            # kill leaves a whole folder or none.
+            old = path.with_name(f".{path.name}.{os.getpid()}.old.aside")
+            path.replace(old)
+            aside.replace(path)
+            shutil.rmtree(old)
+        else:
+            aside.replace(path)
         sync(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left of folders of this name, which may be a pattern.
+
+    For the one process that may make such folders now.
+    """
+    for aside in path.parent.glob(f".{path.name}.*.aside"):
+        shutil.rmtree(aside)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait: bool) -> Iterator[None]:
+    """Holds the folder's lock.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is not asked for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            log.info("%s: waiting for another process that works there", folder)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

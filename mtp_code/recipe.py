@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from mtp_code.config import Strict, merge, parse_override, read_with_base, validate
 from mtp_code.data.config import DataConfig
@@ -18,7 +18,7 @@ from mtp_code.training.schedule import ScheduleConfig
 
 
 class Recipe(Strict):
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: NonNegativeInt = 0
     tokenizer: TokenizerConfig
     data: DataConfig
@@ -58,7 +58,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, or a key or value in it is wrong.
     """
     path = find_recipe(name_or_path)
-    values = read_with_base(path)
+    values = read_with_base(path, find_recipe)
     for override in overrides:
         values = merge(values, parse_override(override))
     values.setdefault("name", path.stem)
@@ -68,13 +68,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def find_recipe(name_or_path: str) -> Path:
     """A file as given, else the recipe of that name that comes with the package."""
     path = Path(name_or_path)
-    if path.suffix == ".toml" or path.exists():
+    if path.is_file():
         return path
     ours = {
         Path(entry.name).stem: Path(str(entry))
         for entry in resources.files("mtp_code.recipes").iterdir()
         if entry.name.endswith(".toml")
     }
-    if name_or_path not in ours:
-        raise RecipeError(f"{name_or_path}: no such recipe{did_you_mean(name_or_path, ours)}")
-    return ours[name_or_path]
+    name = name_or_path.removesuffix(".toml")
+    if name not in ours:
+        raise RecipeError(f"{name_or_path}: no such recipe{did_you_mean(name, ours)}")
+    return ours[name]

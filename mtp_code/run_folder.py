@@ -1,14 +1,15 @@
 """A run folder: resolved recipe, what it was made with, metrics, checkpoints, tokenizer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtp_code.checkpoint import latest_checkpoint, load_weights, weights_sha256
+from mtp_code.checkpoint import latest_checkpoint, load_weights
 from mtp_code.config import validate
+from mtp_code.data.shards import ShardSet
 from mtp_code.errors import CheckpointError, RecipeError
 from mtp_code.files import write_json
 from mtp_code.machine import current_commit, describe_machine, describe_versions
@@ -18,6 +19,7 @@ from mtp_code.tokenizer import Tokenizer, load_tokenizer
 
 RUN_FILE = "run.json"
 TOKENIZER_DIR = "tokenizer"
+RUN_KEYS = {"recipe", "model", "num_threads", "tokens_sha256", "finished_at"}
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,25 @@ class TrainedModel:
 
 
 def begin_run(
-    run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, model: MTPModel, num_threads: int
+    run_dir: Path,
+    recipe: Recipe,
+    shards: ShardSet,
+    model: MTPModel,
+    choose_num_threads: Callable[[], int],
 ) -> dict[str, Any]:
-    """The run's record: a new one, or the one there is if it is of the same recipe.
+    """The run's record: a new one, or the one there is if it is of the same recipe and data.
 
     Raises:
-        RecipeError: the folder holds a run of another recipe.
+        RecipeError: the folder holds a run of another recipe, or on other tokens.
     """
     if (run_dir / RUN_FILE).exists():
         record = read_run(run_dir)
         _refuse_other_recipe(run_dir, record["recipe"], recipe.model_dump(mode="json"))
+        if record["tokens_sha256"] != shards.content_sha256:
+            raise RecipeError(
+                f"{run_dir}: was begun on other tokens than {shards.folder} holds now; give "
+                "another folder, or remove it"
+            )
         return record
     record = {
         "schema": 1,
@@ -49,7 +60,7 @@ def begin_run(
         "versions": describe_versions(),
         "commit": current_commit(),
         "machine": describe_machine(),
-        "num_threads": num_threads,
+        "num_threads": choose_num_threads(),
         "started_at": _now(),
         "finished_at": None,
         "model": {
@@ -58,16 +69,18 @@ def begin_run(
             "num_mtp_heads": recipe.model.num_mtp_heads,
             "vocab_size": recipe.model.vocab_size,
         },
-        "tokenizer": tokenizer.fingerprint,
+        "tokens_sha256": shards.content_sha256,
     }
     (run_dir / TOKENIZER_DIR).mkdir(parents=True, exist_ok=True)
-    tokenizer.save(run_dir / TOKENIZER_DIR)
+    shards.tokenizer.save(run_dir / TOKENIZER_DIR)
     write_json(run_dir / RUN_FILE, record)
     return record
 
 
 def finish_run(run_dir: Path, cpu_s: float, elapsed_s: float) -> None:
     record = read_run(run_dir)
+    if record["finished_at"] is not None:
+        return  # called again on a finished run
     figures = {"finished_at": _now(), "cpu_s": cpu_s, "elapsed_s": elapsed_s}
     write_json(run_dir / RUN_FILE, record | figures)
 
@@ -79,11 +92,13 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         CheckpointError: the folder is no run.
     """
     try:
-        record: dict[str, Any] = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{run_dir}: no run there; train one with mtp-code train") from None
     except ValueError as error:
         raise CheckpointError(f"{run_dir / RUN_FILE}: damaged: {error}") from None
+    if not isinstance(record, dict) or not record.keys() >= RUN_KEYS:
+        raise CheckpointError(f"{run_dir / RUN_FILE}: no run's record; train into another folder")
     return record
 
 
@@ -99,14 +114,14 @@ def load_run(run_dir: Path) -> TrainedModel:
     if path is None:
         raise CheckpointError(f"{run_dir}: no checkpoint yet; train it with mtp-code train")
     model = build_model(recipe.model, recipe.seed)
-    load_weights(path, model)
+    sha256 = load_weights(path, model)
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     description = {
         "run": recipe.name,
         "checkpoint": path.name,
-        "sha256": weights_sha256(path),
+        "sha256": sha256,
         **record["model"],
     }
     return TrainedModel(model, load_tokenizer(run_dir / TOKENIZER_DIR), description)

@@ -118,6 +118,10 @@ class Tokenizer:
         except TypeError:
             raise _surrogate_error(text) from None
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a text that begins a document, behind an end of text as in training rows."""
+        return [self.end_of_text, *self.encode(text)]
+
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """`encode` for many texts at once, on all cores."""
         try:

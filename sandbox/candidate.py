@@ -23,7 +23,8 @@ _MUTABLE: Final = frozenset(
     "list dict set bytearray deque Counter OrderedDict defaultdict".split()  # noqa: SIM905
 )
 
-# What a proxy may ask of an object beyond calling it and reading its attributes.
+# What a proxy may ask of an object beyond calling it and reading its attributes. No conversion to a
+# number: an object could be another number each time that a check computes with it.
 SPECIAL: Final[dict[str, Callable[..., object]]] = {
     "__len__": len,
     "__iter__": iter,
@@ -31,8 +32,6 @@ SPECIAL: Final[dict[str, Callable[..., object]]] = {
     "__bool__": bool,
     "__str__": str,
     "__repr__": repr,
-    "__int__": int,
-    "__float__": float,
     "__getitem__": lambda held, key: held[key],
     "__setitem__": lambda held, key, value: held.__setitem__(key, value),
     "__delitem__": lambda held, key: held.__delitem__(key),
@@ -105,8 +104,8 @@ class _Server:
                 known = vars(self._module)
                 found = {name: known[name] for name in names if name in known}
                 return ["value", self._encode(found)]
-            case "call", [key, arguments]:
-                return self._call(self._held[key], arguments)
+            case "call", [key, given, places, names]:
+                return self._call(self._held[key], given, places, names)
             case "getattr", [key, name]:
                 return ["value", self._encode(getattr(self._held[key], name))]
             case "setattr", [key, name, value]:
@@ -118,15 +117,24 @@ class _Server:
                 return ["value", self._encode(answer)]
         raise wire.ProtocolError(f"unknown request {request!r}")
 
-    def _call(self, function: Any, data: wire.Json) -> wire.Json:
-        """Call; where it changed its arguments, their new state goes with the answer."""
-        positional, named = self._decode(data)
+    def _call(
+        self, function: Any, data: wire.Json, places: list[int], names: list[str]
+    ) -> wire.Json:
+        """Call; where it changed its arguments, their new state goes with the answer.
+
+        ``data`` holds each argument once, ``places`` the place therein of each one passed, those
+        with ``names`` last.
+        """
+        given = self._decode(data)
         may_change = _holds_mutable(data)
-        before = json.dumps(self._encode((positional, named))) if may_change else ""
-        result = function(*positional, **named)
+        before = json.dumps(self._encode(given)) if may_change else ""
+        arguments = [given[place] for place in places]
+        num_positional = len(places) - len(names)
+        named = dict(zip(names, arguments[num_positional:], strict=True))
+        result = function(*arguments[:num_positional], **named)
         answer = ["value", self._encode(result)]
         if may_change:
-            after = self._encode((positional, named))
+            after = self._encode(given)
             if json.dumps(after) != before:
                 answer.append(after)
         return answer

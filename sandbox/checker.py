@@ -192,8 +192,19 @@ class _Program:
         return found
 
     def call(self, key: int, label: str, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        arguments = self._encode((positional, named))
-        answer = self._ask("call", key, arguments, changes=(positional, named))
+        passed = (*positional, *named.values())
+        # Each object once: what is passed twice has to arrive as one object.
+        given = {id(value): value for value in passed}
+        places = {identity: place for place, identity in enumerate(given)}
+        objects = tuple(given.values())
+        answer = self._ask(
+            "call",
+            key,
+            self._encode(objects),
+            [places[id(value)] for value in passed],
+            [*named],
+            changes=objects,
+        )
         self._last_call = label, positional, named, answer
         return answer
 
@@ -204,7 +215,8 @@ class _Program:
         self._ask("setattr", key, name, self._encode(value))
 
     def special(self, key: int, method: str, operands: tuple[Any, ...]) -> Any:
-        return self._ask("special", key, method, *map(self._encode, operands))
+        encoded = map(self._encode, operands)
+        return self._ask("special", key, method, *encoded, may_stop=method == "__next__")
 
     def last_answer(self) -> str:
         """The last call and its answer, for people."""
@@ -215,8 +227,12 @@ class _Program:
         arguments += [f"{name}={_SHORT.repr(value)}" for name, value in named.items()]
         return f"; {label}({', '.join(arguments)}) gave {_SHORT.repr(answer)}"
 
-    def _ask(self, *message: wire.Json, changes: object = None) -> Any:
+    def _ask(
+        self, *message: wire.Json, changes: object = None, may_stop: bool = False
+    ) -> Any:
         """The answer to one request; ``changes`` takes on the state that a call left it in.
+
+        ``may_stop`` says that StopIteration is a proper answer.
 
         Raises:
             Exception: what the program raised, as the nearest builtin class, else RemoteError.
@@ -236,6 +252,9 @@ class _Program:
                 return self._decode(data)
             case ["raised", [*kinds], str(said), str(kind), str(detail)]:
                 self.raised = _as_builtin(kinds, said)
+                if isinstance(self.raised, StopIteration | StopAsyncIteration) and not may_stop:
+                    # As from a generator (PEP 479): `all(map(f, cases))` would end there, and hold.
+                    self.raised = RuntimeError(f"the program raised {type(self.raised).__name__}")
                 self.raised_kind, self.raised_detail = kind, detail
                 raise self.raised
         return self._lose(Outcome.RAISED, _OUT_OF_PROTOCOL)
@@ -279,6 +298,7 @@ class RemoteObject:
 
     Calls, attributes, iteration and other questions that give nothing away are passed on. Operators
     are not: asked whether it equals what is expected, or to subtract it, the program would see it.
+    Nor is conversion to a number: it could be another one each time that a check computes with it.
     """
 
     __slots__ = ("__key", "__label", "__program")

@@ -15,7 +15,7 @@ class Ending(Enum):
     OUT_OF_MEMORY = "out of memory"  # an uncaught MemoryError
     TOO_MUCH_OUTPUT = "too much output"
     BLOCKED = "blocked"  # killed at a forbidden system call, or an uncaught EPERM
-    CRASHED = "crashed"  # the worker died under it, twice
+    CRASHED = "crashed"  # killed from outside, or its worker died under it, twice
 
 
 @dataclass(frozen=True)

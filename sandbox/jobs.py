@@ -43,12 +43,25 @@ class Job(Generic[Result_co]):
     def stop_others(self, reported: int, rooms: Sequence[Room]) -> None:
         """End the samples that are of no more use once room ``reported`` has reported."""
 
+    def is_lost(self, reports: Sequence[Report]) -> bool:
+        """Whether a sample was killed neither by us nor by a limit: by the host, out of memory.
+
+        No sample can do that itself: an init cannot kill itself, and memory beyond its limit is
+        refused rather than punished.
+        """
+        return any(
+            report.cause is None
+            and os.waitstatus_to_exitcode(report.status) == -signal.SIGKILL
+            and report.cpu_s < self.limits.cpu_s
+            for report in reports
+        )
+
     def finish(self, reports: Sequence[Report]) -> None:
         """Set `result` from the rooms' reports."""
         raise NotImplementedError
 
     def give_up(self) -> None:
-        """Set `result` for a program under which its worker died each time."""
+        """Set `result` for a program that was lost each time, alone or with its worker."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -127,7 +140,7 @@ class ExamineJob(Job[Examination]):
         self.result = Examination(outcome, detail, execution)
 
     def give_up(self) -> None:
-        detail = "the worker died under it, twice"
+        detail = "it was killed from outside or its worker died, twice"
         self.result = Examination(Outcome.ENDED, detail, self._crashed())
 
     def _found(self, checking: Report) -> tuple[Outcome, str, str]:
@@ -172,9 +185,7 @@ def _ending(report: Report, code: int, limits: Limits, output: Output, raised: A
         return _TIMED_OUT[report.cause]
     if code == -signal.SIGKILL and report.cpu_s >= limits.cpu_s:
         return Ending.TIMED_OUT_CPU  # RLIMIT_CPU was faster
-    # An init cannot kill itself: where not one of us, it was the kernel, out of memory.
-    was_killed = code == -signal.SIGKILL and report.cause is None
-    if raised == "MemoryError" or was_killed:
+    if raised == "MemoryError":
         return Ending.OUT_OF_MEMORY
     if output.is_too_much:
         return Ending.TOO_MUCH_OUTPUT

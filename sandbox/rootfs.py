@@ -123,6 +123,8 @@ def _enter_new_root() -> None:
 def _make_dev() -> None:
     for name in _DEVICES:
         _bind(f"{_HOST}/dev/{name}", f"/dev/{name}")
+        # What is written to a device gets there all the same; its times and mode are the host's.
+        _set_attributes(f"/dev/{name}", _ATTR_RDONLY | _ATTR_NOSUID, recursive=False)
     Path("/dev/shm").symlink_to("/tmp")
 
 
@@ -166,6 +168,7 @@ def _verify() -> None:
     for path in (_HOST, "/proc/self", "/sys/kernel", "/etc/passwd"):
         if Path(path).exists():
             raise SandboxUnavailable(f"the host's {path} is still in sight", "report this")
-    for folder in ("/", *(entry for entry in sys.path if Path(entry).is_dir())):
-        if not os.statvfs(folder).f_flag & os.ST_RDONLY:
-            raise SandboxUnavailable(f"{folder} could be written in the room", "report this")
+    folders = (entry for entry in sys.path if Path(entry).is_dir())
+    for path in ("/", *(f"/dev/{name}" for name in _DEVICES), *folders):
+        if not os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise SandboxUnavailable(f"{path} could be written in the room", "report this")

@@ -49,8 +49,9 @@ _PR_SET_NAME: Final = 15
 _PR_GET_NAME: Final = 16
 
 # Only these commands, by the call's second argument.
-# dup, get and set flags, record locks, pipe sizes, seals; not leases, signals or notification.
-_FCNTL: Final = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1031, 1032, 1033, 1034)
+# dup, get and set flags, pipe sizes, seals; not leases, signals or notification. No record locks
+# either: on the interpreter's files, which all rooms share, they tell one sample of another.
+_FCNTL: Final = (0, 1, 2, 3, 4, 1030, 1031, 1032, 1033, 1034)
 # TCGETS (isatty), TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _IOCTL: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 

@@ -175,11 +175,16 @@ def _plain_base(value: object) -> object:
     for base, convert in _BASES.items():
         if issubclass(kind, base):
             same = all(
-                getattr(kind, method, None) is getattr(base, method, None)
-                for method in ("__eq__", "__ne__", "__hash__", "__iter__")
+                _defined(kind, method) is _defined(base, method)
+                for method in ("__eq__", "__ne__", "__iter__")
             )
             return convert(value) if same else None
     return None
+
+
+def _defined(kind: type, method: str) -> object:
+    """What instances have as that method: not what a metaclass has, as that of enumerations."""
+    return next((vars(each)[method] for each in kind.__mro__ if method in vars(each)), None)
 
 
 # Not through str(value) and the like: those a subclass may override.

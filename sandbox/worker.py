@@ -61,7 +61,7 @@ class Worker:
         ]
 
     def attend(self, room: Room) -> Job[Any] | None:
-        """Read a room's report; the job if that was the last, or if it was lost with its room."""
+        """Read a room's report; the job if that was the last, or if the job or room was lost."""
         assert self.job is not None
         index = self.rooms.index(room)
         try:
@@ -71,7 +71,11 @@ class Worker:
         self.job.stop_others(index, self.rooms)
         if len(self._reports) < self.job.num_rooms:
             return None
-        self.job.finish([self._reports[number] for number in range(self.job.num_rooms)])
+        reports = [self._reports[number] for number in range(self.job.num_rooms)]
+        if self.job.is_lost(reports):
+            _log.warning("a sample was killed from outside")
+            return self._lose()
+        self.job.finish(reports)
         return self._release()
 
     def replace(self) -> Job[Any]:
@@ -82,9 +86,7 @@ class Worker:
         self.close()
         self.start_rooms(num_rooms)
         self.wait_until_ready()
-        if self.job.num_attempts >= _MAX_ATTEMPTS:
-            self.job.give_up()
-        return self._release()
+        return self._lose()
 
     def abandon(self) -> None:
         """End the job at work, if any; the rooms are free for the next."""
@@ -103,6 +105,12 @@ class Worker:
         for room in self.rooms:
             room.close()
         self.rooms.clear()
+
+    def _lose(self) -> Job[Any]:
+        assert self.job is not None
+        if self.job.num_attempts >= _MAX_ATTEMPTS:
+            self.job.give_up()
+        return self._release()
 
     def _release(self) -> Job[Any]:
         assert self.job is not None

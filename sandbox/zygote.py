@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -105,8 +106,9 @@ def _serve(control: socket.socket, workspace: Path, *, contained: bool) -> None:
         message, descriptors = job
         if "job" not in message:
             continue  # a stop that came after its sample's end
-        _send(control, _run_sample(control, message, descriptors, contained))
-        _empty(workspace)
+        report = _run_sample(control, message, descriptors, contained)
+        _empty(workspace)  # before the report: what it may cost is then charged to this job
+        _send(control, report)
 
 
 def _warm_up() -> None:
@@ -219,13 +221,23 @@ def _arrange(descriptors: list[int]) -> list[int]:
 
 
 def _empty(workspace: Path) -> None:
-    """Leave nothing for the next sample, or end with an error: the worker is replaced then."""
+    """Leave nothing for the next sample, or end with an error: the worker is replaced then.
+
+    Folders are brought to the top before they are emptied: nested as deep as a sample may nest
+    them, they are beyond recursion, open descriptors and the length of a path.
+    """
     workspace.chmod(0o700)
-    for entry in os.scandir(workspace):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            Path(entry.path).unlink()
+    folders = [workspace]
+    for folder in folders:
+        for entry in [*os.scandir(folder)]:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                path.chmod(0o700)
+                folders.append(path.rename(workspace / secrets.token_hex(16)))
+            else:
+                path.unlink()
+        if folder is not workspace:
+            folder.rmdir()
     os.utime(workspace, (0, 0))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.report.charts import Curve, draw_curves
-from evals.report.inputs import Decode, DecodeRow, Run
+from evals.report.inputs import Decode, DecodeRow
 from evals.report.training import Figure
 from evals.report.wording import count, moment, one_line, percent, plural
 
@@ -24,6 +24,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class Decoding:
+    prompts: str
     conditions: str
     modes: Sequence[Mode]
     scale: Sequence[float]  # the speed-ups at which the chart has a line, from 0 to its end
@@ -33,13 +34,12 @@ class Decoding:
     command: str
 
 
-def decoding(run: Run) -> Decoding | None:
-    decode = run.decode
-    if decode is None:
-        return None
+def decoding(decode: Decode, number: int) -> Decoding:
     speculative = [row for row in decode.rows if row.drafts > 0]
     different = [row for row in speculative if row.identical_outputs != decode.prompts.count]
     return Decoding(
+        prompts=f"{plural(decode.prompts.count, 'prompt')} of "
+        f"{one_line(decode.prompts.benchmark, 40)}",
         conditions=f"{one_line(decode.machine, 120)}; {plural(decode.num_threads, 'thread')}; "
         f"{plural(decode.prompts.count, 'prompt')} of {one_line(decode.prompts.benchmark, 40)}, "
         f"up to {count(decode.max_new_tokens)} new tokens each; one run of "
@@ -56,7 +56,7 @@ def decoding(run: Run) -> Decoding | None:
             for row in decode.rows
         ],
         scale=_scale(max(row.speed_up_high for row in decode.rows)),
-        acceptance=_acceptance(decode),
+        acceptance=_acceptance(decode, number),
         all_identical=not different,
         identity=_identity(decode, speculative, different),
         command=decode.command,
@@ -96,7 +96,7 @@ def _scale(highest: float) -> list[float]:
     return [step * place for place in range(math.ceil(max(highest, 1.0) / step) + 1)]
 
 
-def _acceptance(decode: Decode) -> Figure | None:
+def _acceptance(decode: Decode, number: int) -> Figure | None:
     """Of the mode that drafts furthest: the others' rates at the same offsets are nearly its."""
     furthest = max(decode.rows, key=lambda row: len(row.acceptance_by_offset))
     rates = furthest.acceptance_by_offset
@@ -106,7 +106,7 @@ def _acceptance(decode: Decode) -> Figure | None:
     return Figure(
         "Acceptance rate by offset",
         draw_curves(
-            "acceptance",
+            f"acceptance-{number}",
             [
                 Curve(
                     [float(offset) for offset in range(2, 2 + len(rates))],

@@ -1,6 +1,6 @@
 """A run folder as the report reads it: strict about what it shows, every file optional.
 
-`run.json`, `metrics.jsonl` and `decode.json` belong to the trainer and the decoder, which this
+`run.json`, `metrics.jsonl` and `decode*.json` belong to the trainer and the decoder, which this
 package must not import. Here stand the fields that the page shows; keys beyond them pass.
 """
 
@@ -92,7 +92,7 @@ class DecodeRow(Foreign):
 
 
 class Decode(ForeignFile):
-    """decode.json: speculative against plain decoding, measured in one run."""
+    """decode*.json: speculative against plain decoding of one set of prompts, in one run."""
 
     machine: str
     date: str
@@ -125,7 +125,7 @@ class Run:
     validation: Mapping[str, tuple[ValidationRow, ...]]  # by source
     results: Mapping[str, Result]  # by benchmark
     unjudged: tuple[str, ...]  # benchmarks with samples and no score
-    decode: Decode | None
+    decodes: tuple[Decode, ...]  # by benchmark
 
     @property
     def cpu_s(self) -> float | None:
@@ -165,9 +165,9 @@ def _read_run(run_dir: Path, number: int) -> Run:
         validation=validation,
         results=results,
         unjudged=unjudged,
-        decode=_read_file(run_dir / "decode.json", Decode),
+        decodes=_read_decodes(run_dir),
     )
-    if not (run.info or run.train or run.validation or run.results or run.decode):
+    if not (run.info or run.train or run.validation or run.results or run.decodes):
         raise InputError(f"{run_dir}: holds no run.json, metrics or scores; give a run folder")
     return run
 
@@ -193,6 +193,11 @@ def _read_metrics(
             for source, rows in sorted(validation.items())
         },
     )
+
+
+def _read_decodes(run_dir: Path) -> tuple[Decode, ...]:
+    found = (_read_file(path, Decode) for path in run_dir.glob("decode*.json"))
+    return tuple(sorted(filter(None, found), key=lambda decode: decode.prompts.benchmark))
 
 
 def _read_results(eval_dir: Path) -> tuple[Mapping[str, Result], tuple[str, ...]]:

@@ -36,7 +36,7 @@ def render(runs: Sequence[Run], prompts: Mapping[str, Mapping[str, str]]) -> str
         figures=figures(runs),
         verdicts=verdicts(runs),
         samples=samples(main, prompts),
-        decoding=decoding(main),
+        decodings=[decoding(decode, n) for n, decode in enumerate(main.decodes, 1)],
         provenance=provenance(runs),
         commands=commands(runs),
     )

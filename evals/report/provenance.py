@@ -120,6 +120,6 @@ def commands(runs: Sequence[Run]) -> list[str]:
     return [
         *(["make train-code"] if main.info else []),
         *(MAKE_TARGETS[name] for name in benchmark_names([main]) if name in MAKE_TARGETS),
-        *(["make bench-decode"] if main.decode else []),
+        *(["make bench-decode"] if main.decodes else []),
         "make report",
     ]

@@ -166,12 +166,14 @@ def tiles(runs: Sequence[Run]) -> list[Tile]:
                 ],
             )
         )
-    speculative = [row for row in main.decode.rows if row.drafts] if main.decode else []
-    if speculative:
+    for decode in main.decodes:
+        speculative = [row for row in decode.rows if row.drafts]
+        if not speculative:
+            continue
         best = max(speculative, key=lambda row: row.speed_up)
         shown.append(
             Tile(
-                "decoding speed-up",
+                f"decoding speed-up, {one_line(decode.prompts.benchmark, 40)}",
                 f"{best.speed_up:.2f}×",
                 f"{best.speed_up_low:.2f}–{best.speed_up_high:.2f} · "
                 f"{best.tokens_per_forward:.2f} tokens per forward",

@@ -1,12 +1,8 @@
 """From corpora to token shards."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +22,7 @@ from mtp_code.data.shards import (
     read_manifest,
 )
 from mtp_code.errors import CorpusError, ShardError
-from mtp_code.files import whole_folder, write_json
+from mtp_code.files import alone_in, remove_leftovers, whole_folder, write_json
 from mtp_code.tokenizer import BpeConfig, Tokenizer, TokenizerConfig, build_tokenizer
 
 log = logging.getLogger(__name__)
@@ -46,6 +42,9 @@ class Progress(NamedTuple):
     num_documents: int
     num_bytes: int
 
+
+COPIED: Final = "copy of a benchmark task"
+CONTAINED: Final = "contains benchmark text"
 
 OnProgress = Callable[[Progress], None]
 
@@ -75,10 +74,10 @@ def prepare(
         ShardError: the folder holds something else.
     """
     inputs_sha256 = _hash_inputs(config, tokenizer_config, references)
-    with _alone_in(folder.parent):
+    with alone_in(folder.parent, wait=True):
         if (found := _find_manifest(folder, inputs_sha256)) is not None:
             return found
-        _remove_leftovers(folder)
+        remove_leftovers(folder)  # we hold the lock, so nobody works on them
         contamination = Contamination(references)
         with whole_folder(folder) as aside:
             sample = _tokenizer_sample(config, tokenizer_config, contamination, on_progress)
@@ -97,8 +96,6 @@ def prepare(
                 },
             )
             write_json(aside / MANIFEST_FILE, manifest.model_dump(mode="json", by_alias=True))
-            if folder.exists():
-                shutil.rmtree(folder)
         return manifest
 
 
@@ -176,9 +173,9 @@ def _reason_to_drop(
     if digest in seen:
         return "duplicate"
     if contamination.copied_task(digest) is not None:
-        return "copy of a benchmark task"
+        return COPIED
     if corpus.decontaminate and contamination.contained_task(text) is not None:
-        return "contains benchmark text"
+        return CONTAINED
     return None
 
 
@@ -238,22 +235,6 @@ def _hash_inputs(
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, after waiting for whoever prepares something in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: waiting for another process that prepares data there", folder)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _find_manifest(folder: Path, inputs_sha256: str) -> Manifest | None:
     """The manifest of shards made from these inputs, if they are there and whole."""
     if not folder.exists():
@@ -271,12 +252,6 @@ def _find_manifest(folder: Path, inputs_sha256: str) -> Manifest | None:
     return manifest if manifest.inputs_sha256 == inputs_sha256 else None
 
 
-def _remove_leftovers(folder: Path) -> None:
-    # Those of killed preparations: we hold the lock, so nobody works on them.
-    for aside in folder.parent.glob(f".{folder.name}.*.aside"):
-        shutil.rmtree(aside)
-
-
 def _check_token_type(config: DataConfig, tokenizer: Tokenizer) -> None:
     capacity = np.iinfo(config.token_type).max + 1
     if tokenizer.vocab_size > capacity:
@@ -292,7 +267,9 @@ def _describe(record: SourceRecord) -> str:
         f"for {purpose}"
         for split, purpose in ((record.train, "training"), (record.validation, "validation"))
     ]
-    parts += [f"{count} left out: {reason}" for reason, count in sorted(record.dropped.items())]
+    # What decontamination found is told even where it found nothing.
+    dropped = {COPIED: 0, CONTAINED: 0} | record.dropped
+    parts += [f"{count} left out: {reason}" for reason, count in sorted(dropped.items())]
     return ", ".join(parts)
 
 

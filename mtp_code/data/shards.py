@@ -150,6 +150,15 @@ class ShardSet:
     def sources(self) -> tuple[str, ...]:
         return tuple(self.manifest.sources)
 
+    @property
+    def content_sha256(self) -> str:
+        """Equal where a run would read the same tokens."""
+        sums = [self.manifest.tokenizer_fingerprint]
+        for source, record in sorted(self.manifest.sources.items()):
+            for split in (record.train, record.validation):
+                sums += [source, split.tokens_sha256, split.index_sha256]
+        return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
     def shard(self, source: str, split: Split) -> Shard:
         return self._shards[source, split]
 

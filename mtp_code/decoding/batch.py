@@ -45,8 +45,14 @@ class Batch:
     def commit(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
         """Hands each row its new tokens, refills rows that finished; returns what finished.
 
-        The cache's lengths and the next drafts are the caller's to advance, before.
+        A row's last token before and all but the newest of these are in the cache then; the next
+        drafts are the caller's to set, before.
         """
+        counts = [
+            0 if answer is None else len(new)
+            for answer, new in zip(self.answers, tokens, strict=True)
+        ]
+        self.cache.commit(torch.tensor(counts, device=self.last_B.device))
         finished = []
         for row, answer in enumerate(self.answers):
             if answer is None:
@@ -57,6 +63,7 @@ class Batch:
             if answer.is_done:
                 finished.append(answer.completion)
                 self.answers[row] = None
+                self.cache.lengths_B[row] = 0  # an idle row must not lengthen the others' attention
         if finished:
             self._refill()
         return finished

@@ -42,8 +42,7 @@ def peek(model: MTPModel, tokenizer: Tokenizer, text: str) -> list[Position]:
         raise PromptError(
             f"peek: {len(tokens)} tokens are more than the context of {model.config.context} holds"
         )
-    # Training rows begin with an end of text.
-    logits_KTV = model(torch.tensor([[tokenizer.end_of_text, *tokens]]))[:, 0, 1:]
+    logits_KTV = model(torch.tensor([tokenizer.encode_prompt(text)]))[:, 0, 1:]
     probs_KT, guesses_KT = logits_KTV.softmax(dim=-1).max(dim=-1)
     return [
         Position(

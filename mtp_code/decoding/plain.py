@@ -31,7 +31,6 @@ def decode_plain(
         hidden_B1D = model.trunk(batch.last_B[:, None], attending)
         logits_BV = model.logits(1, hidden_B1D, attending)[:, 0]
         tokens_B = choose_tokens(logits_BV, sampling, _next_uniforms(batch))
-        batch.cache.commit(torch.ones_like(tokens_B))
         yield from batch.commit([[token] for token in tokens_B.tolist()])
 
 

@@ -51,6 +51,5 @@ def decode_speculative(
         accepted_B = accept_greedy(batch.drafts_Bk, targets_BT)
         # commit; what lies behind the committed length is rolled back with it
         batch.drafts_Bk = draft(model, hidden_BTD, attending.only(accepted_B), num_drafts)
-        batch.cache.commit(accepted_B + 1)
         batch.count_drafts(num_drafts, accepted_B.tolist())
         yield from batch.commit(committed_tokens(targets_BT, accepted_B))

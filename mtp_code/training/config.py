@@ -31,4 +31,9 @@ class TrainingConfig(Strict):
             raise ValueError(
                 f"rows = {self.rows} is no multiple of micro_batches = {self.micro_batches}"
             )
+        if self.checkpoint_every % self.log_every:
+            raise ValueError(
+                f"checkpoint_every = {self.checkpoint_every} is no multiple of "
+                f"log_every = {self.log_every}; a resumed run would log other means"
+            )
         return self

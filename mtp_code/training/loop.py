@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtp_code.checkpoint import (
+    CHECKPOINTS_DIR,
     TrainingState,
     latest_checkpoint,
     load_state,
@@ -21,6 +22,7 @@ from mtp_code.checkpoint import (
 from mtp_code.data.batches import Batch, TrainingBatches, Validation, validation_batches
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import RecipeError, TrainingError
+from mtp_code.files import alone_in, remove_leftovers
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
@@ -66,17 +68,28 @@ def train(
     that nobody killed, on the same machine.
 
     Raises:
-        RecipeError: the folder holds a run of another recipe.
-        TrainingError: the loss is no number any more; the last checkpoint stands.
+        RecipeError: the folder holds a run of another recipe, or on other tokens.
+        TrainingError: the loss is no number any more (the last checkpoint stands), or another
+            process trains in this folder.
     """
+    try:
+        with alone_in(run_dir, wait=False):
+            _train(recipe, shards, run_dir, on_progress)
+    except BlockingIOError:
+        raise TrainingError(f"{run_dir}: another process trains there; wait for it") from None
+
+
+def _train(
+    recipe: Recipe, shards: ShardSet, run_dir: Path, on_progress: Callable[[Progress], None]
+) -> None:
     model = build_model(recipe.model, recipe.seed)
     optimizers = build_optimizers(model, recipe.optim)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
-    num_threads = choose_num_threads(model, training)
-    record = begin_run(run_dir, recipe, shards.tokenizer, model, num_threads)
+    record = begin_run(run_dir, recipe, shards, model, lambda: choose_num_threads(model, training))
     # The number the run began with: with another, sums are rounded in another order.
     torch.set_num_threads(record["num_threads"])
+    remove_leftovers(run_dir / CHECKPOINTS_DIR / "step-*")
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     if (newest := latest_checkpoint(run_dir)) is not None:
         load_weights(newest, model)

@@ -91,7 +91,7 @@ def test_a_second_call_trains_and_samples_nothing(folder):
 
 
 def test_speculative_decoding_is_identical_to_plain_on_trained_heads(folder):
-    record = json.loads((folder / "runs/short/decode.json").read_text())
+    record = json.loads((folder / "runs/short/decode-humaneval.json").read_text())
     assert [row["drafts"] for row in record["rows"]] == [0, 1, 2, 3]
     for row in record["rows"]:
         assert row["identical_outputs"] == record["prompts"]["count"] == 12

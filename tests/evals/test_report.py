@@ -224,7 +224,7 @@ def add_decoding(run_dir: Path, *, num_identical: int = 164) -> None:
     rows: list[dict[str, Any]] = [decode_row("plain", 0, 1.0, 1.0, [], 164)]
     rows += [decode_row("speculative", *figures, num_identical) for figures in speculative]
     write_json(
-        run_dir / "decode.json",
+        run_dir / "decode-humaneval.json",
         {
             "schema": 1,
             "machine": "2 × Intel Xeon 2.6 GHz, Linux 6.1, no GPU",
@@ -496,7 +496,9 @@ def test_foreign_text_is_inert(tmp_path: Path) -> None:
         folder / "verdicts.jsonl", [verdict_row(HOSTILE, 0, "exception") | {"detail": HOSTILE}]
     )
     add_decoding(run_dir)
-    edit_json(run_dir / "decode.json", {"command": HOSTILE, "machine": HOSTILE, "date": HOSTILE})
+    edit_json(
+        run_dir / "decode-humaneval.json", {"command": HOSTILE, "machine": HOSTILE, "date": HOSTILE}
+    )
 
     html = report([run_dir], prompts={HOSTILE: {HOSTILE: HOSTILE}})
     page = Page(html)
@@ -639,7 +641,11 @@ def test_a_loss_that_is_not_a_number_does_not_break_the_page(tmp_path: Path) -> 
         ("run.json", '{"schema": 2}', "run.json: schema: Input should be 1"),
         ("metrics.jsonl", "\n{\n{}\n", "metrics.jsonl:2: Invalid JSON"),
         ("metrics.jsonl", '{"schema":1,"kind":"train"}\n', "metrics.jsonl:1: step: Field required"),
-        ("decode.json", '{"schema": 1}', "decode.json: machine: Field required"),
+        (
+            "decode-humaneval.json",
+            '{"schema": 1}',
+            "decode-humaneval.json: machine: Field required",
+        ),
         ("eval/micro/scores.json", "{}", "scores.json: benchmark: Field required"),
         ("eval/micro/verdicts.jsonl", "{}\n", "verdicts.jsonl:1: task_id: Field required"),
         ("eval/micro/samples.jsonl", '{"task_id": "x"}\n', "samples.jsonl:1: unknown task 'x'"),
@@ -668,7 +674,7 @@ def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
 def test_a_failed_report_leaves_the_earlier_one(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "tiny")
     earlier = report([run_dir])
-    (run_dir / "decode.json").write_text("{")
+    (run_dir / "decode-humaneval.json").write_text("{")
     with pytest.raises(InputError):
         report([run_dir])
     assert (tmp_path / "report" / "index.html").read_text(encoding="utf-8") == earlier

@@ -127,3 +127,18 @@ def test_an_answer_ends_where_the_context_does(small_model, tokenizer):
 def test_more_drafts_than_heads_are_refused(small_model, tokenizer):
     with pytest.raises(ValueError, match=r"num_drafts must be in 0\.\.3"):
         list(decode_speculative(small_model, tokenizer, [], 4))
+
+
+@pytest.mark.parametrize("num_drafts", [None, 3])
+def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, tokenizer, num_drafts):
+    """A long prompt ends at the context's end early; its idle row must stay out of the way."""
+    context = small_model.config.context
+    requests = [Request([5] * (context - 4), 100), Request([6] * 4, 200), Request([7] * 4, 220)]
+    if num_drafts is None:
+        together = list(decode_plain(small_model, tokenizer, requests, GREEDY, num_rows=3))
+    else:
+        together = list(decode_speculative(small_model, tokenizer, requests, num_drafts, 3))
+    alone = [next(decode_plain(small_model, tokenizer, [one], GREEDY)) for one in requests]
+    found = by_prompt(together)
+    for completion in alone:
+        assert found[tuple(completion.request.prompt)].tokens == completion.tokens

@@ -14,6 +14,7 @@ from mtp_code.config import validate
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import CheckpointError, RecipeError, TrainingError
+from mtp_code.files import alone_in
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import load_run, read_run
 from mtp_code.training.loop import train
@@ -37,7 +38,7 @@ def recipe_for(folder: Path, **training: object) -> Recipe:
         "optim": {"kind": "muon", "lr": 1e-2},
         "schedule": {"num_steps": NUM_STEPS, "warmup_steps": 2},
         "training": {
-            "row_tokens": 32, "rows": 4, "num_threads": 1, "log_every": 2, "validate_every": 10,
+            "row_tokens": 32, "rows": 4, "num_threads": 1, "log_every": 1, "validate_every": 10,
             "checkpoint_every": 5, "micro_batches": 2, **training,
         },
     }  # fmt: skip
@@ -148,6 +149,9 @@ def test_a_changed_checkpoint_is_refused(folder, shards):
         (path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}: changed since it was written"):
             train(recipe_for(folder, checkpoint_every=12), shards, run_dir)
+        if name == "model.safetensors":
+            with pytest.raises(CheckpointError, match="changed since it was written"):
+                load_run(run_dir)
         content[-1] ^= 1
         (path / name).write_bytes(content)
 
@@ -157,6 +161,30 @@ def test_another_recipe_in_the_same_folder_is_refused_by_the_key_that_differs(
 ):
     with pytest.raises(RecipeError, match=r"training\.rows \(4 there, 8 now\)"):
         train(recipe_for(folder, rows=8), shards, whole_run)
+
+
+def test_other_tokens_under_the_same_recipe_are_refused(folder, whole_run, tmp_path):
+    recipe = recipe_for(folder)
+    (tmp_path / "texts.jsonl").write_text('{"text": "other = 1\\n"}\n' * 3 + '{"text": "x"}\n' * 90)
+    values = recipe.model_dump()
+    values["data"] |= {"validation_share": 0.0}
+    values["data"]["sources"]["texts"]["path"] = str(tmp_path / "texts.jsonl")
+    other = validate(Recipe, values, where="test")
+    prepare(other.data, other.tokenizer, tmp_path / "tokens")
+    with pytest.raises(RecipeError, match="begun on other tokens"):
+        train(recipe, open_shards(tmp_path / "tokens"), whole_run)
+
+
+def test_two_processes_do_not_train_in_one_folder(folder, shards, tmp_path):
+    with alone_in(tmp_path, wait=False), pytest.raises(TrainingError, match="another process"):
+        train(recipe_for(folder), shards, tmp_path)
+
+
+def test_what_a_kill_left_beside_the_checkpoints_is_cleared_away(folder, shards, tmp_path):
+    leftover = tmp_path / "checkpoints" / ".step-00000005.99.aside"
+    leftover.mkdir(parents=True)
+    train(recipe_for(folder), shards, tmp_path)
+    assert not leftover.exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(folder, shards):
