@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from evals.errors import InputError
+from evals.errors import InputError, RecordError
 
 Progress = Callable[[int, int], None]  # done so far, in all
 
@@ -55,6 +55,7 @@ class Journal:
 
     Raises:
         InputError: another process holds the journal.
+        RecordError: a line of it is broken, and more follow.
     """
 
     def __init__(self, path: Path, key_of: Callable[[dict[str, Any]], Hashable]) -> None:
@@ -108,13 +109,20 @@ class Journal:
 
     def _recover(self) -> None:
         self._file.seek(0)
-        end = 0
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
+        start = 0
+        broken_at: int | None = None
+        for number, line in enumerate(self._file, start=1):
+            if broken_at is not None:
+                raise RecordError(
+                    f"{self.path}:{broken_at}: no row of this journal, but not the last line "
+                    "either; mend it, or delete the file to begin anew"
+                )
             try:
-                self._offsets[self._key_of(json.loads(line))] = end
+                if not line.endswith(b"\n"):
+                    raise ValueError("cut off")
+                self._offsets[self._key_of(json.loads(line))] = start
             except (ValueError, KeyError, TypeError):
-                break
-            end += len(line)
-        self._file.truncate(end)
+                broken_at = number
+            else:
+                start += len(line)
+        self._file.truncate(start)

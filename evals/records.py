@@ -28,6 +28,9 @@ from pydantic import (
 from evals.errors import CutOffError, RecordError, did_you_mean
 from evals.files import json_line, write_whole
 
+SAMPLES_FILE: Final = "samples.jsonl"
+VERDICTS_FILE: Final = "verdicts.jsonl"
+SCORES_FILE: Final = "scores.json"
 SAMPLING_FILE: Final = "sampling.json"
 JUDGING_FILE: Final = "judging.json"
 
@@ -186,20 +189,43 @@ class Measured(Strict):
     versions: dict[str, str]
     tasks: dict[str, tuple[PositiveInt, NonNegativeInt]]
 
+    @model_validator(mode="after")
+    def _passed_are_of_those_drawn(self) -> Self:
+        for task_id, (drawn, passed) in self.tasks.items():
+            if passed > drawn:
+                raise ValueError(f"tasks.{task_id}: {passed} passed of {drawn}")
+        return self
+
 
 class Score(Measured):
-    """Verdicts summed up (scores.json).
+    """Verdicts summed up (scores.json), those of the very file `verdicts_sha256`.
 
     `pass_at_k` is keyed by k. `share_parsed` is the share of samples that are Python at all,
     which still moves where pass@k is 0.
     """
 
+    samples_sha256: str
+    verdicts_sha256: str
     num_tasks: PositiveInt
     num_samples: PositiveInt
     pass_at_k: dict[str, Estimate]
     share_parsed: float
     by_verdict: dict[str, NonNegativeInt]
     timed_out: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> Self:
+        counted = {
+            "num_tasks": len(self.tasks),
+            "num_samples": sum(drawn for drawn, _ in self.tasks.values()),
+            "timed_out": self.by_verdict.get("timed out", 0),
+        }
+        for field, count in counted.items():
+            if getattr(self, field) != count:
+                raise ValueError(f"{field} is {getattr(self, field)}, but {count} are counted")
+        if sum(self.by_verdict.values()) != self.num_samples:
+            raise ValueError(f"by_verdict does not add up to the {self.num_samples} samples")
+        return self
 
 
 class Baseline(Measured):

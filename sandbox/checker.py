@@ -227,9 +227,7 @@ class _Program:
         arguments += [f"{name}={_SHORT.repr(value)}" for name, value in named.items()]
         return f"; {label}({', '.join(arguments)}) gave {_SHORT.repr(answer)}"
 
-    def _ask(
-        self, *message: wire.Json, changes: object = None, may_stop: bool = False
-    ) -> Any:
+    def _ask(self, *message: wire.Json, changes: object = None, may_stop: bool = False) -> Any:
         """The answer to one request; ``changes`` takes on the state that a call left it in.
 
         ``may_stop`` says that StopIteration is a proper answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from evals.benchmarks.formats import Benchmark, humaneval_benchmark, mbpp_benchmark
@@ -20,9 +21,9 @@ def load(path: Path) -> Benchmark:
         raise RecordError(f"{path}: holds no tasks; expected one a line, as JSON")
     name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     if "test" in rows[0]:
-        return humaneval_benchmark(name, rows, str(path))
+        return replace(humaneval_benchmark(name, rows, str(path)), is_custom=True)
     if "test_list" in rows[0]:
-        return mbpp_benchmark(name, rows, str(path))
+        return replace(mbpp_benchmark(name, rows, str(path)), is_custom=True)
     raise RecordError(
         f"{path}:1: neither HumanEval's record format (prompt, entry_point, test) "
         f"nor MBPP's (text, code, test_list); its keys are {', '.join(rows[0])}"

@@ -24,7 +24,8 @@ from sandbox import Limits
 class Benchmark:
     """Tasks, and what a score must keep of where they come from and how they are put.
 
-    `data_sha256` is of the rows, whatever file they came in; see `fingerprint`.
+    `data_sha256` is of the rows, whatever file they came in; see `fingerprint`. `is_custom` says
+    that they are a user's own, of which no test holds that the references pass.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Benchmark:
     stops: tuple[str, ...]
     post_processing: str
     limits: Limits
+    is_custom: bool = False
 
 
 @dataclass(frozen=True)

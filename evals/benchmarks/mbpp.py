@@ -6,10 +6,12 @@ task that takes 5 s of CPU (123), one that shadows a builtin (126).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -48,11 +50,11 @@ def load() -> Benchmark:
 
 
 def _rows_of_hub(tried: Path | None) -> list[dict[str, Any]]:
-    _stay_offline_if_hub_is_out_of_reach()
-    import datasets  # here, since it takes seconds, and reads the setting just made
+    import datasets  # here, since it takes seconds
 
     try:
-        return [dict(row) for row in datasets.load_dataset(HUB_NAME, "full", split="test")]
+        with contextlib.nullcontext() if _hub_is_within_reach() else _offline():
+            return [dict(row) for row in datasets.load_dataset(HUB_NAME, "full", split="test")]
     except (OSError, RuntimeError, ValueError) as error:
         log.debug("hub: %s", error)
         raise BenchmarkUnavailable(
@@ -61,12 +63,27 @@ def _rows_of_hub(tried: Path | None) -> list[dict[str, Any]]:
         ) from None
 
 
-def _stay_offline_if_hub_is_out_of_reach() -> None:
-    """Only look into the hub's cache then: its client would try for 25 s, and say so at length."""
+def _hub_is_within_reach() -> bool:
     if urllib.request.getproxies():
-        return  # the way there is not ours to try
+        return True  # the way there is not ours to try
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.create_connection((endpoint.hostname, endpoint.port or 443), timeout=5).close()
     except OSError:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Look only into the hub's cache: its client would try for 25 s, and say so at length."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    # Where both keep what the environment said when they were imported.
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before

@@ -15,7 +15,18 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from evals.errors import InputError, RecordError
-from evals.records import Sample, Score, Verdict, read_record, read_samples, read_verdicts
+from evals.files import file_sha256
+from evals.records import (
+    SAMPLES_FILE,
+    SCORES_FILE,
+    VERDICTS_FILE,
+    Sample,
+    Score,
+    Verdict,
+    read_record,
+    read_samples,
+    read_verdicts,
+)
 from evals.report.wording import one_line
 
 logger = logging.getLogger(__name__)
@@ -204,21 +215,28 @@ def _read_results(eval_dir: Path) -> tuple[Mapping[str, Result], tuple[str, ...]
     results: dict[str, Result] = {}
     unjudged: list[str] = []
     for folder in sorted(eval_dir.iterdir()) if eval_dir.is_dir() else ():
-        samples_path = folder / "samples.jsonl"
-        if (folder / "scores.json").exists():
+        if (folder / SCORES_FILE).exists():
             result = _read_result(folder)
             results[result.score.benchmark] = result
-        elif samples_path.exists():
+        elif (folder / SAMPLES_FILE).exists():
             unjudged.append(folder.name)
     return results, tuple(unjudged)
 
 
 def _read_result(folder: Path) -> Result:
-    path = folder / "scores.json"
+    path = folder / SCORES_FILE
     score = read_record(Score, path)
     if not score.pass_at_k or not all(k.isdecimal() for k in score.pass_at_k):
         raise RecordError(f"{path}: pass_at_k: expected scores keyed by k; score them again")
-    verdicts_path, samples_path = folder / "verdicts.jsonl", folder / "samples.jsonl"
+    verdicts_path, samples_path = folder / VERDICTS_FILE, folder / SAMPLES_FILE
+    for made_from, sha256 in (
+        (verdicts_path, score.verdicts_sha256),
+        (samples_path, score.samples_sha256),
+    ):
+        if made_from.exists() and file_sha256(made_from) != sha256:
+            raise RecordError(
+                f"{made_from}: not the file that {path.name} was made from; judge and score again"
+            )
     verdicts = tuple(read_verdicts(verdicts_path)) if verdicts_path.exists() else ()
     samples = (
         tuple(read_samples(samples_path, score.tasks, logger.warning))

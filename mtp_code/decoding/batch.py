@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from mtp_code.decoding.draft import draft
+from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.requests import Answer, Completion, Request
 from mtp_code.model.cache import KeyValueCache
 from mtp_code.model.mtp import MTPModel
@@ -25,17 +25,17 @@ class Batch:
         tokenizer: Tokenizer,
         requests: Iterable[Request],
         num_rows: int,
-        num_drafts: int = 0,
+        drafter: Drafter,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._waiting = iter(requests)
-        self._num_drafts = num_drafts
-        capacity = model.config.context + num_drafts
+        self._drafter = drafter
+        capacity = model.config.context + drafter.num_drafts
         weight = model.unembedding.weight
         self.cache = KeyValueCache(model.config, num_rows, capacity, weight.dtype, weight.device)
         self.answers: list[Answer | None] = [None] * num_rows
         self.last_B = torch.zeros(num_rows, dtype=torch.long, device=weight.device)
-        self.drafts_Bk = self.last_B[:, None].repeat(1, num_drafts)
+        self.drafts_Bk = self.last_B[:, None].repeat(1, drafter.num_drafts)
         self._refill()
 
     @property
@@ -98,8 +98,7 @@ class Batch:
         hidden_1TD = self._model.trunk(tokens_1T[:, :-1], attending)
         last = attending.only(torch.tensor([num_read - 1], device=device))
         self._model.mtp_heads(1, hidden_1TD, last)  # leaves its keys and values
-        drafts_1k = draft(self._model, hidden_1TD, last, self._num_drafts)
-        self.drafts_Bk[row] = drafts_1k[0]
+        self.drafts_Bk[row] = self._drafter.draft(hidden_1TD, last)[0]
         cache.commit(torch.tensor([num_read], device=device))
 
     def _keep_live(self) -> None:

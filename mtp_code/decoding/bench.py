@@ -65,7 +65,7 @@ def _decode(
 
 
 def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
-    num_tokens = sum(len(completion.tokens) for completion in mode.completions)
+    num_tokens = sum(completion.num_committed for completion in mode.completions)
     num_forwards = sum(completion.num_forwards for completion in mode.completions)
     ratios = [theirs / ours for theirs, ours in zip(plain.wall_s, mode.wall_s, strict=True)]
     # Both lists hold the requests in the same order: a request at a time, a round at a time.

@@ -3,21 +3,28 @@
 import torch
 from torch import Tensor
 
+from mtp_code.model.heads import StackedHeads
 from mtp_code.model.layers import Attending
 from mtp_code.model.mtp import MTPModel
 
 
-def draft(model: MTPModel, hidden_BTD: Tensor, attending: Attending, num_drafts: int) -> Tensor:
-    """The likeliest tokens at offsets 2 … k+1 from one position of each row, (B, k).
+class Drafter:
+    """Drafts the likeliest tokens at offsets 2 … k+1 from one position of each row."""
 
-    Args:
-        attending: answers for that one position (`Attending.only`); all positions of
-            `hidden_BTD` leave their keys and values in each head's cache.
-    """
-    if num_drafts == 0:
-        return torch.zeros((hidden_BTD.shape[0], 0), dtype=torch.long, device=hidden_BTD.device)
-    offsets = range(2, num_drafts + 2)
-    states_BkD = torch.cat(
-        [model.head_states(offset, hidden_BTD, attending) for offset in offsets], dim=1
-    )
-    return model.unembedding(states_BkD).argmax(dim=-1)  # type: ignore[no-any-return]
+    def __init__(self, model: MTPModel, num_drafts: int) -> None:
+        self.num_drafts = num_drafts
+        self._model = model
+        offsets = range(2, num_drafts + 2)
+        self._heads = StackedHeads(model.mtp_heads, offsets, model.config) if offsets else None
+
+    def draft(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
+        """(B, k) tokens.
+
+        Args:
+            attending: answers for that one position (`Attending.only`); all positions of
+                `hidden_BTD` leave their keys and values in each head's cache.
+        """
+        if self._heads is None:
+            return torch.zeros((hidden_BTD.shape[0], 0), dtype=torch.long, device=hidden_BTD.device)
+        states_KBD = self._model.norm(self._heads(hidden_BTD, attending))
+        return self._model.unembedding(states_KBD).argmax(dim=-1).T  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mtp_code.decoding.batch import Batch
+from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig, choose_tokens
 from mtp_code.model.mtp import MTPModel
@@ -25,7 +26,7 @@ def decode_plain(
     Raises:
         PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
     """
-    batch = Batch(model, tokenizer, requests, num_rows)
+    batch = Batch(model, tokenizer, requests, num_rows, Drafter(model, num_drafts=0))
     while batch.is_live:
         attending = model.trunk.attend_cached(batch.cache, num_tokens=1)
         hidden_B1D = model.trunk(batch.last_B[:, None], attending)

@@ -37,6 +37,11 @@ class Completion:
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
 
+    @property
+    def num_committed(self) -> int:
+        """Tokens with the end of text, which took a forward as well."""
+        return len(self.tokens) + (self.ended_by == "end of text")
+
     def count_drafts(self, num_drafts: int, num_accepted: int) -> None:
         """Notes one round: which of its drafts, in order of offset, stood."""
         for index in range(num_drafts):

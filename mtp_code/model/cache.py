@@ -56,18 +56,25 @@ class KeyValueCache:
         self.lengths_B = self.lengths_B[rows]
 
     def write(
-        self, layer: int, span: "Span", keys_BHTd: Tensor, values_BHTd: Tensor
+        self, layer: int | slice, span: "Span", keys_BHTd: Tensor, values_BHTd: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Writes at the span's positions; returns all keys and values up to its end."""
-        keys_BHCd, values_BHCd = self.keys_LBHCd[layer], self.values_LBHCd[layer]
-        if span.start is not None:
-            keys_BHCd[:, :, span.start : span.end] = keys_BHTd
-            values_BHCd[:, :, span.start : span.end] = values_BHTd
-        else:
-            rows_B1 = torch.arange(self.num_rows, device=keys_BHCd.device)[:, None]
-            keys_BHCd[rows_B1, :, span.positions_BT] = keys_BHTd.transpose(1, 2)
-            values_BHCd[rows_B1, :, span.positions_BT] = values_BHTd.transpose(1, 2)
-        return keys_BHCd[:, :, : span.end], values_BHCd[:, :, : span.end]
+        """Writes at the span's positions; returns all keys and values up to its end.
+
+        For a slice of layers, all tensors have an axis for them in front.
+        """
+        kept = []
+        for storage, new in (
+            (self.keys_LBHCd[layer], keys_BHTd),
+            (self.values_LBHCd[layer], values_BHTd),
+        ):
+            if span.start is not None:
+                storage[..., span.start : span.end, :] = new
+            else:
+                rows_B1 = torch.arange(self.num_rows, device=storage.device)[:, None]
+                by_position = storage.transpose(-3, -2)
+                by_position[..., rows_B1, span.positions_BT, :, :] = new.transpose(-3, -2)
+            kept.append(storage[..., : span.end, :])
+        return kept[0], kept[1]
 
 
 class Span:

@@ -4,10 +4,14 @@ A head architecture is a module with `forward(offset, hidden_BTD, attending) -> 
 (offsets from 1) that owns one layer for each offset.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.layers import Attending, Block
+from mtp_code.model.layers import Attending, Block, choose, rotate
 
 
 class ParallelHeads(nn.Module):
@@ -27,3 +31,79 @@ class ParallelHeads(nn.Module):
     def forward(self, offset: int, hidden_BTD: Tensor, attending: Attending) -> Tensor:
         number = offset - 1
         return self.layers[number](hidden_BTD, attending, self.first_layer + number)  # type: ignore[no-any-return]
+
+
+class StackedHeads:
+    """Several parallel heads that answer at once for one position of each row: for drafting.
+
+    At a few tokens a forward, time goes into calls rather than arithmetic. The heads read the same
+    hidden states, so their projections are one matrix; behind the attention they are one batched
+    product. Weights are copied, the norms' folded into the matrices behind them, so this is not
+    for training. Equal to the heads one by one, to rounding.
+    """
+
+    def __init__(self, heads: ParallelHeads, offsets: range, config: ModelConfig) -> None:
+        self._config = config
+        self._layers = slice(
+            *(heads.first_layer + end - 1 for end in (offsets[0], offsets[-1] + 1))
+        )
+        blocks: list[Any] = [heads.layers[offset - 1] for offset in offsets]
+        attns = [block.attn for block in blocks]
+        q_width = config.num_attn_heads * config.head_width
+        qkv_KOD = torch.stack([block.attn.qkv.weight * block.attn_norm.weight for block in blocks])
+        query_bias = key_value_bias = None
+        if config.qkv_bias:
+            bias_KO = torch.stack([attn.qkv.bias for attn in attns])
+            query_bias, key_value_bias = (
+                bias_KO[:, :q_width].flatten(),
+                bias_KO[:, q_width:].flatten(),
+            )
+        self._query = qkv_KOD[:, :q_width].flatten(0, 1), query_bias
+        self._key_value = qkv_KOD[:, q_width:].flatten(0, 1), key_value_bias
+        if config.qk_norm:
+            self._q_norm_Kd = torch.stack([attn.q_norm.weight for attn in attns])
+            self._k_norm_Kd = torch.stack([attn.k_norm.weight for attn in attns])
+        self._out_KOD = torch.stack([attn.out.weight.T for attn in attns])
+        self._gate_up_KDF = torch.stack(
+            [(block.ffn.gate_up.weight * block.ffn_norm.weight).T for block in blocks]
+        )
+        self._down_KFD = torch.stack([block.ffn.down.weight.T for block in blocks])
+
+    def __call__(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
+        """States of each head at the chosen position of each row, (K, B, D), before the norm."""
+        chosen_B, cache, span = attending.chosen_B, attending.cache, attending.span
+        assert chosen_B is not None
+        assert cache is not None
+        assert span is not None
+        normed_BTD = self._normed(hidden_BTD)
+        query = F.linear(choose(normed_BTD, chosen_B), *self._query)
+        (query_KBHTd,) = self._parts(query, 1)
+        key_KBHTd, value_KBHTd = self._parts(F.linear(normed_BTD, *self._key_value), 2)
+        if self._config.qk_norm:
+            query_KBHTd = self._normed(query_KBHTd) * self._q_norm_Kd[:, None, None, None]
+            key_KBHTd = self._normed(key_KBHTd) * self._k_norm_Kd[:, None, None, None]
+        cos, sin = attending.cos_BTd, attending.sin_BTd
+        query_KBHTd = rotate(query_KBHTd, choose(cos, chosen_B), choose(sin, chosen_B))
+        keys, values = cache.write(self._layers, span, rotate(key_KBHTd, cos, sin), value_KBHTd)
+
+        num_heads = len(self._out_KOD)
+        mask = attending.mask_BQT
+        mixed = F.scaled_dot_product_attention(
+            query_KBHTd.flatten(0, 1),
+            keys.flatten(0, 1),
+            values.flatten(0, 1),
+            attn_mask=None if mask is None else mask.repeat(num_heads, 1, 1)[:, None],
+            enable_gqa=self._config.num_attn_heads != self._config.kv_heads,
+        )
+        mixed_KBO = mixed.flatten(1).unflatten(0, (num_heads, -1))  # type: ignore[no-untyped-call]
+        states_KBD = choose(hidden_BTD, chosen_B)[:, 0] + mixed_KBO @ self._out_KOD
+        gate, up = (self._normed(states_KBD) @ self._gate_up_KDF).chunk(2, dim=-1)
+        return states_KBD + (F.silu(gate) * up) @ self._down_KFD  # type: ignore[no-any-return]
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=self._config.norm_eps)
+
+    def _parts(self, x_BTX: Tensor, num_parts: int) -> tuple[Tensor, ...]:
+        """A projection of all heads, cut into its parts, each (K, B, H, T, d)."""
+        shape = (*x_BTX.shape[:2], len(self._out_KOD), num_parts, -1, self._config.head_width)
+        return x_BTX.view(shape).permute(3, 2, 0, 4, 1, 5).unbind()

@@ -41,7 +41,6 @@ def only(parts: tuple[Part, ...], *keys: str) -> tuple[Part, ...]:
 DIGITS = tuple(range(2, 10))
 FACTORS = (3, 4, 5, 6, 7)
 COUNTS = (1, 2, 3, 4)
-LENGTHS = (2, 3, 4, 5)
 LETTERS = tuple("abeimoprst")
 MARKS = tuple("-+.,:/*_")
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mtp_code.model.cache import KeyValueCache
 from mtp_code.model.config import ModelConfig
+from mtp_code.model.heads import StackedHeads
 from mtp_code.model.mtp import MTPModel, build_model
 
 SHAPES = {
@@ -153,6 +154,30 @@ def test_answering_for_one_token_equals_answering_for_all():
         everywhere = model.logits(2, hidden, attending)
         only = model.logits(2, hidden, attending.only(chosen_B))
         torch.testing.assert_close(only[:, 0], everywhere[torch.arange(3), chosen_B])
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_stacked_heads_equal_the_heads_one_by_one(changes, ragged):
+    model = model_of(**changes)
+    tokens_BT = tokens_of(3, 12)
+    caches = [KeyValueCache(model.config, 3, 12, torch.float64) for _ in range(2)]
+    stacked = StackedHeads(model.mtp_heads, range(2, 4), model.config)
+    if ragged:
+        for cache in caches:
+            cache.commit(torch.tensor([0, 3, 1]))
+    for piece_BT in tokens_BT[:, :9].split([5, 1, 3], dim=1):
+        chosen_B = torch.tensor([piece_BT.shape[1] - 1, 0, piece_BT.shape[1] // 2])
+        first, second = (
+            model.trunk.attend_cached(cache, piece_BT.shape[1]).only(chosen_B) for cache in caches
+        )
+        hidden_BTD = model.trunk.embedding(piece_BT)
+        one_by_one = [model.mtp_heads(offset, hidden_BTD, first)[:, 0] for offset in (2, 3)]
+        torch.testing.assert_close(stacked(hidden_BTD, second), torch.stack(one_by_one))
+        for cache in caches:
+            cache.commit(torch.full((3,), piece_BT.shape[1]))
+    heads = slice(model.config.num_trunk_layers + 1, None)
+    torch.testing.assert_close(caches[0].keys_LBHCd[heads], caches[1].keys_LBHCd[heads])
 
 
 def test_no_position_sees_the_future():
