@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -51,6 +53,9 @@ _BY_ENDING: Final[dict[Ending, VerdictName]] = {
 }
 
 
+NewPool = Callable[[int | None], Pool]
+
+
 class Job(NamedTuple):
     """A program to judge; `key` is the same for the same work under the same conditions."""
 
@@ -73,42 +78,44 @@ def judge(
 ) -> None:
     """Write a verdict for each sample, in the samples' order, and judging.json beside them.
 
-    A program that several samples share is judged once; one that timed out is judged again,
-    alone, before that counts. Findings are kept in `verdicts_path` + ".partial" as they come, so
-    a run that was killed goes on where it stopped. `limits` are the benchmark's unless given;
+    A program that several samples share is judged once. One that ran out of CPU time has had it
+    all, however busy the machine; one that ran out of wall-clock time is judged again, alone,
+    before that counts. Findings are kept in `verdicts_path` + ".partial" as they come, so a run
+    that was killed goes on where it stopped. `limits` are the benchmark's unless given;
     `on_cut_off` is told of a broken last line, which is left out.
 
     Raises:
         InputError: the samples cannot be read, or were drawn for other data; or a task's checks
-            are broken.
+            are broken; or a user's own task has a reference that does not pass its checks.
         SandboxUnavailable: this machine cannot contain programs; none has run.
     """
     limits = limits or benchmark.limits
     samples = _Samples(samples_path, benchmark, [limits.as_dict(), unsafe_no_sandbox])
     # Every line is read before anything runs: a broken one should not cost an hour first.
     keys = {job.key for _, job in samples.read(on_cut_off)}
+    new_pool = partial(Pool, limits, unsafe_no_sandbox=unsafe_no_sandbox)
+    sound = _tasks_shown_sound(benchmark, new_pool, num_workers)
+    doubtful: dict[str, dict[str, Any]] = {}  # findings by key
 
-    partial = verdicts_path.with_name(verdicts_path.name + ".partial")
-    sound: set[str] = set()
-    with Journal(partial, lambda row: row["key"]) as findings:
-        for workers, alone in ((num_workers, False), (1, True)):
-            missing = {key for key in keys if key not in findings}
-            on_progress(len(keys) - len(missing), len(keys))
-            if not missing:
-                break
-            with Pool(limits, workers, unsafe_no_sandbox=unsafe_no_sandbox) as pool:
-                for job, examination in _examine(pool, samples.jobs(missing)):
-                    if (
-                        examination.outcome is Outcome.CHECKS_BROKEN
-                        and job.task.task_id not in sound
-                    ):
-                        _require_sound_checks(job.task, limits, unsafe_no_sandbox)
-                        sound.add(job.task.task_id)
-                    finding = _finding(examination)
-                    if alone or finding["verdict"] != "timed out":
-                        findings.append({"key": job.key, **finding})
-                        missing.discard(job.key)
-                        on_progress(len(keys) - len(missing), len(keys))
+    journal_path = verdicts_path.with_name(verdicts_path.name + ".partial")
+    with Journal(journal_path, lambda row: row["key"]) as findings:
+        missing = {key for key in keys if key not in findings}
+        on_progress(len(keys) - len(missing), len(keys))
+        with closing(_examine(new_pool, num_workers, samples.jobs(missing))) as examined:
+            for num_done, (job, examination) in enumerate(examined, len(keys) - len(missing) + 1):
+                finding = {"key": job.key, **_finding(examination)}
+                if examination.outcome is not Outcome.CHECKS_BROKEN or job.task.task_id in sound:
+                    findings.append(finding)
+                elif job.task.reference is None:
+                    doubtful[job.key] = finding
+                else:
+                    _require_sound_checks(job, new_pool)
+                    sound.add(job.task.task_id)
+                    findings.append(finding)
+                on_progress(num_done, len(keys))
+        _require_some_to_pass(doubtful, findings, samples)
+        for finding in doubtful.values():
+            findings.append(finding)
 
         with write_whole(verdicts_path) as file:
             for sample, job in samples.read():
@@ -164,8 +171,29 @@ class _Samples:
                 yield job
 
 
-def _examine(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Examination]]:
-    """Each job with its examination, as they end; jobs are taken as fast as they can run."""
+def _examine(
+    new_pool: NewPool, num_workers: int | None, jobs: Iterable[Job]
+) -> Generator[tuple[Job, Examination], None, None]:
+    """Each job with its examination, as they end.
+
+    One that ran out of wall-clock time is examined once more, alone: it may have had to wait for
+    others. CPU time is the same however many run, and endless loops are not worth a second try.
+    """
+    again: list[Job] = []
+    with new_pool(num_workers) as pool:
+        for job, examination in _as_completed(pool, jobs):
+            ending = examination.execution.ending
+            if examination.outcome is Outcome.ENDED and ending is Ending.TIMED_OUT_WALL:
+                again.append(job)
+            else:
+                yield job, examination
+    if again:
+        with new_pool(1) as pool:
+            yield from _as_completed(pool, again)
+
+
+def _as_completed(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Examination]]:
+    """Jobs are taken as fast as they can run."""
     under_way: dict[int, Job] = {}
 
     def handed_over() -> Iterator[tuple[str, Checks]]:
@@ -177,18 +205,67 @@ def _examine(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Examination
         yield under_way.pop(position), examination
 
 
-def _require_sound_checks(task: Task, limits: Limits, unsafe_no_sandbox: bool) -> None:
+def _tasks_shown_sound(
+    benchmark: Benchmark, new_pool: NewPool, num_workers: int | None
+) -> set[str]:
+    """Ids of a user's own tasks that come with a reference, after all of these have passed.
+
+    What holds for a test beside its program may not for checks that call it from afar: see
+    docs/security.md. For the benchmarks here our tests make sure of it.
+    """
+    references = [
+        Job(task.task_id, task, task.program_prefix + task.reference, checks_of(task))
+        for task in benchmark.tasks
+        if benchmark.is_custom and task.reference is not None
+    ]
+    if not references:
+        return set()
+    with closing(_examine(new_pool, num_workers, references)) as examined:
+        for job, examination in examined:
+            if examination.outcome is not Outcome.HELD:
+                raise InputError(
+                    f"{job.task.task_id}: its reference solution does not pass its checks "
+                    f"({_finding(examination)['verdict']}: {examination.detail}); mend one of them"
+                )
+    return {job.task.task_id for job in references}
+
+
+def _require_sound_checks(job: Job, new_pool: NewPool) -> None:
     """Tell checks that are broken by themselves from checks that a program's answer broke."""
-    if task.reference is None:
-        return
-    with Pool(limits, 1, unsafe_no_sandbox=unsafe_no_sandbox) as pool:
-        program = task.program_prefix + task.reference
-        ((_, examination),) = pool.examine_as_completed([(program, checks_of(task))])
+    task = job.task
+    assert task.reference is not None
+    with new_pool(1) as pool:
+        reference = job._replace(program=task.program_prefix + task.reference)
+        ((_, examination),) = _as_completed(pool, [reference])
     if examination.outcome is Outcome.CHECKS_BROKEN:
         raise InputError(
             f"{task.task_id}: its checks break on the reference solution too: "
             f"{examination.detail}; mend them"
         )
+
+
+def _require_some_to_pass(
+    doubtful: dict[str, dict[str, Any]], findings: Journal, samples: _Samples
+) -> None:
+    """Take checks that broke, of a task without a reference, to be sound if some program passed.
+
+    Nothing else shows it: a program that fails may have failed before the broken check.
+    """
+    if not doubtful:
+        return
+    passed: set[str] = set()
+    broken: dict[str, str] = {}  # detail by task id
+    for sample, job in samples.read():
+        if job.key in doubtful:
+            broken.setdefault(sample.task_id, doubtful[job.key]["detail"])
+        elif findings[job.key]["verdict"] == "passed":
+            passed.add(sample.task_id)
+    for task_id, detail in broken.items():
+        if task_id not in passed:
+            raise InputError(
+                f"{task_id}: its checks break, and no sample passes them: {detail}; mend them, "
+                "or give the task a reference solution that passes"
+            )
 
 
 def _finding(examination: Examination) -> dict[str, Any]:

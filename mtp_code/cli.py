@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import typer
 
 import evals.errors
 import mtp_code.errors
+from evals.records import SAMPLES_FILE, SCORES_FILE, VERDICTS_FILE
 from sandbox import SandboxUnavailable
 
 # Importing torch takes seconds, so each command imports what it needs: judging needs none of it.
@@ -29,9 +31,8 @@ if TYPE_CHECKING:
     from mtp_code.recipe import Recipe
     from mtp_code.run_folder import TrainedModel
 
-BAD_INPUT, MACHINE_LACKS = 2, 3
+BAD_INPUT, MACHINE_LACKS, BUG = 2, 3, 70
 SECONDS_BETWEEN_LINES = 10.0
-SAMPLES_FILE, VERDICTS_FILE, SCORES_FILE = "samples.jsonl", "verdicts.jsonl", "scores.json"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -381,7 +382,7 @@ def bench_decode(
 
 
 def main() -> None:
-    """Exit status: 0 done, 1 regression, 2 bad input, 3 the machine lacks something."""
+    """Exit status: 0 done, 1 regression, 2 bad input, 3 the machine lacks something, 70 our bug."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for name in ("httpx", "datasets", "fsspec", "torch", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -397,17 +398,25 @@ def main() -> None:
     ) as error:
         _fail(str(error), MACHINE_LACKS)
     except OSError as error:
-        where = error.filename or "disk"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "disk"
             _fail(f"{where}: full; what was finished is kept: make room, go on", MACHINE_LACKS)
         if error.filename is None:
-            raise
-        _fail(f"{where}: {error.strerror}", BAD_INPUT)
+            _tell_bug()
+        _fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
+    except Exception:  # noqa: BLE001 - told whole
+        _tell_bug()
 
 
 def _fail(message: str, status: int) -> None:
     typer.echo(f"mtp-code: {message}", err=True)
     sys.exit(status)
+
+
+def _tell_bug() -> None:
+    # Not Python's own exit status for an exception, 1: that would read as a regression.
+    traceback.print_exc()
+    sys.exit(BUG)
 
 
 def _warn(message: str) -> None:
@@ -553,11 +562,12 @@ def _status_line() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with time left on stderr."""
+    """A bar with time left, where stderr is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -177,6 +177,7 @@ def _plain_base(value: object) -> object:
             same = all(
                 _defined(kind, method) is _defined(base, method)
                 for method in ("__eq__", "__ne__", "__iter__")
+                if hasattr(base, method)
             )
             return convert(value) if same else None
     return None

@@ -140,6 +140,8 @@ def _run_sample(
         os.close(descriptor)
     cause = _wait(control, pid, job["job"], limits, started_s)
     _, status, usage = os.wait4(pid, 0)
+    if cause == "stopped" and os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+        cause = None  # it was ending by itself already
     return {
         "job": job["job"],
         "cause": cause,

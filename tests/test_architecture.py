@@ -67,6 +67,10 @@ def test_arrows_run_as_designed(name):
     assert ours <= MAY_IMPORT[package]
 
 
+def test_nobody_imports_the_command_line():
+    assert [name for name in SOURCES if CLI in imports_of(name)] == []
+
+
 def test_training_and_decoding_meet_in_the_checkpoint_only():
     for name in SOURCES:
         for here, there in (("training", "decoding"), ("decoding", "training")):

@@ -124,6 +124,7 @@ def test_a_vocabulary_too_large_for_the_shards_is_refused(tmp_path):
     )
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 def test_samples_in_human_evals_format_are_judged_and_scored(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED, WRONG)
     done = mtp_code("judge", samples, "--benchmark", "humaneval", cwd=tmp_path)
@@ -133,6 +134,7 @@ def test_samples_in_human_evals_format_are_judged_and_scored(tmp_path):
     assert all(verdict["isolation"] == "full" for verdict in verdicts)
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 def test_a_broken_last_line_is_left_out_and_named(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED, WRONG)
     with samples.open("a") as file:
@@ -159,6 +161,7 @@ def test_an_unknown_benchmark_is_named_with_the_nearest(tmp_path):
     assert "did you mean humaneval?" in complaint(done, 2)
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 def test_k_larger_than_n_is_refused(tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     task = {
@@ -188,6 +191,14 @@ def test_mbpp_without_its_data_names_the_remedy(tmp_path):
         MTP_CODE_DATA="", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path),
     )  # fmt: skip
     assert "MTP_CODE_DATA" in complaint(done, 3)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "folder").mkdir()
+    for out in ("taken/micro.jsonl", "folder"):
+        line = complaint(mtp_code("micro", "--out", out, cwd=tmp_path), 2)
+        assert line.startswith("mtp-code: ")
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):

@@ -10,6 +10,7 @@ import io
 import json
 import sysconfig
 import tokenize
+import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -185,7 +186,7 @@ class JsonLines(_Records):
                 try:
                     for number, line in enumerate(lines, start=1):
                         yield self._parse(f"{name}:{number}", line)
-                except (EOFError, gzip.BadGzipFile) as error:
+                except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                     raise CorpusError(f"{path}: damaged gzip file ({error}); restore it") from None
 
     def _parse(self, name: str, line: bytes) -> Document | Skipped:

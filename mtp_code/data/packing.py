@@ -139,10 +139,6 @@ class WholeRows(Rows):
         self.rows_per_epoch: Final = int(self._row_of_rank.max()) + 1
         self._epoch: tuple[int, list[npt.NDArray[np.int64]]] | None = None
 
-    @property
-    def padding_share(self) -> float:
-        return 1 - float(self._lengths.sum()) / (self.rows_per_epoch * (self._row_tokens + 1))
-
     def row(self, index: int) -> Row:
         epoch, place = divmod(index, self.rows_per_epoch)
         length = self._row_tokens + self._num_offsets

@@ -33,7 +33,7 @@ log_every = 10
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(needs_sandbox: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run with scores and decoding figures."""
     folder = tmp_path_factory.mktemp("road")
     package = Path(__file__).parents[2] / "mtp_code"

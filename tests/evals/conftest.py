@@ -31,7 +31,7 @@ def toy() -> Benchmark:
 class FakePool:
     """Finds what the program says of itself: `# failed`, or `# ended: timed out (cpu)`.
 
-    `# slow` times out unless it is given a pool of one worker.
+    `# slow` runs out of wall-clock time unless it is given a pool of one worker.
     """
 
     examined: ClassVar[list[str]]
@@ -58,7 +58,7 @@ class FakePool:
     def examination(self, program: str) -> Examination:
         said = program.rpartition("# ")[2].strip() if "# " in program else "held"
         if said == "slow":
-            said = "held" if self.num_workers == 1 else "ended: timed out (cpu)"
+            said = "held" if self.num_workers == 1 else "ended: timed out (wall)"
         outcome, _, ending = said.partition(": ")
         return Examination(
             Outcome(outcome),

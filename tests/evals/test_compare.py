@@ -49,9 +49,21 @@ def test_differences_are_paired_task_by_task() -> None:
 
 
 def test_tasks_may_have_different_numbers_of_samples() -> None:
-    found = compare(measured([(2, 1), (3, 1)]), measured([(4, 2), (6, 2)]))
-    assert found.difference == 0
-    assert found.p_drop == 1
+    found = compare(measured([(2, 1), (3, 1)]), measured([(2, 0), (3, 2)]))
+    assert found.difference == pytest.approx((-1 / 2 + 1 / 3) / 2)
+    assert found.p_drop == 1 / 2
+
+
+def test_numbers_of_samples_without_a_small_common_multiple_are_compared_too() -> None:
+    numbers = range(900, 1100)
+    before = measured([(number, 500) for number in numbers])
+    after = measured([(number, 480) for number in numbers])
+    found = compare(before, after)
+    assert found.difference == pytest.approx(
+        np.mean([-20 / number for number in numbers]), abs=1e-6
+    )
+    assert found.low <= found.difference <= found.high
+    assert found.p_drop < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -67,7 +79,14 @@ def test_tasks_may_have_different_numbers_of_samples() -> None:
             {"sampling": measured(COUNTS).sampling.model_copy(update={"top_p": 1.0})},  # type: ignore[union-attr]
             "sampling.top_p differs: 0.95 before, 1.0 now",
         ),
-        ({"tasks": {"Toy/0": (4, 1), "Toy/1": (4, 4)}}, "tasks.Toy/2 differs: (4, 0) before"),
+        (
+            {"tasks": {"Toy/0": (4, 1), "Toy/1": (4, 4)}},
+            "number of samples of Toy/2 differs: 4 before, 0 now",
+        ),
+        (
+            {"tasks": {"Toy/0": (4, 1), "Toy/1": (8, 8), "Toy/2": (4, 0)}},
+            "number of samples of Toy/1 differs: 4 before, 8 now",
+        ),
     ],
 )
 def test_what_is_not_comparable_is_named(changes: dict[str, Any], message: str) -> None:
@@ -76,14 +95,11 @@ def test_what_is_not_comparable_is_named(changes: dict[str, Any], message: str) 
     assert message in str(caught.value)
 
 
-def test_model_seed_number_of_samples_and_versions_may_differ() -> None:
+def test_model_seed_and_versions_may_differ() -> None:
     before = measured(COUNTS)
     assert before.sampling is not None
-    sampling = before.sampling.model_copy(
-        update={"model": {"name": "other"}, "seed": 7, "num_samples": 8}
-    )
-    after = measured([(8, 2 * c) for _, c in COUNTS], sampling=sampling, versions={})
-    assert compare(before, after).difference == 0
+    sampling = before.sampling.model_copy(update={"model": {"name": "other"}, "seed": 7})
+    assert compare(before, measured(COUNTS, sampling=sampling, versions={})).difference == 0
 
 
 def random_gains(num_tasks: int, rng: np.random.Generator) -> list[int]:

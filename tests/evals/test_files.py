@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.errors import InputError
+from evals.errors import InputError, RecordError
 from evals.files import Journal, write_whole
 
 
@@ -50,6 +50,15 @@ def test_a_journal_cut_off_anywhere_keeps_every_whole_row(tmp_path: Path, cut: i
         assert len(rows) == 1
         rows.append({"key": "bbbbbbbbbbbbb"})
     assert path.read_bytes() == whole
+
+
+def test_a_journal_with_a_broken_line_before_its_last_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    content = b'{"key": "a"}\n{"key": "b\n{"key": "c"}\n'
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match="rows:2: no row of this journal"), journal(path):
+        pass
+    assert path.read_bytes() == content
 
 
 def _append_until_killed(path: Path) -> None:

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from tests.evals.test_compare import COUNTS, measured
 NUM_TASKS, NUM_SAMPLES = 150, 8
 
 
-def drawn(chances: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
-    return [(NUM_SAMPLES, passed) for passed in rng.binomial(NUM_SAMPLES, chances).tolist()]
+def drawn(
+    chances: np.ndarray, rng: np.random.Generator, num_samples: Any = NUM_SAMPLES
+) -> list[tuple[int, int]]:
+    numbers = np.broadcast_to(num_samples, chances.shape)
+    return list(zip(numbers.tolist(), rng.binomial(numbers, chances).tolist(), strict=True))
 
 
 @pytest.fixture
@@ -25,11 +29,22 @@ def chances(rng: np.random.Generator) -> np.ndarray:
     return rng.beta(0.5, 0.5, size=NUM_TASKS)
 
 
+@pytest.mark.parametrize(
+    "num_samples",
+    [1, NUM_SAMPLES, np.where(np.arange(NUM_TASKS) % 2, 1, 12)],
+    ids=["one", "several", "differing by task"],
+)
+@pytest.mark.parametrize("skew", [(0.5, 0.5), (0.2, 2.0)], ids=["even", "hard"])
 def test_the_same_model_twice_raises_few_false_alarms(
-    chances: np.ndarray, rng: np.random.Generator
+    num_samples: Any, skew: tuple[float, float], rng: np.random.Generator
 ) -> None:
+    chances = rng.beta(*skew, size=NUM_TASKS)
     alarms = [
-        gate(measured(drawn(chances, rng)), measured(drawn(chances, rng)), 0.0).exit_status
+        gate(
+            measured(drawn(chances, rng, num_samples)),
+            measured(drawn(chances, rng, num_samples)),
+            tolerance=0.0,
+        ).exit_status
         for _ in range(400)
     ]
     # 5 % at most; within what 400 repeats can tell from that.
@@ -93,11 +108,13 @@ def test_a_negative_tolerance_is_a_wrong_call() -> None:
 def test_a_baseline_written_from_a_score_is_one_it_passes(tmp_path: Path) -> None:
     score = Score(
         **measured(COUNTS).model_dump(),
+        samples_sha256="s",
+        verdicts_sha256="v",
         num_tasks=3,
         num_samples=12,
         pass_at_k={},
         share_parsed=1.0,
-        by_verdict={"passed": 5},
+        by_verdict={"passed": 5, "wrong answer": 7},
         timed_out=0,
     )
     path = tmp_path / "baselines" / "toy.json"

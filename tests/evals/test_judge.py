@@ -105,13 +105,22 @@ def test_a_program_is_judged_once_however_many_samples_share_it(
     assert len(list(read_verdicts(verdicts))) == 9
 
 
-def test_a_time_out_is_judged_again_alone_before_it_counts(
+def test_a_time_out_of_the_wall_clock_is_judged_again_alone_before_it_counts(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
-    write(samples, "held", "slow", "ended: timed out (cpu)")
+    write(samples, "held", "slow", "ended: timed out (wall)")
     judge(samples, toy, verdicts, num_workers=2)
     assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "passed", "timed out"]
     assert len(pool.examined) == 5
+
+
+def test_cpu_time_that_is_used_up_counts_at_once(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "ended: timed out (cpu)")
+    judge(samples, toy, verdicts, num_workers=2)
+    assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "timed out"]
+    assert len(pool.examined) == 2
 
 
 def test_a_run_that_was_stopped_goes_on_without_judging_anything_twice(
@@ -225,10 +234,59 @@ def test_checks_that_break_on_the_reference_too_give_no_verdict(
     assert not verdicts.exists()
 
 
+def without_reference(benchmark: Benchmark) -> Benchmark:
+    tasks = [task.model_copy(update={"reference": None}) for task in benchmark.tasks]
+    return replace(benchmark, tasks=tuple(tasks))
+
+
+def test_broken_checks_without_a_reference_give_no_verdict_unless_some_sample_passes(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    bare = without_reference(toy)
+    write(samples, "held", "checks broken", "held", "held", "failed")
+    with pytest.raises(InputError, match="Toy/1: its checks break, and no sample passes them: sa"):
+        judge(samples, bare, verdicts)
+    assert not verdicts.exists()
+    write(samples, "held", "checks broken", "held", "held", "held")
+    judge(samples, bare, verdicts)
+    assert [each.verdict for each in read_verdicts(verdicts)][1] == "exception"
+
+
+def test_checks_that_broke_are_looked_into_again_after_a_stop(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "checks broken")
+    for _ in range(2):
+        with pytest.raises(InputError, match="Toy/1: its checks break"):
+            judge(samples, without_reference(toy), verdicts)
+
+
+@pytest.mark.parametrize("found", ["failed", "checks broken", "ended: timed out (cpu)"])
+def test_references_of_ones_own_tasks_must_pass_before_any_sample_is_judged(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path, found: str
+) -> None:
+    wrong = toy.tasks[1].model_copy(update={"reference": f"# {found}"})
+    own = replace(toy, tasks=(toy.tasks[0], wrong), is_custom=True)
+    write(samples, "held", "held")
+    with pytest.raises(InputError, match="Toy/1: its reference solution does not pass its checks"):
+        judge(samples, own, verdicts)
+    assert not any("# held" in program for program in pool.examined)
+    judge(samples, replace(own, tasks=toy.tasks), verdicts)
+    assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "passed"]
+
+
+def test_checks_of_ones_own_task_that_an_answer_breaks_are_its_exception(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "checks broken")
+    judge(samples, replace(toy, is_custom=True), verdicts)
+    assert [each.verdict for each in read_verdicts(verdicts)] == ["exception"]
+
+
 def test_progress_counts_distinct_programs_up_to_all(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
     write(samples, "held", "slow", "failed", "held")
     told: list[tuple[int, int]] = []
     judge(samples, toy, verdicts, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 3), (1, 3), (2, 3), (2, 3), (3, 3)]
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]

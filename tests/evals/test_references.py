@@ -12,16 +12,13 @@ from evals.benchmarks import Benchmark, load_benchmark
 from evals.judge import judge
 from evals.program import checks_of
 from evals.records import Sample, Verdict, read_verdicts, write_samples
-from sandbox import Limits, Outcome, Pool, SandboxUnavailable
+from sandbox import Limits, Outcome, Pool
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Pool]:
-    try:
-        with Pool(Limits(cpu_s=2.0)) as pool:
-            yield pool
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
+def sandbox(needs_sandbox: None) -> Iterator[Pool]:
+    with Pool(Limits(cpu_s=2.0)) as pool:
+        yield pool
 
 
 def judged(benchmark: Benchmark, samples: list[Sample], folder: Path) -> list[Verdict]:

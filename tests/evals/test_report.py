@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from evals.errors import InputError
+from evals.files import file_sha256
 from evals.report import write_report
 
 LIMITS = {"cpu_s": 3.0, "wall_s": 30.0, "memory_bytes": 512 << 20}
@@ -174,7 +175,7 @@ def add_scores(
         "prompt_format": "completion",
         "post_processing": "cut at stops",
         "num_tasks": num_tasks,
-        "num_samples": num_samples,
+        "num_samples": num_tasks * num_samples,
         "pass_at_k": {"1": estimate},
         "share_parsed": 0.875,
         "by_verdict": by_verdict,
@@ -189,7 +190,19 @@ def add_scores(
     write_json(folder / "sampling.json", sampling)
     write_lines(folder / "verdicts.jsonl", verdicts)
     write_json(folder / "scores.json", score)
+    tie_together(folder)
     return folder
+
+
+def tie_together(folder: Path) -> None:
+    """Make the score that of the samples and verdicts beside it."""
+    edit_json(
+        folder / "scores.json",
+        {
+            f"{name}_sha256": file_sha256(folder / f"{name}.jsonl")
+            for name in ("samples", "verdicts")
+        },
+    )
 
 
 def verdict_row(task_id: str, index: int, verdict: str, isolation: str = "full") -> dict[str, Any]:
@@ -495,6 +508,7 @@ def test_foreign_text_is_inert(tmp_path: Path) -> None:
     write_lines(
         folder / "verdicts.jsonl", [verdict_row(HOSTILE, 0, "exception") | {"detail": HOSTILE}]
     )
+    tie_together(folder)
     add_decoding(run_dir)
     edit_json(
         run_dir / "decode-humaneval.json", {"command": HOSTILE, "machine": HOSTILE, "date": HOSTILE}
@@ -513,6 +527,7 @@ def test_characters_that_hide_or_reorder_code_are_spelled_out(tmp_path: Path) ->
     folder = add_scores(run_dir, "micro", num_tasks=1, num_samples=1, pass_rate=0)
     completion = "a = '\u202e'\x00\ud800\x1b[31m\n"
     write_lines(folder / "samples.jsonl", [{"task_id": "micro/0", "completion": completion}])
+    tie_together(folder)
     assert r"a = '\u202e'\x00\ud800\x1b[31m" in Page(report([run_dir])).text
 
 
@@ -521,6 +536,7 @@ def test_a_long_sample_is_cut_with_a_notice(tmp_path: Path) -> None:
     folder = add_scores(run_dir, "micro", num_tasks=1, num_samples=1)
     code = "".join(f"    line_{number} = {number}\n" for number in range(500))
     write_lines(folder / "samples.jsonl", [{"task_id": "micro/0", "completion": code}])
+    tie_together(folder)
     text = Page(report([run_dir])).text
     assert "line_10 = 10" in text
     assert "line_400" not in text
@@ -577,6 +593,17 @@ def test_a_folder_with_scores_alone_is_reported(tmp_path: Path) -> None:
     text = Page(report([tmp_path / "hub-model"])).text
     assert "hub-model" in text
     assert "Run make train-code." in text
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "verdicts.jsonl"])
+def test_what_a_score_was_not_made_from_is_refused(tmp_path: Path, name: str) -> None:
+    run_dir = make_run(tmp_path / "tiny")
+    path = add_scores(run_dir, "micro") / name
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(InputError, match=f"{name}: not the file that scores.json was made from"):
+        report([run_dir])
+    path.unlink()
+    assert "micro" in report([run_dir])
 
 
 def test_samples_not_judged_yet_are_named(tmp_path: Path) -> None:
@@ -655,8 +682,10 @@ def test_a_broken_file_is_named_in_one_line(
     tmp_path: Path, name: str, content: str, problem: str
 ) -> None:
     run_dir = make_run(tmp_path / "tiny")
-    add_scores(run_dir, "micro")
+    folder = add_scores(run_dir, "micro")
     (run_dir / name).write_text(content)
+    if name.endswith(("samples.jsonl", "verdicts.jsonl")):
+        tie_together(folder)  # or that would be the complaint
     with pytest.raises(InputError) as refusal:
         report([run_dir])
     assert problem in str(refusal.value)

@@ -56,6 +56,25 @@ def test_a_score_written_is_the_score_read(toy: Benchmark, verdicts: Path, tmp_p
     assert read_record(Score, tmp_path / "scores.json") == summed
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_tasks", 4, "num_tasks is 4, but 3 are counted"),
+        ("num_samples", 5, "num_samples is 5, but 6 are counted"),
+        ("timed_out", 0, "timed_out is 0, but 1 are counted"),
+        ("by_verdict", {"passed": 3, "timed out": 1}, "by_verdict does not add up to the 6"),
+        ("tasks", {"Toy/0": (2, 3)}, "tasks.Toy/0: 3 passed of 2"),
+    ],
+)
+def test_a_score_that_contradicts_itself_is_refused(
+    toy: Benchmark, verdicts: Path, tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(score(verdicts, toy).as_json() | {field: value}))
+    with pytest.raises(InputError, match=message):
+        read_record(Score, path)
+
+
 @pytest.mark.parametrize("k", [0, 3])
 def test_k_beyond_the_samples_is_refused(toy: Benchmark, verdicts: Path, k: int) -> None:
     with pytest.raises(InputError, match=f"k = {k} is outside 1 to 2, the samples of Toy/0"):

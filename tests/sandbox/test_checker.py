@@ -77,6 +77,35 @@ assert (numbers, seen, table) == ([1, 3], {1}, {'old': [2], 'new': [1]})
 assert inner == [2]
 """,
     ),
+    "one object passed twice": (
+        "def swap(a, b, *, c): a.append(1); return a is b, b is c",
+        """
+x, y = [], []
+assert swap(x, x, c=y) == (True, False)
+assert x == [1]
+assert swap(x, [1], c=x) == (False, False)
+assert x == [1, 1]
+assert swap(c=y, b=y, a=y) == (True, True)
+assert y == [1]
+""",
+    ),
+    "enumerations of numbers and text": (
+        """
+import enum
+class Number(enum.IntEnum): ONE = 1
+class Text(enum.StrEnum): A = "a"
+class Bits(enum.IntFlag): X, Y = 1, 2
+def all_of(): return Number.ONE, Text.A, {Number.ONE: Text.A}, Bits.X | Bits.Y
+""",
+        "assert all_of() == (1, 'a', {1: 'a'}, 3)",
+    ),
+    "an iterator at its end": (
+        "def count(): return iter([1])",
+        """
+numbers = count()
+assert next(numbers) == 1 and next(numbers, None) is None and list(numbers) == []
+""",
+    ),
     "expected exceptions": (
         """
 class TooSmall(ValueError): pass

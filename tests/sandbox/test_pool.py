@@ -14,6 +14,8 @@ import pytest
 from sandbox import Checks, Ending, Limits, Outcome, Pool, examine, run
 from sandbox.room import Room
 
+pytestmark = pytest.mark.usefixtures("needs_sandbox")
+
 
 def descendants(pid):
     """All processes below one, as the host sees them."""
@@ -118,6 +120,44 @@ def test_a_program_that_takes_its_worker_along_twice_is_given_up(monkeypatch):
         assert examination.execution.ending is Ending.CRASHED
 
 
+def kill_samples(rooms, times):
+    """Kill whatever runs in the rooms, but not the rooms, so many times: as the host would."""
+
+    def kill():
+        for _ in range(times):
+            wait_until(lambda: descendants(os.getpid()) - rooms)
+            for pid in descendants(os.getpid()) - rooms:
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda pid=pid: pid not in descendants(os.getpid()))
+
+    threading.Thread(target=kill).start()
+
+
+def test_a_sample_killed_from_outside_is_run_again(caplog):
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        kill_samples(descendants(os.getpid()), times=1)
+        (execution,) = pool.run_all(["import time; time.sleep(1); print(1)"])
+        assert execution.output_tail == "1\n"
+        assert "killed from outside" in caplog.text
+
+
+def test_a_sample_killed_from_outside_twice_is_no_fault_of_its_memory():
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        kill_samples(descendants(os.getpid()), times=2)
+        (execution,) = pool.run_all(["import time; time.sleep(30)"])
+        assert execution.ending is Ending.CRASHED
+
+
+def test_checks_killed_from_outside_are_run_again():
+    program = "def f(): return 1"
+    checks = Checks("import time\ntime.sleep(1)\nassert f() == 1")
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        next(pool.examine_all([(program, Checks(""))]))  # both rooms are open now
+        kill_samples(descendants(os.getpid()), times=1)
+        (examination,) = pool.examine_all([(program, checks)])
+        assert examination.outcome is Outcome.HELD
+
+
 def test_nothing_is_left_when_a_pool_is_closed():
     before = descendants(os.getpid())
     descriptors = num_descriptors()
@@ -154,7 +194,7 @@ def test_nothing_is_left_when_the_harness_is_ended(number):
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
 
 
-def test_many_samples_leave_no_descriptor_and_no_memory_behind(pool):
+def test_many_samples_leave_no_descriptor_behind(pool):
     jobs = [("def f(x): return x", Checks("assert f(1) == 1"))] * 100
     list(pool.examine_all(jobs))
     descriptors = num_descriptors()

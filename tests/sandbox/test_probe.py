@@ -8,6 +8,7 @@ import pytest
 import sandbox
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 def test_this_machine_enforces_every_mechanism():
     found = sandbox.probe()
     assert found.holds, str(found)
@@ -27,6 +28,7 @@ def without_namespaces(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 @pytest.mark.skipif(not shutil.which("unshare"), reason="the control needs util-linux")
 @pytest.mark.skipif(os.getuid() == 0, reason="root needs no user namespace to begin with")
 def test_where_user_namespaces_are_off_nothing_runs_and_the_remedy_is_named(tmp_path):
@@ -43,6 +45,7 @@ def test_where_user_namespaces_are_off_nothing_runs_and_the_remedy_is_named(tmp_
     assert "not tried" in probed.stdout
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 @pytest.mark.skipif(not shutil.which("unshare"), reason="util-linux is not on this machine")
 def test_root_of_a_namespace_without_other_users_is_refused():
     refused = subprocess.run(
@@ -73,6 +76,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.usefixtures("needs_sandbox")
 def test_the_command_line_runs_a_file(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("print('hello'); raise SystemExit(4)")

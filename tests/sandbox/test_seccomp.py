@@ -91,6 +91,9 @@ def test_the_zygote_may_make_processes_but_no_mounts(machine):
         ("fcntl", (3, 4), seccomp.ALLOW),
         ("fcntl", (3, 1024), EPERM),
         ("fcntl", (3, 8), EPERM),
+        ("fcntl", (3, 5), EPERM),
+        ("fcntl", (3, 6), EPERM),
+        ("fcntl", (3, 7), EPERM),
         ("ioctl", (0, 0x5401), seccomp.ALLOW),
         ("ioctl", (0, 0x5412), EPERM),
         ("ioctl", (0, 0x5401 | 1 << 40), seccomp.ALLOW),  # the kernel drops the upper half too

@@ -96,6 +96,30 @@ def test_mbpp_of_the_hub_is_mbpp_of_the_file(
     assert load_benchmark("mbpp") == from_file
 
 
+@pytest.mark.parametrize("is_within_reach", [True, False])
+def test_the_hubs_client_is_offline_only_while_mbpp_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, is_within_reach: bool
+) -> None:
+    from datasets import config
+    from huggingface_hub import constants
+
+    found: list[bool] = []
+
+    def load_dataset(*args: object, **kwargs: object) -> list[dict[str, Any]]:
+        found.extend([config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE])
+        return mbpp_rows(11, 510)
+
+    for module in (config, constants):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("MTP_CODE_DATA", raising=False)
+    monkeypatch.setattr("evals.benchmarks.mbpp._hub_is_within_reach", lambda: is_within_reach)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    load_benchmark("mbpp")
+    assert found == [not is_within_reach] * 2
+    assert not config.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
+
+
 @pytest.mark.parametrize(("rows", "task_id"), [(ROWS, "Toy/0"), ([MBPP_ROW], "Mbpp/7")])
 def test_a_file_of_either_format_is_a_benchmark(
     tmp_path: Path, rows: list[dict[str, Any]], task_id: str
@@ -104,6 +128,7 @@ def test_a_file_of_either_format_is_a_benchmark(
     benchmark = load_benchmark(str(tmp_path / "mine.jsonl.gz"))
     assert benchmark.name == "mine"
     assert benchmark.tasks[0].task_id == task_id
+    assert benchmark.is_custom
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,16 @@ def test_the_interpreter_cannot_be_changed(inside):
     assert "Read-only file system" in execution.output_tail
 
 
+@pytest.mark.parametrize("device", ["null", "zero", "random", "urandom"])
+def test_the_times_of_a_device_of_the_host_cannot_be_changed(device, inside, outside):
+    program = f"import os; os.utime('/dev/{device}')"
+    control = outside(program)
+    assert control.returncode == 0, control.stderr
+    before = Path(f"/dev/{device}").stat().st_mtime_ns
+    assert "Read-only file system" in inside(program).output_tail
+    assert Path(f"/dev/{device}").stat().st_mtime_ns == before
+
+
 def test_mounts_cannot_be_changed(inside, outside):
     program = """
 import ctypes

@@ -27,6 +27,18 @@ assert libc.{call} >= 0
     assert inside(program).exit_code != 0
 
 
+@pytest.mark.parametrize("command", ["F_GETLK", "F_SETLK", "F_SETLKW"])
+def test_no_lock_on_a_file_that_rooms_share_tells_of_one_another(command, inside, outside):
+    program = f"""
+import fcntl, os, struct
+lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0)
+fcntl.fcntl(open(os.__file__), fcntl.{command}, lock)
+"""
+    control = outside(program)
+    assert control.returncode == 0, control.stderr
+    assert inside(program).exit_code != 0
+
+
 def test_a_process_hidden_in_clone3_is_refused(inside, outside):
     # libc falls back to clone where there is no clone3; so threads work, and this does not.
     program = """

@@ -20,6 +20,11 @@ MESSES = {
     "a locked tmp": "import os\nopen('/tmp/x', 'w'); os.chmod('/tmp', 0)",
     "deep folders": "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')",
     "odd names": "for name in (b'\\xff', b'a\\nb', b'-rf'): open(b'/tmp/' + name, 'w')",
+    "deep locked folders": """
+import os
+for _ in range(1500):
+    os.mkdir('e', 0); open('f', 'w').close(); os.mkdir('d'); os.chdir('d'); os.chmod('.', 0o300)
+""",
     "links": "import os\nos.symlink('/usr', '/tmp/usr'); os.symlink('.', '/tmp/here')",
     "environment": "import os\nos.environ['LEFT'] = 'x'; os.chdir('/'); os.umask(0o777)",
     "patched modules": "import json, builtins\njson.dumps = json.loads = None; builtins.len = None",
@@ -46,10 +51,11 @@ open("/tmp/new", "w").write("x" * 1000)
 
 
 @pytest.mark.parametrize("mess", MESSES.values(), ids=MESSES.keys())
-def test_the_next_sample_finds_a_clean_room(mess, alone):
+def test_the_next_sample_finds_a_clean_room(mess, alone, caplog):
     pristine = PRISTINE.replace("START", str(os.getpriority(os.PRIO_PROCESS, 0)))
     _, following = alone.run_all([mess, pristine])
     assert following.exit_code == 0, following.output_tail
+    assert caplog.records == []  # nor did it cost the room
 
 
 def test_a_program_and_its_room_share_no_memory_with_the_next(alone):

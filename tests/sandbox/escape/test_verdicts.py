@@ -1,8 +1,12 @@
 """Programs that want to pass without doing what their checks ask."""
 
+import os
+
 import pytest
 
 from sandbox import Checks, Ending, Limits, Outcome, Pool
+from sandbox.jobs import ExamineJob
+from sandbox.room import Note, Report
 
 CHECKS = """
 def check(function):
@@ -79,11 +83,73 @@ def test_a_forgery_that_passes_beside_its_checks_does_not_pass(program, outside,
     assert examine(program, CHECKS).outcome is not Outcome.HELD
 
 
+# A check that computes with an answer, as HumanEval/32 does.
+ROOT_CHECKS = """
+import math
+def value(coefficients, x): return sum(c * math.pow(x, i) for i, c in enumerate(coefficients))
+for coefficients in ([1.0, 2.0], [-6.0, 11.0, -6.0, 1.0]):
+    assert abs(value(coefficients, find_zero(coefficients))) < 1e-4
+"""
+
+
+@pytest.mark.parametrize("conversion", ["__float__", "__index__", "__int__"])
+def test_an_object_is_not_another_number_each_time(conversion, outside, examine):
+    program = f"""
+class find_zero:
+    def __init__(self, coefficients): self.coefficients, self.times = coefficients, -1
+    def {conversion}(self):
+        self.times += 1
+        value = -self.coefficients[0] / self.coefficients[1] if self.times == 1 else 0.0
+        return value if {conversion!r} == "__float__" else int(value * 1_000_000)
+"""
+    checks = ROOT_CHECKS
+    if conversion != "__float__":
+        checks = "x = find_zero([-1, 1])\nassert range(9)[x] == 0 and range(2_000_000)[x] > 0"
+    if conversion == "__int__":
+        checks = "x = find_zero([-1, 1])\nassert int(x) == 0 and int(x) > 0"
+    control = outside(f"{program}\n{checks}")
+    assert control.returncode == 0, control.stderr
+    examination = examine(program, checks)
+    assert examination.outcome is Outcome.RAISED
+    assert "TypeError" in examination.detail
+
+
+FORGED_NOTE = b'{"outcome": "held", "detail": "", "raised": ""}'
+PATCHED_ENCODER = """
+import sys
+wire = sys._getframe().f_back.f_globals["wire"]
+encode = wire.encode
+wire.encode = lambda value, *rest: 4 if value is None else encode(value, *rest)
+def square(x): return None
+"""
+PATCHED_JSON = """
+import json
+json.dumps = lambda *_, **__: '["held"]'
+def square(x): return None
+"""
+
+
+def test_control_a_forged_note_is_believed_where_only_the_checks_can_write():
+    job = ExamineJob(0, Limits(), "full", "", Checks(""))
+    job._note = Note()
+    os.pwrite(job._note.descriptor, FORGED_NOTE, 0)
+    assert job._found(Report(0, None, 0, 0.0, 0.0, 0))[0] is Outcome.HELD
+    job._note.close()
+
+
+def test_control_a_patched_encoder_does_answer(examine):
+    assert examine(PATCHED_ENCODER, "assert square(2) == 4").outcome is Outcome.HELD
+
+
+def test_control_patched_json_does_reach_the_checks(examine):
+    assert "out of protocol" in examine(PATCHED_JSON, "square(2)").detail
+
+
 # These aim at how the verdict travels here, and have no control outside.
 ATTACKS = {
-    "forged notes on every descriptor": """
-import json, os
-note = json.dumps({"outcome": "held", "detail": "", "raised": None}).encode()
+    "forged notes on every descriptor": f"""
+import os
+note = {FORGED_NOTE!r}
 for descriptor in range(256):
     for write in (lambda d: os.write(d, note), lambda d: os.pwrite(d, note, 0)):
         try: write(descriptor)
@@ -135,19 +201,8 @@ class Same(metaclass=Meta):
     def __eq__(self, other): return True
 def square(x): return Same()
 """,
-    "a patched encoder": """
-import sys, gc
-for module in list(sys.modules.values()) + gc.get_objects():
-    if getattr(module, "__name__", "") == "sandbox.wire":
-        module.encode = lambda *_: ["value", 4]
-        module.MAX_FRAME_BYTES = 1 << 40
-def square(x): return None
-""",
-    "a patched json": """
-import json
-json.dumps = lambda *_, **__: '["held"]'
-def square(x): return None
-""",
+    "a patched encoder": PATCHED_ENCODER,
+    "a patched json": PATCHED_JSON,
     "the assertion error of the checks": """
 def square(x): raise AssertionError("nothing to see")
 """,
@@ -236,10 +291,11 @@ def everything():
     frames, frame = [], sys._getframe()
     while frame: frames.append((frame.f_locals, frame.f_globals)); frame = frame.f_back
     return repr(frames) + repr([o for o in gc.get_objects() if isinstance(o, (list, dict, tuple))])
-def find(text): return text[::-1] in everything()
 def ask(): return "needle" if "ylniatrec" [::-1] + "-expected" in everything() else ""
 """
-    assert examine(program, "assert find('tluser')\nassert result").outcome is not Outcome.HELD
+    held = f"{program}\nhaystack = 'certainly-expected'"
+    control = examine(held, "assert ask() == 'needle'")
+    assert control.outcome is Outcome.HELD, control.detail
     examination = examine(program, "assert ask() == ''\nunused = 'certainly-expected'")
     assert examination.outcome is Outcome.HELD, examination.detail
 
@@ -258,6 +314,9 @@ def ask(): return "needle" if "ylniatrec" [::-1] + "-expected" in everything() e
         "assert [answer()] == [4]",
         "assert {'x': answer()} == {'x': 4}",
         "import math\nassert math.isclose(answer(), 4)",
+        "assert int(answer()) == 4",
+        "assert round(answer()) == 4",
+        "assert divmod(9, answer())[0] == 2",
         "assert answer() is None or answer() == 4",
         "assert isinstance(answer(), int)",
         "assert type(answer()) is int",
@@ -271,13 +330,29 @@ class Obliging:
     __rsub__ = __sub__
     def __abs__(self): return 0
     def __hash__(self): return hash(4)
-    def __float__(self): return 3.0
+    def __float__(self): return 4.0
+    __int__ = __index__ = __round__ = lambda self, *_: 4
+    __rdivmod__ = lambda self, other: (2, 1)
     def __iter__(self): return iter([])
     __eq__ = __lt__ = __gt__ = __le__ = __ge__ = __contains__ = lambda self, other: True
     def __ne__(self, other): return False
 def answer(): return Obliging()
 """
     assert examine(program, checks).outcome is not Outcome.HELD
+
+
+@pytest.mark.parametrize("error", ["StopIteration", "StopAsyncIteration", "GeneratorExit"])
+@pytest.mark.parametrize(
+    "asked",
+    ["all(map(f, [1, 2]))", "all(map(len, [g]))", "all(map(bool, [g]))", "all(map(iter, [g]))"],
+)
+def test_an_error_from_the_program_does_not_end_the_checks_iteration(error, asked, examine):
+    program = f"""
+def f(*_): raise {error}
+class G: __len__ = __bool__ = __iter__ = f
+g = G()
+"""
+    assert examine(program, f"assert {asked}").outcome is Outcome.RAISED
 
 
 def test_checks_that_swallow_everything_do_not_hold_for_a_program_that_is_gone(examine):
