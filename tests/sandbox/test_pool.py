@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import itertools
 import os
@@ -127,7 +128,8 @@ def kill_samples(rooms, times):
         for _ in range(times):
             wait_until(lambda: descendants(os.getpid()) - rooms)
             for pid in descendants(os.getpid()) - rooms:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # a helper process that just ended
+                    os.kill(pid, signal.SIGKILL)
                 wait_until(lambda pid=pid: pid not in descendants(os.getpid()))
 
     threading.Thread(target=kill).start()
