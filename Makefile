@@ -18,7 +18,7 @@ SET    ?=#: overrides, as in SET="optim.lr=1e-3 schedule.num_steps=500"
 RUN    ?= runs/$(notdir $(basename $(RECIPE)))#: run folder
 TOKENS ?= tokens/$(notdir $(basename $(RECIPE)))#: token shards
 TWIN   ?= $(if $(filter tiny,$(RECIPE)),tiny-next-token)#: recipe that plain make trains beside it, to compare
-MICRO_DOCUMENTS ?= 16000#: training documents of micro
+MICRO_DOCUMENTS ?= 20000#: training documents of micro
 
 #: Evaluation
 MICRO_SAMPLES     ?= 5#: samples a task
