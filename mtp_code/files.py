@@ -72,10 +72,15 @@ def alone_in(folder: Path, wait: bool) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a file by this value as JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file by this text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
         sync(aside)
         aside.replace(path)
         sync(path.parent)

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from mtp_code.files import write_text
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -24,9 +26,7 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # most of a second to import
 
         kept = [row for row in read_metrics(self._path) if row["step"] <= self._first_step]
-        aside = self._path.with_name(f".{self._path.name}.aside")
-        aside.write_text("".join(map(_line, kept)), encoding="utf-8")
-        aside.replace(self._path)
+        write_text(self._path, "".join(map(_line, kept)))
         self._file: IO[str] = self._path.open("a", encoding="utf-8")
         self._tensorboard: Any = SummaryWriter(
             str(self._tensorboard_dir), purge_step=self._first_step + 1

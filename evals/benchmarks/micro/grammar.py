@@ -1,8 +1,8 @@
 """What a family of functions is, and the phrases that families share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 
 from evals.benchmarks.micro.parts import Part
 
@@ -66,9 +66,6 @@ class Family:
         return len(set(busy)) == len(busy) >= 2 and all(
             part.takes in ("", left.gives) for left, part in pairwise(parts)
         )
-
-    def combinations(self) -> Iterator[tuple[Part, ...]]:
-        return filter(self.accepts, product(*self.slots))
 
 
 def family(
