@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.requests import Answer, Completion, Request
@@ -67,6 +68,13 @@ class Batch:
         if finished:
             self._refill()
         return finished
+
+    def next_uniforms(self, count: int) -> Tensor:
+        """The draws that decide each row's next tokens, (B, count)."""
+        draws = [
+            answer.next_uniforms(count) if answer else [0.0] * count for answer in self.answers
+        ]
+        return torch.tensor(draws, dtype=torch.float64, device=self.last_B.device)
 
     def count_drafts(self, num_drafts: int, accepted: Sequence[int]) -> None:
         """Notes for each live row which offsets' drafts stood."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
 
 from mtp_code.decoding.batch import Batch
 from mtp_code.decoding.draft import Drafter
@@ -30,14 +29,6 @@ def decode_plain(
     while batch.is_live:
         attending = model.trunk.attend_cached(batch.cache, num_tokens=1)
         hidden_B1D = model.trunk(batch.last_B[:, None], attending)
-        logits_BV = model.logits(1, hidden_B1D, attending)[:, 0]
-        tokens_B = choose_tokens(logits_BV, sampling, _next_uniforms(batch))
-        yield from batch.commit([[token] for token in tokens_B.tolist()])
-
-
-def _next_uniforms(batch: Batch) -> Tensor:
-    return torch.tensor(
-        [answer.next_uniform() if answer else 0.0 for answer in batch.answers],
-        dtype=torch.float64,
-        device=batch.last_B.device,
-    )
+        logits_B1V = model.logits(1, hidden_B1D, attending)
+        tokens_B1 = choose_tokens(logits_B1V, sampling, batch.next_uniforms(1))
+        yield from batch.commit(tokens_B1.tolist())

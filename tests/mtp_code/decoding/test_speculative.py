@@ -142,3 +142,21 @@ def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, toke
     found = by_prompt(together)
     for completion in alone:
         assert found[tuple(completion.request.prompt)].tokens == completion.tokens
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+@pytest.mark.parametrize("num_rows", [1, 4])
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_speculative_samples_equal_plain_samples(
+    model, tokenizer, num_drafts, num_rows, temperature
+):
+    sampling = SamplingConfig(temperature=temperature, top_p=0.95)
+    requests = [replace(request, seed=seed) for seed, request in enumerate(requests_for(tokenizer))]
+    plain = by_prompt(list(decode_plain(model, tokenizer, requests, sampling)))
+    speculative = list(
+        decode_speculative(model, tokenizer, requests, num_drafts, num_rows, sampling)
+    )
+    assert len(speculative) == len(requests)
+    for prompt, completion in by_prompt(speculative).items():
+        assert completion.tokens == plain[prompt].tokens
+        assert completion.ended_by == plain[prompt].ended_by
