@@ -4,6 +4,7 @@ import ast
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,6 +24,24 @@ def decode_without_cache(model: MTPModel, request: Request) -> list[int]:
             break
         tokens.append(token)
     return tokens[len(request.prompt) :]
+
+
+@torch.no_grad()
+def bits_token_by_token(model: MTPModel, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    """Reads everything again for every token; beyond the context, what its window has before it."""
+    tokens, context = [*prompt, *answer], model.config.context
+    half = -(-context // 2)
+    bits = 0.0
+    for place in range(len(prompt), len(tokens)):
+        begins = 0
+        if place > context:
+            first = max(len(prompt), context + 1)  # that any later window predicts
+            ends = min(first + half * ((place - first) // half + 1), len(tokens))
+            begins = ends - context - 1
+            assert place - begins >= context / 2
+        logits_V = model(torch.tensor([tokens[begins:place]]))[0, 0, -1]
+        bits -= logits_V.double().log_softmax(-1)[tokens[place]].item() / math.log(2)
+    return bits
 
 
 def exact_pass_at_k(num_samples: int, num_passed: int, k: int) -> Fraction:

@@ -25,7 +25,7 @@ case "$1" in
     f=$d/scores.json ;;
   bench)
     f=$3/decode-$(W=--benchmark value "$@").json
-    [ "$2" = sandbox ] && f=$(W=--out value "$@") ;;
+    [ "$2" != decode ] && f=$(W=--out value "$@") ;;
   report) f=$(W=--out value "$@") ;;
   gate) exit $(cat gate-status 2>/dev/null || echo 0) ;;
 esac
@@ -148,6 +148,11 @@ def test_the_sandbox_is_measured_with_what_is_asked_for(checkout):
     (soaked,) = make(checkout, "soak-sandbox", "SOAK=7")
     assert "--soak 7" in soaked
     assert make(checkout, "fuzz-sandbox") == []
+
+
+def test_the_judge_is_measured_with_what_is_asked_for(checkout):
+    (measured,) = make(checkout, "bench-judge", "EVALPLUS_PYTHON=peers/python")
+    assert measured == "bench judge --out report/judge.json --evalplus-python peers/python"
 
 
 def test_a_benchmark_whose_data_cannot_be_had_is_left_out_but_other_failures_stop(checkout):
