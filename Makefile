@@ -196,14 +196,13 @@ $(CLUSTER)/.ready: $(READY)
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_ARGS) 'mtp-code[cluster]'
 	@touch $@
 
-# Judges micro's reference solutions too, which says whether the judge is well. Make turns every
-# failure into its own exit status 2, so the gate's is told in words.
+# Judges the samples anew, and micro's reference solutions with them: is the judge still well? Make
+# turns every failure into its own exit status 2, so the gate's is told in words.
 ci-regression: $(RUN)/eval/micro/scores.json ## hold micro's pass@1 to BASELINE; fails unless it passes
 	@mkdir -p report
-	@rm -rf report/regression.* $(<D)/references
-	@$(MTP_CODE) references --benchmark micro --out $(<D)/references/samples.jsonl
-	@$(MTP_CODE) judge $(<D)/references/samples.jsonl --benchmark micro
-	@$(MTP_CODE) score $(<D)/verdicts.jsonl --benchmark micro --references $(<D)/references/verdicts.jsonl
+	@rm -rf report/regression.*
+	@$(MTP_CODE) judge $(<D)/samples.jsonl --benchmark micro --no-cache
+	@$(MTP_CODE) score $(<D)/verdicts.jsonl --benchmark micro
 	@status=0; $(MTP_CODE) gate $< --baseline $(BASELINE) --tolerance $(TOLERANCE) \
 		--json report/regression.json --junit report/regression.xml \
 		--summary $${GITHUB_STEP_SUMMARY:-report/regression.md} || status=$$?; \

@@ -29,7 +29,6 @@ from evals.records import (
     Judging,
     Range,
     ReferenceBits,
-    References,
     Sampling,
     Score,
     Verdict,
@@ -59,16 +58,8 @@ class _Judged(NamedTuple):
     is_counted: bool
 
 
-def score(
-    verdicts_path: Path,
-    benchmark: Benchmark,
-    ks: Sequence[int] = (1,),
-    references_path: Path | None = None,
-) -> Score:
+def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -> Score:
     """The score of all verdicts of a file, with what lies beside it in judging.json and others.
-
-    `references_path` holds verdicts on the benchmark's own solutions by the same judge; without
-    it they are those of judging.json, if any.
 
     Raises:
         InputError: some k is more than a task's samples, a task has none, or the verdicts do not
@@ -128,11 +119,7 @@ def score(
         graded=graded,
         by_verdict={name: by_verdict[name] for name in VERDICT_NAMES},
         timed_out=by_verdict["timed out"],
-        references=(
-            _references(references_path, benchmark, judging)
-            if references_path
-            else judging.references
-        ),
+        references=judging.references,
     )
 
 
@@ -242,21 +229,6 @@ def _prompts_sha256(benchmark: Benchmark, sampling: Sampling | None) -> str | No
     if name not in FORMATS or FORMATS[name].is_chat:
         return None
     return prompts_sha256(benchmark, prompts_read(benchmark))
-
-
-def _references(path: Path, benchmark: Benchmark, judging: Judging) -> References:
-    theirs = _judging_of(path, benchmark)
-    for field in ("limits", "isolation"):
-        if getattr(theirs, field) != getattr(judging, field):
-            raise InputError(
-                f"{path}: judged with {field} {getattr(theirs, field)!r}, the samples with "
-                f"{getattr(judging, field)!r}; judge the reference solutions as the samples were"
-            )
-    verdicts = {verdict.task_id: verdict.verdict for verdict in read_verdicts(path)}
-    return References(
-        num_judged=len(verdicts),
-        failed={task_id: name for task_id, name in verdicts.items() if name != "passed"},
-    )
 
 
 def _reference_bits_beside(

@@ -376,15 +376,12 @@ def score(
     benchmark: BenchmarkName,
     out: Annotated[Path | None, typer.Option(help="[default: scores.json beside them]")] = None,
     k: KOption = None,
-    references: Annotated[
-        Path | None, typer.Option(help="Verdicts on the benchmark's own solutions.")
-    ] = None,
 ) -> None:
     """Sum verdicts up: unbiased pass@k and graded measures, with intervals."""
     from evals.records import write_record
     from evals.score import score as sum_up
 
-    result = sum_up(verdicts, _benchmark(benchmark), k or [1], references)
+    result = sum_up(verdicts, _benchmark(benchmark), k or [1])
     write_record(out or verdicts.with_name(SCORES_FILE), result)
     typer.echo(_in_words(result))
 

@@ -254,41 +254,6 @@ def test_base_checks_have_a_score_of_their_own(toy: Benchmark, verdicts: Path) -
     assert score(verdicts, toy).base_verdicts is None
 
 
-def judged_references(toy: Benchmark, folder: Path, said: str) -> Path:
-    folder.mkdir()
-    write_samples(
-        folder / "samples.jsonl",
-        [Sample(task_id=task.task_id, index=0, completion=f"# {said}") for task in toy.tasks],
-    )
-    judge(folder / "samples.jsonl", toy, folder / "verdicts.jsonl")
-    return folder / "verdicts.jsonl"
-
-
-def test_reference_solutions_judged_beside_say_how_the_judge_is(
-    toy: Benchmark, verdicts: Path, tmp_path: Path
-) -> None:
-    path = verdicts.with_name("judging.json")
-    write_record(path, read_record(Judging, path).model_copy(update={"references": None}))
-    assert score(verdicts, toy).references is None
-    well = judged_references(toy, tmp_path / "well", "held")
-    assert score(verdicts, toy, references_path=well).references == References(
-        num_judged=3, failed={}
-    )
-    sick = judged_references(toy, tmp_path / "sick", "failed")
-    found = score(verdicts, toy, references_path=sick).references
-    assert found is not None
-    assert found.failed["Toy/2"] == "wrong answer"
-
-
-def test_references_judged_otherwise_are_refused(
-    toy: Benchmark, verdicts: Path, tmp_path: Path
-) -> None:
-    other = replace(toy, limits=replace(toy.limits, cpu_s=99.0))
-    lenient = judged_references(other, tmp_path / "lenient", "held")
-    with pytest.raises(InputError, match="judge the reference solutions as the samples were"):
-        score(verdicts, toy, references_path=lenient)
-
-
 def test_the_judges_own_word_on_references_is_kept(toy: Benchmark, verdicts: Path) -> None:
     path = verdicts.with_name("judging.json")
     said = References(num_judged=3, failed={"Toy/1": "crashed"})
