@@ -21,13 +21,24 @@ promises these are weaker:
   interpreter must be one that everybody may read.
 """
 
+import functools
 import os
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from sandbox import capabilities, landlock, namespaces, rlimits, rootfs, seccomp, shown, syscalls
+from sandbox import (
+    capabilities,
+    landlock,
+    libc,
+    namespaces,
+    rlimits,
+    rootfs,
+    seccomp,
+    shown,
+    syscalls,
+)
 from sandbox.errors import SandboxUnavailable
 from sandbox.limits import Limits
 from sandbox.plan import Plan
@@ -73,8 +84,8 @@ def contain_room(plan: Plan, on_held: Callable[[str], None]) -> None:
             on_held(step.name)
 
 
-def fork_sample(plan: Plan) -> int:
-    """Fork; the child is to be contained by `contain_sample`. Returns as os.fork() does.
+def fork_sample(plan: Plan, fork: Callable[[], int]) -> int:
+    """Fork; the child is to be contained by `contain_sample`. Returns as ``fork`` does.
 
     Where there are namespaces, the child is the init of a process namespace of its own, so that
     killing it takes along all that it started. Where there are none, it dies with its parent.
@@ -85,7 +96,7 @@ def fork_sample(plan: Plan) -> int:
     pid = None
     try:
         apart = plan.tier is not Tier.RESTRICTED
-        pid = namespaces.fork_into_pid_namespace() if apart else os.fork()
+        pid = namespaces.fork_into_pid_namespace(fork) if apart else fork()
     finally:
         if pid != 0:
             os.pwrite(_SCORE, own_score, 0)
@@ -96,10 +107,31 @@ def fork_sample(plan: Plan) -> int:
     return pid
 
 
-def contain_sample(plan: Plan, limits: Limits) -> None:
-    """What a forked sample gives up beyond what its room never had."""
-    for step in SAMPLE_STEPS[plan.tier]:
-        step(plan, limits)
+@functools.lru_cache(maxsize=16)
+def sample_steps(plan: Plan, limits: Limits) -> tuple[libc.Prepared, ...]:
+    """What a forked sample is to give up beyond what its room never had; for `contain_sample`.
+
+    It is prepared by who forks: all that a child does itself costs it copies of pages.
+    """
+    steps = [libc.prepare("setsid")]  # or kill(0, 9) would reach the zygote
+    is_restricted = plan.tier is Tier.RESTRICTED
+    steps += rlimits.sample_limits(limits, shares_processes=is_restricted)
+    if not is_restricted:
+        machine, processes = syscalls.architecture(), plan.profile.processes
+        steps.append(capabilities.drop_all())
+        steps.append(seccomp.installing(seccomp.sample_filter(machine, processes=processes)))
+    return tuple(steps)
+
+
+def contain_sample(plan: Plan, steps: tuple[libc.Prepared, ...]) -> None:
+    """Contain this process, which was just forked.
+
+    Raises:
+        OSError: a step cannot hold.
+    """
+    libc.run(steps)
+    if plan.tier is Tier.RESTRICTED:
+        seccomp.install(seccomp.restricted_filter(syscalls.architecture(), os.getpid()))
 
 
 def _leave_descriptors(plan: Plan) -> None:
@@ -180,7 +212,7 @@ def _let_go_of_the_host(plan: Plan) -> None:
 
 def _give_up_capabilities(plan: Plan) -> None:
     if plan.tier is Tier.RESTRICTED:
-        capabilities.drop_all()
+        libc.run([capabilities.drop_all()])
     else:
         capabilities.keep_only(capabilities.CAP_SYS_ADMIN)  # over nothing but pid namespaces
     capabilities.forbid_new_privileges()
@@ -234,31 +266,4 @@ ROOM_STEPS: Final = {
         Step("resource limits", _limit_resources),
         Step("system call filter", _filter_syscalls),
     ),
-}
-
-
-def _leave_session(plan: Plan, limits: Limits) -> None:
-    os.setsid()  # or kill(0, 9) would reach the zygote
-
-
-def _limit_sample(plan: Plan, limits: Limits) -> None:
-    rlimits.limit_sample(limits, shares_processes=plan.tier is Tier.RESTRICTED)
-
-
-def _drop_capabilities(plan: Plan, limits: Limits) -> None:
-    capabilities.drop_all()
-
-
-def _filter_sample(plan: Plan, limits: Limits) -> None:
-    machine = syscalls.architecture()
-    seccomp.install(seccomp.sample_filter(machine, processes=plan.profile.processes))
-
-
-def _filter_restricted_sample(plan: Plan, limits: Limits) -> None:
-    seccomp.install(seccomp.restricted_filter(syscalls.architecture(), os.getpid()))
-
-
-SAMPLE_STEPS: Final[dict[Tier, tuple[Callable[[Plan, Limits], None], ...]]] = {
-    Tier.FULL: (_leave_session, _limit_sample, _drop_capabilities, _filter_sample),
-    Tier.RESTRICTED: (_leave_session, _limit_sample, _filter_restricted_sample),
 }

@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import signal
+from collections.abc import Callable
 from typing import Final
 
 from sandbox import libc
@@ -100,8 +101,8 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def fork_into_pid_namespace() -> int:
-    """Fork; the child is the init of a pid namespace of its own. Returns as os.fork() does.
+def fork_into_pid_namespace(fork: Callable[[], int]) -> int:
+    """Fork; the child is the init of a pid namespace of its own. Returns as ``fork`` does.
 
     Killing an init takes everything in its namespace with it.
     """
@@ -110,7 +111,7 @@ def fork_into_pid_namespace() -> int:
     libc.call("setns", here, libc.CLONE_NEWPID)
     os.close(here)
     libc.call("unshare", libc.CLONE_NEWPID)
-    return os.fork()
+    return fork()
 
 
 def _enter_user_namespace(others: int, proc: int) -> None:

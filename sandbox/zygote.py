@@ -12,6 +12,7 @@ import importlib
 import json
 import math
 import os
+import random
 import secrets
 import select
 import shutil
@@ -21,7 +22,6 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -82,12 +82,14 @@ def main(plan_json: str) -> NoReturn:
     workspace = Path(plan.workspace or "/tmp")
     if receive(control) is None:  # that it is in its cgroup, before it forks
         os._exit(0)
-    with _or_say_why(control):
+    try:
         if plan.tier is not Tier.NONE:
             contain.contain_room(plan, lambda step: send(control, {"held": step}))
         elif plan.workspace is None:
             workspace = Path(tempfile.mkdtemp(prefix="sandbox-none-"))
         _warm_up(plan, workspace)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
+        _say_why(control, error)
     try:
         send(control, {"ready": True})
         if plan.for_checks:
@@ -102,17 +104,12 @@ def main(plan_json: str) -> NoReturn:
     os._exit(0)
 
 
-@contextlib.contextmanager
-def _or_say_why(control: socket.socket) -> Iterator[None]:
-    """Tell the harness where containment does not hold, and end this process."""
-    try:
-        yield
-    except SandboxUnavailable as unavailable:
-        send(control, {"unavailable": [unavailable.reason, unavailable.remedy]})
-        os._exit(1)
-    except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
-        send(control, {"unavailable": [f"a step of containment failed: {error}", "report this"]})
-        os._exit(1)
+def _say_why(control: socket.socket, error: Exception) -> NoReturn:
+    """Tell the harness that containment does not hold, and end this process."""
+    if not isinstance(error, SandboxUnavailable):
+        error = SandboxUnavailable(f"a step of containment failed: {error}", "report this")
+    send(control, {"unavailable": [error.reason, error.remedy]})
+    os._exit(1)
 
 
 def _warm_up(plan: Plan, workspace: Path) -> None:
@@ -174,10 +171,11 @@ def _serve_samples(control: socket.socket, plan: Plan, workspace: Path) -> None:
 def _run_sample(control: socket.socket, plan: Plan, job: Message) -> dict[str, Any]:
     """Fork, wait until the sample ends or must, and say what it took."""
     limits = Limits(**job.content["limits"])
+    steps = _steps(plan, limits)
     started_s = time.monotonic()
     pid = _fork(plan)
     if pid == 0:
-        _contain(control, plan, limits)
+        _contain(control, plan, steps)
         _become_sample(job.content["role"], job.descriptors)
     job.close()
     # The CPU time of several processes is seen by the harness only: it is asked early.
@@ -196,16 +194,26 @@ def _run_sample(control: socket.socket, plan: Plan, job: Message) -> dict[str, A
     }
 
 
+def _steps(plan: Plan, limits: Limits) -> tuple[libc.Prepared, ...]:
+    if plan.tier is Tier.NONE:
+        return (libc.prepare("setsid"),)
+    return contain.sample_steps(plan, limits)
+
+
 def _fork(plan: Plan) -> int:
-    return os.fork() if plan.tier is Tier.NONE else contain.fork_sample(plan)
+    # Packages may have asked for something to be done (os.register_at_fork).
+    fork = os.fork if plan.profile.imports else libc.fork
+    pid = fork() if plan.tier is Tier.NONE else contain.fork_sample(plan, fork)
+    if pid == 0:
+        random.seed()  # as os.fork() has it done
+    return pid
 
 
-def _contain(control: socket.socket, plan: Plan, limits: Limits) -> None:
-    with _or_say_why(control):
-        if plan.tier is Tier.NONE:
-            os.setsid()
-        else:
-            contain.contain_sample(plan, limits)
+def _contain(control: socket.socket, plan: Plan, steps: tuple[libc.Prepared, ...]) -> None:
+    try:
+        contain.contain_sample(plan, steps)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
+        _say_why(control, error)
 
 
 def _wait(
@@ -308,7 +316,7 @@ def _arrange(given: dict[str, int]) -> dict[str, int]:
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
     """Fork desks and see them to their ends, until the harness is gone."""
     # A desk goes on from one program's checks to the next, and keeps their time itself.
-    unhurried = replace(plan.limits, cpu_s=1e6)
+    steps = _steps(plan, replace(plan.limits, cpu_s=1e6))
     numbers: dict[int, tuple[int, int]] = {}  # desk's number and process by its descriptor
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -327,7 +335,7 @@ def _serve_desks(control: socket.socket, plan: Plan) -> None:
             if "desk" in message.content:
                 pid = _fork(plan)
                 if pid == 0:
-                    _become_desk(control, plan, unhurried, message.descriptors["desk"])
+                    _become_desk(control, plan, steps, message.descriptors["desk"])
                 message.close()
                 descriptor = os.pidfd_open(pid)
                 poll.register(descriptor, select.POLLIN)
@@ -337,7 +345,9 @@ def _serve_desks(control: socket.socket, plan: Plan) -> None:
                     os.kill(pid, signal.SIGKILL)
 
 
-def _become_desk(control: socket.socket, plan: Plan, limits: Limits, descriptor: int) -> NoReturn:
+def _become_desk(
+    control: socket.socket, plan: Plan, steps: tuple[libc.Prepared, ...], descriptor: int
+) -> NoReturn:
     """The desk is a child of its namespace's init, for no timer's signal ends an init."""
     code = 1
     try:
@@ -346,7 +356,7 @@ def _become_desk(control: socket.socket, plan: Plan, limits: Limits, descriptor:
             code = desk.exit_code(os.waitpid(pid, 0)[1])
         else:
             namespaces.die_with_parent()
-            _contain(control, plan, limits)
+            _contain(control, plan, steps)
             null = os.open(os.devnull, os.O_RDWR)
             high = os.dup(descriptor)
             for number in range(_DESKS_CONTROL):
