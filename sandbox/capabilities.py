@@ -54,7 +54,7 @@ def _exists(capability: int) -> bool:
 
 
 def _set(bits: int) -> libc.Prepared:
-    """A call that makes ``bits`` the effective and permitted sets, and the inheritable set empty."""
+    """A call that makes ``bits`` the effective and permitted sets, and empties the inheritable."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     low, high = bits & 0xFFFFFFFF, bits >> 32
     return libc.prepare("capset", header, struct.pack("=6I", low, low, 0, high, high, 0))

@@ -26,7 +26,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sandbox import beside, candidate, contain, desk, libc, namespaces, shown, wire
+from sandbox import (
+    beside,
+    candidate,
+    contain,
+    desk,
+    libc,
+    namespaces,
+    rehearsal,
+    shown,
+    wire,
+)
 from sandbox.errors import SandboxUnavailable
 from sandbox.limits import Limits
 from sandbox.messages import Message, receive, send
@@ -48,27 +58,6 @@ traceback types typing unicodedata uuid
 _WARM_FOR_CHECKS: Final = """
 collections copy datetime decimal fractions functools itertools json math random re string typing
 """.split()  # noqa: SIM905
-_WARM_PROGRAM: Final = '''
-from typing import List, Optional
-import math
-class Node:
-    def __init__(self, value: int = 0, **rest: object) -> None:
-        self.value, self.rest = value, {**rest}
-def work(numbers: List[float], limit: Optional[int] = None) -> bool:
-    """Exercise the parser, the compiler and the interpreter once."""
-    try:
-        for index, number in enumerate(numbers):
-            if index != limit and abs(number - 1.5) < 0.25 or not number % 2:
-                return any(x for x in [y ** 2 for y in numbers] if x)
-        while limit: limit -= 1
-        with open("/dev/null") as file: file.read()
-        raise ValueError(f"{numbers!r:>10} {sorted({'a': 1}.items(), key=lambda pair: pair[1])}")
-    except (ValueError, TypeError) as error:
-        return isinstance(error, ValueError)
-    finally:
-        limit = None
-assert work([1, 3], 2) and Node(1, a=2).value == 1 and math.sqrt(4) == 2.0
-'''
 # Threads of a numerical library would be there when the zygote forks, and missing in its samples.
 _ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -127,8 +116,9 @@ def _warm_up(plan: Plan, workspace: Path) -> None:
             importlib.import_module(name)
     _import_packages(plan)
     site.setquit()  # exit() and quit(), which -S leaves out
-    exec(compile(_WARM_PROGRAM, "warm.py", "exec"), {"__name__": "warm"})
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if not plan.for_checks:
+        rehearsal.rehearse(workspace)
     # What is imported stays; programs need not find it, nor is it there to be imported again.
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
         del sys.modules[name]
