@@ -7,6 +7,7 @@ run it forks desks instead (`sandbox.desk`), which the harness speaks to by itse
 """
 
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -24,7 +25,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import (
     beside,
@@ -43,6 +44,9 @@ from sandbox.messages import Message, receive, send
 from sandbox.plan import Plan
 from sandbox.tier import Tier
 
+_MAX_DESCRIPTORS: Final = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 0
+# What random.seed() comes to, as os.fork() has it done, without the way there.
+_reseed: Final = super(random.Random, random.seed.__self__).seed
 _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # How long the harness may take to say whether a sample that was waiting had to wait for others. It
 # answers between two results, so whoever uses it may be at work on one.
@@ -162,11 +166,12 @@ def _run_sample(control: socket.socket, plan: Plan, job: Message) -> dict[str, A
     """Fork, wait until the sample ends or must, and say what it took."""
     limits = Limits(**job.content["limits"])
     steps = _steps(plan, limits)
+    places = _places(**job.descriptors)
     started_s = time.monotonic()
     pid = _fork(plan)
     if pid == 0:
-        _contain(control, plan, steps)
-        _become_sample(job.content["role"], job.descriptors)
+        _contain(control, plan, (*places.to_spare, *steps))
+        _become_sample(job.content["role"], places)
     job.close()
     # The CPU time of several processes is seen by the harness only: it is asked early.
     ask_at_s = started_s + (limits.cpu_s if plan.profile.processes else limits.wall_limit_s)
@@ -195,7 +200,7 @@ def _fork(plan: Plan) -> int:
     fork = os.fork if plan.profile.imports else libc.fork
     pid = fork() if plan.tier is Tier.NONE else contain.fork_sample(plan, fork)
     if pid == 0:
-        random.seed()  # as os.fork() has it done
+        _reseed()
     return pid
 
 
@@ -258,11 +263,13 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _become_sample(role: str, given: dict[str, int]) -> NoReturn:
+def _become_sample(role: str, places: "_Places") -> NoReturn:
     code = 1
     try:
-        descriptors = _arrange(given)
-        orders = descriptors.pop("orders")
+        libc.run(places.from_spare)
+        os.closerange(places.num_taken, _MAX_DESCRIPTORS)
+        descriptors = places.numbers
+        orders = descriptors["orders"]
         task = json.loads(os.pread(orders, os.fstat(orders).st_size, 0))
         os.close(orders)
         match role:
@@ -284,23 +291,39 @@ def _become_sample(role: str, given: dict[str, int]) -> NoReturn:
         os._exit(code)
 
 
-def _arrange(given: dict[str, int]) -> dict[str, int]:
-    """Standard streams first, then the others; nothing else stays open. Their new numbers.
+class _Places(NamedTuple):
+    """How a sample's descriptors get to where it expects them: by way of numbers that nothing has,
+    since a place may be where another one comes from."""
+
+    to_spare: tuple[libc.Prepared, ...]
+    from_spare: tuple[libc.Prepared, ...]
+    numbers: dict[str, int]
+    num_taken: int
+
+
+@functools.lru_cache(maxsize=64)
+def _places(**given: int) -> _Places:
+    """Standard streams first, then the others; nothing else is to stay open.
 
     Standard input is empty and standard output goes where standard error does, unless given.
     """
-    stdin = given.get("stdin")
-    if stdin is None:
-        stdin = os.open(os.devnull, os.O_RDONLY)
     rest = [name for name in given if name not in ("stdin", "stdout", "output")]
-    wanted = [stdin, given.get("stdout", given["output"]), given["output"]]
-    wanted += [given[name] for name in rest]
-    # By way of numbers that none of them has yet: a target may be another one's source.
-    high = [os.dup(descriptor) for descriptor in wanted]
-    for target, source in enumerate(high):
-        os.dup2(source, target)
-    os.closerange(len(wanted), os.sysconf("SC_OPEN_MAX"))
-    return {name: number for number, name in enumerate(rest, 3)}
+    sources = [given.get("stdin"), given.get("stdout", given["output"]), given["output"]]
+    sources += [given[name] for name in rest]
+    spare = max(given.values()) + 1
+    to_spare, from_spare = [], []
+    for place, source in enumerate(sources):
+        if source is None:
+            # Opened anew each time: who has it may change its flags. It gets the lowest number.
+            from_spare += [
+                libc.prepare("close", place),
+                libc.prepare("open", os.devnull.encode(), os.O_RDONLY),
+            ]
+        else:
+            to_spare.append(libc.prepare("dup2", source, spare + place))
+            from_spare.append(libc.prepare("dup2", spare + place, place))
+    numbers = {name: number for number, name in enumerate(rest, 3)}
+    return _Places(tuple(to_spare), tuple(from_spare), numbers, len(sources))
 
 
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
