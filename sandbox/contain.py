@@ -91,7 +91,7 @@ def fork_sample(plan: Plan, fork: Callable[[], int]) -> int:
     killing it takes along all that it started. Where there are none, it dies with its parent.
     """
     zygote = os.getpid()
-    own_score = os.pread(_SCORE, 8, 0)
+    own_score = _own_score()
     os.pwrite(_SCORE, b"%d" % _SAMPLES_SCORE, 0)  # a child takes after its parent
     pid = None
     try:
@@ -107,7 +107,11 @@ def fork_sample(plan: Plan, fork: Callable[[], int]) -> int:
     return pid
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache
+def _own_score() -> bytes:
+    return os.pread(_SCORE, 8, 0)
+
+
 def sample_steps(plan: Plan, limits: Limits) -> tuple[libc.Prepared, ...]:
     """What a forked sample is to give up beyond what its room never had; for `contain_sample`.
 

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import secrets
 import select
 import shutil
 import signal
@@ -154,18 +153,30 @@ def _import_packages(plan: Plan) -> None:
 
 def _serve_samples(control: socket.socket, plan: Plan, workspace: Path) -> None:
     """Run samples until the harness is gone. ``workspace`` is the folder that they may write."""
+    contained = functools.lru_cache(maxsize=16)(functools.partial(_contained, plan))
     while (message := receive(control)) is not None:
         if "job" not in message.content:
             continue  # a stop that came after its sample's end
-        report = _run_sample(control, plan, message)
+        limits, steps = contained(**message.content["limits"])
+        report = _run_sample(control, plan, message, limits, steps)
         _empty(workspace)  # before the report: what it may cost is then charged to this job
         send(control, report)
 
 
-def _run_sample(control: socket.socket, plan: Plan, job: Message) -> dict[str, Any]:
+def _contained(plan: Plan, **limits: Any) -> tuple[Limits, tuple[libc.Prepared, ...]]:
+    """A sample's limits, and the steps to contain it."""
+    known = Limits(**limits)
+    return known, _steps(plan, known)
+
+
+def _run_sample(
+    control: socket.socket,
+    plan: Plan,
+    job: Message,
+    limits: Limits,
+    steps: tuple[libc.Prepared, ...],
+) -> dict[str, Any]:
     """Fork, wait until the sample ends or must, and say what it took."""
-    limits = Limits(**job.content["limits"])
-    steps = _steps(plan, limits)
     places = _places(**job.descriptors)
     started_s = time.monotonic()
     pid = _fork(plan)
@@ -219,7 +230,7 @@ def _wait(
     At the wall clock's limit the harness, which alone sees the machine, is asked whether the sample
     had to wait for others, and how much longer it may take for that.
     """
-    wall_end_s = ask_at_s
+    wall_end_s, cpu_left_s = ask_at_s, cpu_s
     is_asked = False
     ended = os.pidfd_open(pid)
     poll = select.poll()
@@ -228,7 +239,6 @@ def _wait(
     try:
         while True:
             wall_left_s = wall_end_s - time.monotonic()
-            cpu_left_s = cpu_s - _cpu_s(pid)
             if cpu_left_s <= 0 or (wall_left_s <= 0 and is_asked):
                 os.kill(pid, signal.SIGKILL)
                 return "cpu" if cpu_left_s <= 0 else "wall"
@@ -239,6 +249,7 @@ def _wait(
             events = dict(poll.poll(math.ceil(1000 * min(wall_left_s, cpu_left_s))))
             if ended in events:
                 return None
+            cpu_left_s = cpu_s - _cpu_s(pid)
             if not events:
                 continue
             received = receive(control)
@@ -382,21 +393,26 @@ def _become_desk(
 
 
 def _empty(workspace: Path) -> None:
-    """Leave nothing for the next sample, or end with an error: the worker is replaced then.
+    """Leave nothing for the next sample, or end with an error: the worker is replaced then."""
+    os.chmod(workspace, 0o700)  # noqa: PTH101 - a path costs more than all the rest
+    with os.scandir(workspace) as entries:
+        is_empty = next(entries, None) is None
+    if not is_empty:
+        _remove_all(workspace)
+    os.utime(workspace, (0, 0))
 
-    Folders are brought to the top before they are emptied: nested as deep as a sample may nest
-    them, they are beyond recursion, open descriptors and the length of a path.
-    """
-    workspace.chmod(0o700)
+
+def _remove_all(workspace: Path) -> None:
+    """Empty a folder. Those in it are brought to its top before they are emptied: nested as deep as
+    a sample may nest them, they are beyond recursion, open descriptors and the length of a path."""
     folders = [workspace]
     for folder in folders:
         for entry in [*os.scandir(folder)]:
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
                 path.chmod(0o700)
-                folders.append(path.rename(workspace / secrets.token_hex(16)))
+                folders.append(path.rename(workspace / os.urandom(16).hex()))
             else:
                 path.unlink()
         if folder is not workspace:
             folder.rmdir()
-    os.utime(workspace, (0, 0))
