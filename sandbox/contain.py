@@ -47,6 +47,7 @@ from sandbox.tier import Tier
 CONTROL: Final = 0  # the descriptor through which the harness speaks to the room
 _PROC: Final = 1  # the host's /proc, until the room has no more use for it
 _SCORE: Final = 3  # how soon the kernel picks the zygote where memory runs out
+_THIS: Final = 4  # the zygote, as a pidfd
 
 # Between all that runs on the machine and a sample, which goes first.
 _ZYGOTES_SCORE: Final = 900
@@ -90,26 +91,27 @@ def fork_sample(plan: Plan, fork: Callable[[], int]) -> int:
     Where there are namespaces, the child is the init of a process namespace of its own, so that
     killing it takes along all that it started. Where there are none, it dies with its parent.
     """
-    zygote = os.getpid()
-    own_score = _own_score()
+    zygote, own_score, entering = _before_forks(plan.tier)
     os.pwrite(_SCORE, b"%d" % _SAMPLES_SCORE, 0)  # a child takes after its parent
     pid = None
     try:
-        apart = plan.tier is not Tier.RESTRICTED
-        pid = namespaces.fork_into_pid_namespace(fork) if apart else fork()
+        libc.run(entering)
+        pid = fork()
     finally:
         if pid != 0:
             os.pwrite(_SCORE, own_score, 0)
     if pid == 0:
-        os.close(_SCORE)
-        if not apart:
+        os.closerange(_SCORE, _THIS + 1)
+        if not entering:
             namespaces.die_with(zygote)
     return pid
 
 
 @functools.cache
-def _own_score() -> bytes:
-    return os.pread(_SCORE, 8, 0)
+def _before_forks(tier: Tier) -> tuple[int, bytes, tuple[libc.Prepared, ...]]:
+    """What stays the same from fork to fork: own number, own score, and calls to make before."""
+    entering = () if tier is Tier.RESTRICTED else namespaces.entering_pid_namespaces(_THIS)
+    return os.getpid(), os.pread(_SCORE, 8, 0), entering
 
 
 def sample_steps(plan: Plan, limits: Limits) -> tuple[libc.Prepared, ...]:
@@ -202,6 +204,7 @@ def _close_up() -> None:
     """Keep nobody else's hands on this process, and one of its own on what is asked for later."""
     score = os.open("self/oom_score_adj", os.O_RDWR, dir_fd=_PROC)
     os.dup2(score, _SCORE)
+    os.dup2(os.pidfd_open(os.getpid()), _THIS)
     namespaces.forbid_tracing()
     namespaces.die_with_parent()  # a change of user ends what was said of that before
 
@@ -211,7 +214,7 @@ def _let_go_of_the_host(plan: Plan) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
-    os.closerange(_SCORE + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(_THIS + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _give_up_capabilities(plan: Plan) -> None:
