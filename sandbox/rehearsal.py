@@ -42,13 +42,13 @@ def give(text: str, numbers: List[int], *rest, **named) -> Dict[str, Tuple[int, 
 assert work([1, 3], 2) and Node(1, a=2).value == 1 and math.sqrt(4) == 2.0
 '''
 _NAMES: Final = ("give", "work")
-_CHECKS: Final = '''
+_CHECKS: Final = """
 def check(candidate):
     assert candidate("The quick fox", [3, 1, 2]) == {"the": (0,), "quick": (0, 1), "fox": (0, 1, 2)}
     assert candidate("", [], 1.5, last=None) == {}
 check(give)
 assert work([1, 3], 2) is True, "work"
-'''
+"""
 _CALLS: Final = (
     ("give", ("The quick fox", [3, 1, 2]), ()),
     ("give", ("", [], 1.5, None), ("last",)),

@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any, Final
 
+from sandbox import wire
 from sandbox.limits import Limits
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
@@ -98,9 +99,9 @@ class Note(Scratch):
         return content if isinstance(content, dict) else {}
 
 
-def orders(**content: Any) -> Scratch:
-    """What a sample is to run."""
-    return Scratch.holding("orders", json.dumps(content).encode("ascii"))
+def orders(*content: wire.Json) -> Scratch:
+    """What a sample is to run, or a desk to check."""
+    return Scratch.holding("orders", wire.dump(content))
 
 
 def answers() -> Scratch:

@@ -100,7 +100,7 @@ def frame(message: Json) -> bytes:
     Raises:
         Unsendable: it is larger than MAX_FRAME_BYTES.
     """
-    body = _ENCODER.encode(message).encode("ascii")
+    body = dump(message)
     if len(body) > MAX_FRAME_BYTES:
         raise Unsendable(f"larger than {MAX_FRAME_BYTES >> 20} MB as data")
     return _HEADER.pack(len(body)) + body
@@ -136,8 +136,13 @@ def receive(stream: Stream) -> Json | None:
     return None if body is None else parse(body)
 
 
+def dump(message: Json) -> bytes:
+    """A message without its frame."""
+    return _ENCODER.encode(message).encode("ascii")
+
+
 def parse(body: bytes) -> Json:
-    """Read JSON as `send` writes it: ASCII, no objects, no NaN.
+    """Read JSON as `dump` writes it: ASCII, no objects, no NaN.
 
     Raises:
         ProtocolError: it is anything else.

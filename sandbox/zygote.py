@@ -10,7 +10,6 @@ import contextlib
 import functools
 import gc
 import importlib
-import json
 import math
 import os
 import random
@@ -45,7 +44,7 @@ from sandbox.tier import Tier
 
 _MAX_DESCRIPTORS: Final = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 0
 # What random.seed() comes to, as os.fork() has it done, without the way there.
-_reseed: Final = super(random.Random, random.seed.__self__).seed
+_reseed: Final = super(random.Random, random.seed.__self__).seed  # type: ignore[attr-defined]
 _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # How long the harness may take to say whether a sample that was waiting had to wait for others. It
 # answers between two results, so whoever uses it may be at work on one.
@@ -281,20 +280,22 @@ def _become_sample(role: str, places: "_Places") -> NoReturn:
         os.closerange(places.num_taken, _MAX_DESCRIPTORS)
         descriptors = places.numbers
         orders = descriptors["orders"]
-        task = json.loads(os.pread(orders, os.fstat(orders).st_size, 0))
+        source, *more = wire.parse(os.pread(orders, os.fstat(orders).st_size, 0))
         os.close(orders)
         match role:
             case "program":
-                note, files, argv = descriptors["note"], task["files"], task["argv"]
-                code = candidate.run_program(task["source"], note, files=files, argv=argv)
+                files, argv = more
+                note = descriptors["note"]
+                code = candidate.run_program(source, note, files=dict(files), argv=argv)
             case "live":
-                candidate.serve(task["source"], socket.socket(fileno=descriptors["stream"]))
+                candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
             case "recorded":
                 calls = wire.Files(descriptors["requests"], descriptors["answers"])
-                candidate.answer_recorded(task["source"], calls)
+                candidate.answer_recorded(source, calls)
                 code = 0
             case "beside":
-                beside.run(task["source"], task["checks"], task["names"], descriptors["note"])
+                checks, names = more
+                beside.run(source, checks, names, descriptors["note"])
                 code = 0
         sys.stdout.flush()
         sys.stderr.flush()
