@@ -49,7 +49,7 @@ def check(candidate):
 check(give)
 assert work([1, 3], 2) is True, "work"
 """
-_CALLS: Final = (
+_CALLS: Final[tuple[tuple[str, tuple[object, ...], tuple[str, ...]], ...]] = (
     ("give", ("The quick fox", [3, 1, 2]), ()),
     ("give", ("", [], 1.5, None), ("last",)),
     ("work", ([1, 3], 2), ()),
