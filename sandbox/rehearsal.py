@@ -7,6 +7,7 @@ of its own, since it is written down in memory that it shares with the process t
 
 import linecache
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,6 @@ from sandbox import beside, candidate, checker, wire
 
 # The interpreter specializes what has run about ten times.
 _NUM_TIMES: Final = 16
-_ROOM_FOR_ANSWERS: Final = 1 << 20
 
 _PROGRAM: Final = '''
 from typing import Dict, List, Optional, Tuple
@@ -57,24 +57,16 @@ _CALLS: Final[tuple[tuple[str, tuple[object, ...], tuple[str, ...]], ...]] = (
 )
 
 
-def rehearse(folder: Path) -> None:
-    """Run a program, with its checks beside it and by its answers to calls; nothing of it stays.
-
-    Files are made in ``folder``, which is left as it was.
-    """
-    paths = [folder / name for name in ("requests", "answers", "note")]
-    descriptors = [os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in paths]
-    requests, answers, note = descriptors
-    try:
-        os.write(requests, _requests())
-        os.ftruncate(answers, _ROOM_FOR_ANSWERS)
+def rehearse() -> None:
+    """Have a program answer calls, and run it with its checks beside it; nothing of it stays."""
+    with Path(os.devnull).open("wb") as note:
         for _ in range(_NUM_TIMES):
-            candidate.answer_recorded(_PROGRAM, wire.Files(requests, answers))
-            beside.run(_PROGRAM, _CHECKS, [*_NAMES], note)
-    finally:
-        for path, descriptor in zip(paths, descriptors, strict=True):
-            os.close(descriptor)
-            path.unlink()
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                ours.sendall(_requests())
+                ours.shutdown(socket.SHUT_WR)
+                candidate.answer(_PROGRAM, theirs)
+            beside.run(_PROGRAM, _CHECKS, [*_NAMES], note.fileno())
     del sys.modules[candidate.MODULE]
     linecache.clearcache()
     checker.compile_checks.cache_clear()

@@ -120,7 +120,7 @@ def _warm_up(plan: Plan, workspace: Path) -> None:
     site.setquit()  # exit() and quit(), which -S leaves out
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not plan.for_checks:
-        rehearsal.rehearse(workspace)
+        rehearsal.rehearse()
     # What is imported stays; programs need not find it, nor is it there to be imported again.
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
         del sys.modules[name]
