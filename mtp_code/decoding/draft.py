@@ -72,10 +72,12 @@ class SequentialDrafter(Drafter):
     """
 
     def draft(self, reading: Reading, chosen_B: Tensor, next_B: Tensor) -> Tensor:
+        if self.num_drafts == 0:
+            return super().draft(reading, chosen_B, next_B)
         cache, span = reading.attending.cache, reading.attending.span
         assert cache is not None
         assert span is not None
-        num_read, num_again = reading.hidden_BTD.shape[1], max(0, self.num_drafts - 1)
+        num_read, num_again = reading.hidden_BTD.shape[1], self.num_drafts - 1
         cache.remember(span, reading.tokens_BS, reading.hidden_BTD)
         attending = self._model.trunk.attend_cached(cache, num_read, num_again)
         assert attending.span is not None
@@ -92,7 +94,7 @@ class SequentialDrafter(Drafter):
                 again.states(offset)  # of all positions: the next module reads them
             drafts.append(self._likeliest(offset, again.states_at(offset, chosen_B)))
             line_BS.scatter_(1, chosen_B[:, None] + offset, drafts[-1])
-        return torch.cat(drafts, dim=1) if drafts else room_Bk[:, :0]
+        return torch.cat(drafts, dim=1)
 
 
 def build_drafter(model: MTPModel, num_drafts: int) -> Drafter:

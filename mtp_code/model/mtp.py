@@ -50,22 +50,7 @@ class MTPModel(nn.Module):
         """Matrices with a row for each token of the vocabulary."""
         unembeddings = [self.unembedding, *self.later_unembeddings, self.token_order_unembedding]
         weights = {module.weight for module in unembeddings if module is not None}
-        return {self.trunk.embedding.weight, *weights}  # type: ignore[arg-type]
-
-    def head_states(
-        self, offset: int, below_BTD: Tensor, attending: Attending, tokens_BS: Tensor
-    ) -> Tensor:
-        """States of one offset (1 = next token) on those it reads, before the norm.
-
-        Args:
-            tokens_BS: the tokens that were read and, where the heads read tokens, at least
-                offset − 1 more behind them.
-        """
-        ahead_BTD = None
-        if self.mtp_heads.reads_tokens and offset > 1:
-            ahead = slice(offset - 1, offset - 1 + below_BTD.shape[1])
-            ahead_BTD = self.trunk.embedding(tokens_BS[:, ahead])
-        return self.mtp_heads(offset, below_BTD, attending, ahead_BTD)  # type: ignore[no-any-return]
+        return {self.trunk.embedding.weight, *weights}
 
     def unembed(self, offset: int, states_BTD: Tensor) -> Tensor:
         """Logits of one offset from its head's states."""
@@ -95,7 +80,8 @@ class Reading:
     States that other heads read are kept, so no head runs twice.
 
     Attributes:
-        tokens_BS: the T tokens that were read, and those known behind them.
+        tokens_BS: the T tokens that were read and, for the offset k of heads that read tokens, at
+            least k − 1 more behind them.
         hidden_BTD: the trunk's states.
     """
 
@@ -128,8 +114,11 @@ class Reading:
         return self._model.unembed(offset, self.states(offset))
 
     def _run(self, offset: int, attending: Attending) -> Tensor:
-        below_BTD = self.states(self._heads.reads(offset))
-        return self._model.head_states(offset, below_BTD, attending, self.tokens_BS)
+        below_BTD, ahead_BTD = self.states(self._heads.reads(offset)), None
+        if self._heads.reads_tokens and offset > 1:
+            ahead = slice(offset - 1, offset - 1 + below_BTD.shape[1])
+            ahead_BTD = self._model.trunk.embedding(self.tokens_BS[:, ahead])
+        return self._heads(offset, below_BTD, attending, ahead_BTD)  # type: ignore[no-any-return]
 
 
 def build_model(config: ModelConfig, seed: int) -> MTPModel:

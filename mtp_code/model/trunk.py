@@ -18,7 +18,9 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_trunk_layers))
 
     def forward(self, tokens_BT: Tensor, attending: Attending) -> Tensor:
-        hidden_BTD: Tensor = self.embedding(tokens_BT)
+        return self.from_embedded(self.embedding(tokens_BT), attending)
+
+    def from_embedded(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
         for number, layer in enumerate(self.layers):
             hidden_BTD = layer(hidden_BTD, attending, number)
         return hidden_BTD
@@ -33,9 +35,7 @@ class Trunk(nn.Module):
         cos, sin = self.rotary(positions_1T)
         return Attending(cos, sin, mask)
 
-    def attend_cached(
-        self, cache: KeyValueCache, num_tokens: int, num_again: int = 0
-    ) -> Attending:
+    def attend_cached(self, cache: KeyValueCache, num_tokens: int, num_again: int = 0) -> Attending:
         """Causal attention of each row's next tokens over what the cache holds of that row.
 
         Args:

@@ -5,12 +5,15 @@ forward and backward, figure 2).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from pydantic import PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtp_code.config import Strict
 from mtp_code.model.config import ModelConfig
+from mtp_code.model.heads.base import Heads
 from mtp_code.model.layers import Attending
 from mtp_code.model.mtp import MTPModel, Reading
 from mtp_code.training.losses.backends import LossName, load_backend
@@ -112,31 +115,21 @@ def backward_by_head(
     """
     weights = weights or (1.0,) * model.num_mtp_heads
     num_active = max(offset for offset, weight in enumerate(weights, 1) if weight > 0)
-    heads, order = model.mtp_heads, model.mtp_heads.backward_order(range(1, num_active + 1))
-    attending, hidden_BTD = _read(model, tokens_BS, documents_BS, mask_documents)
     losses = _Losses(model, tokens_BS, documents_BS, num_labels_K, objective, weights)
+    read = _read(model, tokens_BS, documents_BS, mask_documents)
+    walk = _Walk(model.mtp_heads, read, model.mtp_heads.backward_order(range(1, num_active + 1)))
+    if 1 in walk.boundaries:
+        losses.teach_by(walk.boundaries[1])
 
-    boundaries = {0: _boundary(hidden_BTD)}
-    for offset in reversed(order):
-        if any(heads.reads(other) == offset for other in order):
-            with torch.no_grad():
-                below_BTD = boundaries[heads.reads(offset)]
-                states_BTD = model.head_states(offset, below_BTD, attending, tokens_BS)
-            boundaries[offset] = _boundary(states_BTD)
-    if 1 in boundaries:
-        losses.teach_by(boundaries[1])
-
-    for offset in order:
-        above = boundaries.pop(offset, None)
-        below_BTD = boundaries[heads.reads(offset)]
+    for offset in walk.order:
+        above = walk.boundaries.pop(offset, None)
         _backward_head(
-            model.head_states(offset, below_BTD, attending, tokens_BS),
+            walk.states(offset),
             None if above is None else above.grad,
             offset,
             losses if offset <= num_active else None,
         )
-    if hidden_BTD.requires_grad:
-        torch.autograd.backward(hidden_BTD, boundaries[0].grad)
+    walk.backward_trunk()
     return losses.figures()
 
 
@@ -145,11 +138,11 @@ def losses_by_offset(
     model: MTPModel, tokens_BS: Tensor, documents_BS: Tensor, mask_documents: bool
 ) -> tuple[Tensor, Tensor]:
     """Summed loss (nats) and number of labels of each offset, both (K,)."""
-    attending, hidden_BTD = _read(model, tokens_BS, documents_BS, mask_documents)
-    reading = Reading(model, tokens_BS, hidden_BTD, attending)
+    read = _read(model, tokens_BS, documents_BS, mask_documents)
+    reading = Reading(model, tokens_BS, read.hidden_BTD, read.attending)
     sums, counts = [], []
     for offset in range(1, model.num_mtp_heads + 1):
-        labels_N = labels_for(offset, tokens_BS, documents_BS, hidden_BTD.shape[1]).flatten()
+        labels_N = labels_for(offset, tokens_BS, documents_BS, read.hidden_BTD.shape[1]).flatten()
         normed_ND = model.norm(reading.states(offset)).flatten(0, 1)
         weight_VD = model.unembedding_for(offset).weight
         logits_bytes = PLAIN.logits_bytes(labels_N.device)
@@ -169,15 +162,63 @@ def count_labels(num_offsets: int, tokens_BS: Tensor, documents_BS: Tensor) -> T
     )
 
 
-def _read(
-    model: MTPModel, tokens_BS: Tensor, documents_BS: Tensor, mask_documents: bool
-) -> tuple[Attending, Tensor]:
-    """The trunk's states at all positions but the last n, whose labels would be cut off."""
+class _Read(NamedTuple):
+    """The trunk's states at all positions but the last n, whose labels would be cut off.
+
+    `embedded_BSD` is there for heads that read tokens: one look-up for the trunk and all of them,
+    as the gradient of each would be a matrix of the embedding's size.
+    """
+
+    hidden_BTD: Tensor
+    attending: Attending
+    embedded_BSD: Tensor | None
+
+
+def _read(model: MTPModel, tokens_BS: Tensor, documents_BS: Tensor, mask_documents: bool) -> _Read:
     num_positions = tokens_BS.shape[1] - model.num_mtp_heads
     inputs_BT = tokens_BS[:, :num_positions]
     documents_BT = documents_BS[:, :num_positions] if mask_documents else None
     attending = model.trunk.attend(inputs_BT, documents_BT)
-    return attending, model.trunk(inputs_BT, attending)
+    if not model.mtp_heads.reads_tokens:
+        return _Read(model.trunk(inputs_BT, attending), attending, None)
+    embedded_BSD = model.trunk.embedding(tokens_BS)
+    hidden_BTD = model.trunk.from_embedded(embedded_BSD[:, :num_positions], attending)
+    return _Read(hidden_BTD, attending, embedded_BSD)
+
+
+class _Walk:
+    """The heads in the order of their backward, each with a graph of its own.
+
+    Attributes:
+        order: offsets, each before the one that it reads.
+        boundaries: the states that heads read, by their offset (0 is the trunk): where one graph
+            ends and the gradients of those that read them add up.
+    """
+
+    def __init__(self, heads: Heads, read: _Read, order: list[int]) -> None:
+        self._heads, self._read, self.order = heads, read, order
+        self._embedded_BSD = None if read.embedded_BSD is None else _boundary(read.embedded_BSD)
+        self.boundaries = {0: _boundary(read.hidden_BTD)}
+        with torch.no_grad():
+            for offset in reversed(order):
+                if any(heads.reads(other) == offset for other in order):
+                    self.boundaries[offset] = _boundary(self.states(offset))
+
+    def states(self, offset: int) -> Tensor:
+        """Runs one head on the states that it reads."""
+        below_BTD, ahead_BTD = self.boundaries[self._heads.reads(offset)], None
+        if self._embedded_BSD is not None:
+            ahead_BTD = self._embedded_BSD[:, offset - 1 : offset - 1 + below_BTD.shape[1]]
+        return self._heads(offset, below_BTD, self._read.attending, ahead_BTD)  # type: ignore[no-any-return]
+
+    def backward_trunk(self) -> None:
+        pairs = [(self._read.hidden_BTD, self.boundaries[0].grad)]
+        if self._read.embedded_BSD is not None and self._embedded_BSD is not None:
+            pairs.append((self._read.embedded_BSD, self._embedded_BSD.grad))
+        wanted = [(end, grad) for end, grad in pairs if end.requires_grad and grad is not None]
+        if wanted:
+            ends, gradients = zip(*wanted, strict=True)
+            torch.autograd.backward(ends, gradients)
 
 
 def _boundary(states_BTD: Tensor) -> Tensor:
@@ -288,7 +329,7 @@ class _Losses:
         target: Target,
         states_ND: Tensor,
         grad_ND: Tensor,
-        weight_VD: nn.Parameter,
+        weight_VD: Tensor,
         weight: float,
         count: int,
     ) -> Tensor:
@@ -311,7 +352,7 @@ class _Losses:
         return torch.stack([by_offset.get(offset, absent) for offset in offsets])
 
 
-def _gradient_of(weight: nn.Parameter) -> Tensor | None:
+def _gradient_of(weight: Tensor) -> Tensor | None:
     """Where a weight's gradient adds up; None if it is not trained."""
     if not weight.requires_grad:
         return None

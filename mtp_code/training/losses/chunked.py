@@ -105,9 +105,7 @@ def chunked_backward(
 
 
 @torch.no_grad()
-def chunked_loss(
-    states_ND: Tensor, weight_VD: Tensor, target: Target, logits_bytes: int
-) -> Tensor:
+def chunked_loss(states_ND: Tensor, weight_VD: Tensor, target: Target, logits_bytes: int) -> Tensor:
     """The target's summed loss alone."""
     total = _new_total(states_ND)
     with torch.autocast(states_ND.device.type, enabled=False):

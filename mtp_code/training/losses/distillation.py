@@ -45,10 +45,8 @@ class Teacher:
         return chunks_of(self._known_N, max(1, num_rows // 2))
 
     def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
-        places_R = rows
-        if isinstance(rows, slice):
-            places_R = torch.arange(rows.start, rows.stop, device=log_probs_RV.device)
-        ahead_R = (places_R + self._shift).clamp(max=len(self._known_N) - 1)  # type: ignore[operator]
+        places_R = torch.arange(len(self._known_N), device=log_probs_RV.device)[rows]
+        ahead_R = (places_R + self._shift).clamp(max=len(self._known_N) - 1)
         teacher_RV = log_probs(self._states_ND[ahead_R], self._weight_VD)
         loss_RV = F.kl_div(log_probs_RV, teacher_RV, log_target=True, reduction="none")
         if isinstance(rows, slice):

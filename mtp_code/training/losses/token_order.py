@@ -55,9 +55,7 @@ class TokenOrder:
         last = self._tokens_BS.shape[1] - 1
         counts_RW = (ahead_RW <= last) & self._known_N[rows, None]
         ahead_RW = ahead_RW.clamp(max=last)
-        counts_RW &= (
-            self._documents_BS[row_R1, ahead_RW] == self._documents_BS[row_R1, place_R1]
-        )
+        counts_RW &= self._documents_BS[row_R1, ahead_RW] == self._documents_BS[row_R1, place_R1]
         tokens_RW = self._tokens_BS[row_R1, ahead_RW]
         same_RWW = tokens_RW[:, :, None] == tokens_RW[:, None]
         counts_RW &= ~same_RWW.tril(-1).any(dim=-1)
