@@ -103,10 +103,10 @@ class Batch:
             self.drafts_Bk[row] = 0  # a guess as good as any
             return
         attending = self._model.trunk.attend_cached(cache, num_read)
-        hidden_1TD = self._model.trunk(tokens_1T[:, :-1], attending)
-        last = attending.only(torch.tensor([num_read - 1], device=device))
-        self._model.mtp_heads(1, hidden_1TD, last)  # leaves its keys and values
-        self.drafts_Bk[row] = self._drafter.draft(hidden_1TD, last)[0]
+        reading = self._model.read(tokens_1T[:, :-1], attending)
+        last_1 = torch.tensor([num_read - 1], device=device)
+        self.drafts_Bk[row] = self._drafter.draft(reading, last_1, tokens_1T[:, -1])[0]
+        reading.states_at(1, last_1)  # leaves its keys and values
         cache.commit(torch.tensor([num_read], device=device))
 
     def _keep_live(self) -> None:

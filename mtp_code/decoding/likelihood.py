@@ -94,7 +94,7 @@ def _bits(model: MTPModel, windows: Sequence[_Window]) -> list[float]:
     is_label_BT = is_label_BS[:, 1:].to(device)
 
     attending = model.trunk.attend(inputs_BT)
-    states_BTD = model.head_states(1, model.trunk(inputs_BT, attending), attending)
+    states_BTD = model.read(inputs_BT, attending).states(1)
     nats_BT = torch.zeros(labels_BT.shape, dtype=torch.float64, device=device)
     nats_BT[is_label_BT] = _nats(model, states_BTD[is_label_BT], labels_BT[is_label_BT])
     return [nats / math.log(2) for nats in nats_BT.sum(1).tolist()]
@@ -102,7 +102,7 @@ def _bits(model: MTPModel, windows: Sequence[_Window]) -> list[float]:
 
 def _nats(model: MTPModel, states_ND: Tensor, labels_N: Tensor) -> Tensor:
     losses = [
-        F.cross_entropy(model.unembedding(states).float(), labels, reduction="none").double()
+        F.cross_entropy(model.unembed(1, states).float(), labels, reduction="none").double()
         for states, labels in zip(
             torch.split(states_ND, _POSITIONS_AT_ONCE),
             torch.split(labels_N, _POSITIONS_AT_ONCE),

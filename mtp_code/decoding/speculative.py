@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from mtp_code.decoding.batch import Batch
-from mtp_code.decoding.draft import Drafter
+from mtp_code.decoding.draft import build_drafter
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig, choose_tokens
 from mtp_code.decoding.verify import committed_tokens, count_accepted
@@ -50,17 +50,18 @@ def decode_speculative(
             f"num_drafts must be in 0..{model.num_mtp_heads - 1} "
             f"(the heads beyond the first), got {num_drafts}"
         )
-    drafter = Drafter(model, num_drafts)
+    drafter = build_drafter(model, num_drafts)
     batch = Batch(model, tokenizer, requests, num_rows, drafter)
     while batch.is_live:
         # draft → verify
         tokens_BT = torch.cat((batch.last_B[:, None], batch.drafts_Bk), dim=1)
         attending = model.trunk.attend_cached(batch.cache, num_drafts + 1)
-        hidden_BTD = model.trunk(tokens_BT, attending)
-        logits_BTV = model.logits(1, hidden_BTD, attending)
-        targets_BT = choose_tokens(logits_BTV, sampling, batch.next_uniforms(num_drafts + 1))
+        reading = model.read(tokens_BT, attending)
+        uniforms_BT = batch.next_uniforms(num_drafts + 1)
+        targets_BT = choose_tokens(reading.logits(1), sampling, uniforms_BT)
         accepted_B = count_accepted(batch.drafts_Bk, targets_BT)
         # commit; what lies behind the committed length is rolled back with it
-        batch.drafts_Bk = drafter.draft(hidden_BTD, attending.only(accepted_B))
+        bonus_B = targets_BT.gather(1, accepted_B[:, None])[:, 0]
+        batch.drafts_Bk = drafter.draft(reading, accepted_B, bonus_B)
         batch.count_drafts(num_drafts, accepted_B.tolist())
         yield from batch.commit(committed_tokens(targets_BT, accepted_B))
