@@ -1,0 +1,151 @@
+"""Verdicts on a machine that is busy with something else: repeated, and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from evals.benchmarks import load_benchmark
+from evals.errors import BenchmarkUnavailable
+from evals.files import Progress
+from evals.judge_bench.harnesses import is_pass
+from evals.judge_bench.ours import Ours
+from evals.judge_bench.programs import REFERENCE, Program, programs
+
+NAMES: Final = ("humaneval", "mbpp")
+BUSY_PER_CORE: Final = 3
+# What never ends is waited for in each repeat, with a share of the machine.
+LOOPS_ONE_IN: Final = 500
+
+# Ends with whoever started it, even one that is killed.
+_BUSY: Final = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000): pass
+"""
+
+Verdicts = list[dict[str, str]]
+
+
+def measure(
+    num_repeats: int,
+    num_samples: int,
+    ours: Ours,
+    on_progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Judge the same samples on a quiet machine, then so many times on a busy one.
+
+    A flip is a sample whose verdict, in any part or repeat, is another than on the quiet machine.
+    """
+    sets, absent = _sets(num_samples)
+    num_done = 0
+
+    def judged() -> tuple[dict[str, Verdicts], float]:
+        nonlocal num_done
+        started_s = time.perf_counter()
+        found = {name: ours.judge(chosen, name) for name, chosen in sets.items()}
+        num_done += 1
+        on_progress(num_done, 1 + num_repeats)
+        return found, time.perf_counter() - started_s
+
+    quiet, quiet_s = judged()
+    num_busy = BUSY_PER_CORE * len(os.sched_getaffinity(0))
+    with busy(num_busy):
+        repeats = [judged() for _ in range(num_repeats)]
+    return {
+        "benchmarks": {name: len(chosen) for name, chosen in sets.items()},
+        "absent": absent,
+        "num_samples": sum(map(len, sets.values())),
+        "num_references": sum(_num_references(chosen) for chosen in sets.values()),
+        "busy_processes": num_busy,
+        "repeats": num_repeats,
+        "quiet_wall_s": quiet_s,
+        "wall_s": [wall_s for _, wall_s in repeats],
+        "verdicts": {
+            name: dict(Counter(word for words in found for word in words.values()).most_common())
+            for name, found in quiet.items()
+        },
+        "references_passed": [
+            _references_passed(sets, found) for found in (quiet, *_first(repeats))
+        ],
+        "flips": _flips(sets, quiet, _first(repeats)),
+    }
+
+
+@contextlib.contextmanager
+def busy(num_processes: int) -> Iterator[list[int]]:
+    """Keep the machine busy with processes of our own, which end with the block; their ids."""
+    with contextlib.ExitStack() as ended:
+        pids = []
+        for _ in range(num_processes):
+            process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BUSY, str(os.getpid())])
+            ended.callback(process.wait)
+            ended.callback(process.kill)
+            pids.append(process.pid)
+        yield pids
+
+
+def _sets(num_samples: int) -> tuple[dict[str, list[Program]], dict[str, str]]:
+    """References and mutants of the benchmarks that are at hand, in equal parts."""
+    benchmarks, absent = [], {}
+    for name in NAMES:
+        try:
+            benchmarks.append(load_benchmark(name))
+        except BenchmarkUnavailable as reason:
+            absent[name] = str(reason)
+    sets = {}
+    for at, benchmark in enumerate(benchmarks):
+        count = num_samples // len(benchmarks) + (at < num_samples % len(benchmarks))
+        num_mutants = max(0, count - len(benchmark.tasks))
+        # With less than that there are only references.
+        sets[benchmark.name] = programs(benchmark, num_mutants, LOOPS_ONE_IN)[:count]
+    return sets, absent
+
+
+def _first(repeats: Sequence[tuple[dict[str, Verdicts], float]]) -> list[dict[str, Verdicts]]:
+    return [found for found, _ in repeats]
+
+
+def _num_references(chosen: Sequence[Program]) -> int:
+    return sum(program.kind == REFERENCE for program in chosen)
+
+
+def _references_passed(sets: dict[str, list[Program]], found: dict[str, Verdicts]) -> int:
+    return sum(
+        program.kind == REFERENCE and all(map(is_pass, words.values()))
+        for name, chosen in sets.items()
+        for program, words in zip(chosen, found[name], strict=True)
+    )
+
+
+def _flips(
+    sets: dict[str, list[Program]],
+    quiet: dict[str, Verdicts],
+    repeats: Sequence[dict[str, Verdicts]],
+) -> list[dict[str, Any]]:
+    flips = []
+    for name, chosen in sets.items():
+        for at, program in enumerate(chosen):
+            others = [found[name][at] for found in repeats if found[name][at] != quiet[name][at]]
+            if others:
+                flips.append(
+                    {
+                        "benchmark": name,
+                        "task_id": program.sample.task_id,
+                        "kind": program.kind,
+                        "quiet": quiet[name][at],
+                        "busy": others,
+                        "of_pass": any(
+                            is_pass(word) != is_pass(quiet[name][at][part])
+                            for words in others
+                            for part, word in words.items()
+                        ),
+                    }
+                )
+    return flips
