@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 from types import TracebackType
@@ -11,15 +13,20 @@ from typing import Any, Final, Self
 from evals.errors import InputError
 
 _DAYS_KEPT: Final = 30
+_LEAST_FREE_BYTES: Final = 1 << 16  # with less a database cannot go on
 _BUSY_S: Final = 60.0  # for which another process may hold the file
 
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS findings (
-    key BLOB PRIMARY KEY, finding TEXT NOT NULL, day INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TEMP TABLE wanted (key BLOB PRIMARY KEY) WITHOUT ROWID;
-"""
 _TODAY: Final = "CAST(julianday('now') AS INTEGER)"
+_OPENING: Final = (
+    # What is written survives this process at once, and a power cut up to some rows.
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA temp_store = FILE",
+    "CREATE TABLE IF NOT EXISTS findings"
+    " (key BLOB PRIMARY KEY, finding TEXT NOT NULL, day INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TEMP TABLE wanted (key BLOB PRIMARY KEY) WITHOUT ROWID",
+    f"DELETE FROM findings WHERE day < {_TODAY} - {_DAYS_KEPT}",
+)
 
 
 class Findings:
@@ -41,16 +48,16 @@ class Findings:
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"{path}: cannot be opened ({error})") from None
         try:
-            # What is written survives this process at once, and a power cut up to some rows.
-            for setting in ("journal_mode = WAL", "synchronous = NORMAL", "temp_store = FILE"):
-                self._database.execute(f"PRAGMA {setting}")
-            self._database.executescript(_TABLES)
-            self._database.execute(f"DELETE FROM findings WHERE day < {_TODAY} - {_DAYS_KEPT}")
+            for statement in _OPENING:
+                self._execute(statement)
         except sqlite3.Error as error:
             self._database.close()
             raise InputError(
                 f"{path}: no database of findings ({error}); delete it to begin anew"
             ) from None
+        except OSError:
+            self._database.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -64,11 +71,11 @@ class Findings:
         self._database.close()
 
     def __contains__(self, key: bytes) -> bool:
-        asked = self._database.execute("SELECT 1 FROM findings WHERE key = ?", (key,))
+        asked = self._execute("SELECT 1 FROM findings WHERE key = ?", (key,))
         return asked.fetchone() is not None
 
     def __getitem__(self, key: bytes) -> dict[str, Any]:
-        asked = self._database.execute("SELECT finding FROM findings WHERE key = ?", (key,))
+        asked = self._execute("SELECT finding FROM findings WHERE key = ?", (key,))
         row = asked.fetchone()
         if row is None:
             raise KeyError(key)
@@ -76,13 +83,13 @@ class Findings:
         return finding
 
     def keep(self, key: bytes, finding: dict[str, Any]) -> None:
-        self._database.execute(
+        self._execute(
             f"INSERT OR REPLACE INTO findings VALUES (?, ?, {_TODAY})", (key, json.dumps(finding))
         )
 
     def want(self, key: bytes) -> None:
         """Count the key among those wanted, unless its finding is known."""
-        self._database.execute(
+        self._execute(
             "INSERT OR IGNORE INTO wanted SELECT ?1 "
             "WHERE NOT EXISTS (SELECT 1 FROM findings WHERE key = ?1)",
             (key,),
@@ -90,12 +97,30 @@ class Findings:
 
     @property
     def num_wanted(self) -> int:
-        (count,) = self._database.execute("SELECT count(*) FROM wanted").fetchone()
+        (count,) = self._execute("SELECT count(*) FROM wanted").fetchone()
         return int(count)
 
     def claim(self, key: bytes) -> bool:
         """Whether the key was wanted; from now on it is not."""
-        return self._database.execute("DELETE FROM wanted WHERE key = ?", (key,)).rowcount == 1
+        return self._execute("DELETE FROM wanted WHERE key = ?", (key,)).rowcount == 1
+
+    def _execute(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        """
+        Raises:
+            OSError: as where a plain file could not be written or read.
+        """
+        try:
+            return self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise self._as_os_error(error) from None
+
+    def _as_os_error(self, error: sqlite3.OperationalError) -> OSError:
+        # What is mapped into memory meets a full disk as an error of input and output.
+        is_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL or (
+            error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR
+            and shutil.disk_usage(self.path.parent).free < _LEAST_FREE_BYTES
+        )
+        return OSError(errno.ENOSPC if is_full else errno.EIO, str(error), str(self.path))
 
     def remove(self) -> None:
         """Delete the file; nothing can be asked after that."""

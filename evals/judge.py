@@ -7,7 +7,6 @@ import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ from evals.files import Progress, file_sha256, json_line, write_whole
 from evals.findings import Findings
 from evals.oracles.expected import with_expected_outputs
 from evals.plan import Plan, fingerprint
-from evals.program import limits_of
+from evals.program import limits_of, room_of
 from evals.records import (
     JUDGING_FILE,
     SAMPLING_FILE,
@@ -52,6 +51,7 @@ def judge(
     unsafe_no_sandbox: bool = False,
     cache_path: Path | None = None,
     examiner: Examiner | None = None,
+    counts_checks: bool = True,
     on_cut_off: Callable[[str], None] = lambda line: None,
     on_progress: Progress = lambda done, total: None,
 ) -> None:
@@ -63,8 +63,9 @@ def judge(
     again, alone, before that counts. Findings are kept as they come, so that a run that was killed
     goes on where it stopped: at `cache_path`, where later runs find them too, or else at
     `verdicts_path` + ".partial" until the verdicts are written. `limits` are the benchmark's
-    unless given; `examiner` is this machine unless given; `on_cut_off` is told of a broken last
-    line, which is left out.
+    unless given; `examiner` is this machine unless given; `counts_checks` runs programs that fail
+    once more, for the number of checks that hold; `on_cut_off` is told of a broken last line, which
+    is left out.
 
     Raises:
         InputError: the samples cannot be read, or were drawn for other data; or a task's checks
@@ -73,9 +74,7 @@ def judge(
     """
     limits = limits or benchmark.limits
     if examiner is None:
-        # A room holds what any of the tasks may need; each program has its task's limits in it.
-        most = max(limits_of(task, limits).memory_bytes for task in benchmark.tasks)
-        room = replace(limits, memory_bytes=most)
+        room = room_of(benchmark.tasks, limits)
         examiner = Here(room, num_workers, tier, unsafe_no_sandbox=unsafe_no_sandbox)
     sampling = _sampling_beside(samples_path, benchmark)
     task_ids = {task.task_id for task in benchmark.tasks}
@@ -107,9 +106,10 @@ def judge(
             _require_all_to_pass(references, findings, plans)
         find.verdicts_of(everything)
         health = _health(references, findings, plans)
-        find.counts_of(samples)
+        if counts_checks:
+            find.counts_of(samples)
         with write_whole(verdicts_path) as file:
-            for verdict in _verdicts(samples(), findings, plans):
+            for verdict in _verdicts(samples(), findings, plans, counts_checks=counts_checks):
                 file.write(json_line(verdict.as_json()))
         write_record(
             verdicts_path.with_name(JUDGING_FILE),
@@ -213,7 +213,9 @@ def _health(references: list[Sample], findings: Findings, plans: Plans) -> Refer
     return References(num_judged=len(references), failed=failed) if references else None
 
 
-def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> Iterator[Verdict]:
+def _verdicts(
+    samples: Iterable[Sample], findings: Findings, plans: Plans, *, counts_checks: bool
+) -> Iterator[Verdict]:
     """
     Raises:
         InputError: checks broke, of a task without a reference, and no sample passed them. If one
@@ -230,7 +232,8 @@ def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> It
             passed.add(sample.task_id)
         elif finding.checks_broke:
             broken.setdefault(sample.task_id, finding.detail)
-        yield _verdict(sample, found, _counts(sample, found, findings, plan))
+        counts = _counts(sample, found, findings, plan) if counts_checks else None
+        yield _verdict(sample, found, counts)
     for task_id, detail in broken.items():
         if task_id not in passed:
             raise InputError(

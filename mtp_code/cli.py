@@ -266,6 +266,9 @@ def judge(
         bool,
         typer.Option(help="Take over findings of earlier runs, by content hash, and keep ours."),
     ] = True,
+    count_checks: Annotated[
+        bool, typer.Option(help="Run programs that fail once more: how many checks hold?")
+    ] = True,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -295,6 +298,7 @@ def judge(
             unsafe_no_sandbox=unsafe_no_sandbox,
             cache_path=cache_folder() / "verdicts.sqlite" if is_cached else None,
             examiner=examiner,
+            counts_checks=count_checks,
             on_cut_off=_warn,
             on_progress=on_progress,
         )
@@ -735,7 +739,7 @@ def bench_judge(
         samples_per_task=samples_per_task,
     )
     _require_sandbox()
-    command = [sys.executable, "-m", "mtp_code.cli", "judge", "--no-cache"]
+    command = [sys.executable, "-m", "mtp_code.cli", "judge", "--no-cache", "--no-count-checks"]
     with _progress("judging") as on_progress:
         measured = run.measure(wishes, command, evalplus_python, on_progress)
     record = _provenance() | {"versions": describe_versions()} | measured

@@ -34,14 +34,15 @@ def limit_room(limits: Limits) -> None:
 def sample_limits(limits: Limits, *, shares_processes: bool = False) -> list[libc.Prepared]:
     """Calls that limit one program, made by who shares the limits of this process.
 
-    The zygote ends it at ``cpu_s``. The kernel's limit, in whole seconds, stands behind that for
-    programs that use many processors at once.
+    The zygote ends it at ``cpu_s``. The kernel's limit stands behind that for programs that use
+    many processors at once; it is as much again, since the kernel holds it against time counted in
+    ticks, which on a busy machine runs ahead of what was used.
 
     Where a sample ``shares_processes`` with all else that the user runs, they cannot be counted
     apart: then it may use half of what the user may, so that the user is never locked out.
     """
     wanted = {
-        resource.RLIMIT_CPU: math.ceil(limits.cpu_s) + 1,
+        resource.RLIMIT_CPU: math.ceil(2 * limits.cpu_s) + 1,
         resource.RLIMIT_NOFILE: limits.max_open_files,
         resource.RLIMIT_AS: limits.memory_bytes,
     }

@@ -14,7 +14,15 @@ import math
 import os
 import struct
 from abc import ABCMeta
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import (
+    Counter,
+    OrderedDict,
+    UserDict,
+    UserList,
+    UserString,
+    defaultdict,
+    deque,
+)
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -259,7 +267,9 @@ def _plain_base(value: object) -> object:
                 if hasattr(base, method)
             )
             return convert(value) if same else None
-    return None
+    # These equal whatever the plain value in them equals.
+    held = value.data if kind in _WRAPPERS else None  # type: ignore[attr-defined]
+    return held if kind in _WRAPPERS and type(held) is _WRAPPERS[kind] else None
 
 
 def _defined(kind: type, method: str) -> object:
@@ -267,6 +277,7 @@ def _defined(kind: type, method: str) -> object:
     return next((vars(each)[method] for each in kind.__mro__ if method in vars(each)), None)
 
 
+_WRAPPERS: Final[dict[type, type]] = {UserList: list, UserDict: dict, UserString: str}
 # Not through str(value) and the like: those a subclass may override.
 _BASES: Final[dict[type, Callable[[Any], object]]] = {
     tuple: tuple,

@@ -228,7 +228,7 @@ def test_no_user_namespaces_means_nothing_runs_and_a_remedy(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED)
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     forbid = ("unshare", "-Urm", "bash", "-c", script, "-")
-    judge = ("judge", samples, "--benchmark", "humaneval")
+    judge = ("judge", samples, "--benchmark", "humaneval", "--no-cache")
     done = mtp_code(*judge, cwd=tmp_path, wrap=forbid)
     assert complaint(done, 3).startswith("mtp-code: sandbox: ")
     assert not (tmp_path / "verdicts.jsonl").exists()

@@ -449,7 +449,9 @@ def test_only_verdicts_break_a_promise() -> None:
 
 @pytest.mark.usefixtures("needs_sandbox")
 def test_our_own_judge_is_asked_as_a_command(tmp_path: Path) -> None:
-    ours = Ours([sys.executable, "-m", "mtp_code.cli", "judge", "--no-cache"], tmp_path)
+    ours = Ours(
+        [sys.executable, "-m", "mtp_code.cli", "judge", "--no-cache", "--no-count-checks"], tmp_path
+    )
     chosen = [
         Program(Sample(task_id="HumanEval/53", index=at, completion=completion), "mine")
         for at, completion in enumerate(("    return x + y\n", "    return x - y\n"))

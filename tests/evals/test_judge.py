@@ -436,6 +436,15 @@ def test_checks_that_hold_are_counted_for_programs_that_fail_others(
     ]
 
 
+def test_checks_are_not_counted_unless_asked_for(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "failed")
+    judge(samples, toy, verdicts, counts_checks=False)
+    (verdict,) = read_verdicts(verdicts)
+    assert (verdict.verdict, verdict.num_checks) == ("wrong answer", None)
+
+
 def _rows(cache: Path) -> set[tuple[bytes, str]]:
     with closing(sqlite3.connect(cache)) as database:
         return set(database.execute("SELECT key, finding FROM findings"))

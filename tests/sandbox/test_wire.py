@@ -1,6 +1,7 @@
 import json
 import socket
 import struct
+from collections import UserDict, UserList, UserString
 
 import pytest
 from hypothesis import given, settings
@@ -163,6 +164,31 @@ def test_subclasses_with_their_own_equality_are_referred_to():
     assert wire.encode([Same(1)], refer) == ["list", ["ref", 7, "Same"]]
     assert wire.encode(object(), refer) == ["ref", 7, "object"]
     assert wire.encode(Named("plain"), refer) == "plain"
+
+
+def test_what_wraps_plain_data_and_equals_it_goes_as_that():
+    refer = lambda value: wire.reference(7, type(value).__name__)  # noqa: E731
+    for wrapped in (UserList([1, "a"]), UserDict(a=1), UserString("text")):
+        assert exactly(wire.decode(wire.encode(wrapped, refer), no_reference)) == exactly(
+            wrapped.data
+        )
+
+    class Same(UserList):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+    class Listed(list):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = None
+
+    lying = UserList()
+    lying.data = Listed()
+    assert wire.encode(Same([1]), refer) == ["ref", 7, "Same"]
+    assert wire.encode(lying, refer) == ["ref", 7, "UserList"]
 
 
 def test_frames_are_bounded_and_cut_ones_are_an_end():
