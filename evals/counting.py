@@ -14,7 +14,7 @@ from sandbox import Checks
 
 # A name in the checks' module, where a benchmark has names of its own.
 COUNTS: Final = "__mtp_code_counts__"
-_TOLD: Final = re.compile(r"(\d+) of (\d+) checks hold; ")
+_MOST_DIGITS: Final = 9
 
 
 class Counting(NamedTuple):
@@ -46,10 +46,20 @@ def telling(counts: str) -> str:
     return f'assert False, f"{{{counts}[0]}} of {{{counts}[1]}} checks hold"'
 
 
+_TOLD: Final = re.compile(
+    rf"(\d{{1,{_MOST_DIGITS}}}) of (\d{{1,{_MOST_DIGITS}}}) checks hold; "
+    rf"checks, line \d+: {re.escape(telling(COUNTS))}"
+)
+
+
 def counts_told(detail: str) -> tuple[int, int] | None:
-    """The checks that held, and all: as the detail of an examination tells it."""
+    """The checks that held, and all: as the detail of checks that failed tells it.
+
+    The detail of anything but an assertion that failed may begin with the program's own words.
+    """
     match = _TOLD.match(detail)
-    return None if match is None else (int(match[1]), int(match[2]))
+    held, told = (int(match[1]), int(match[2])) if match else (0, 0)
+    return (held, told) if held <= told > 0 else None
 
 
 class _Counter(ast.NodeTransformer):

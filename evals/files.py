@@ -37,6 +37,42 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keeps other processes of this machine from writing `path` in the meantime.
+
+    Raises:
+        InputError: another process is writing it, or it is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it")
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock)
+    except BlockingIOError:
+        raise InputError(
+            f"{path}: another process is writing it; wait for it, or choose another file"
+        ) from None
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    with file:
+        try:
+            yield
+        finally:
+            lock.unlink()
+
+
+def _locked(path: Path) -> IO[bytes]:
+    while True:
+        file = path.open("ab")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file.fileno()).st_nlink > 0:
+            return file
+        file.close()  # who held it before has removed it
+
+
 def cache_folder() -> Path:
     """Where what can be found out anew is kept: as other programs of this user have it."""
     cache = os.environ.get("XDG_CACHE_HOME")

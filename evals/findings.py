@@ -13,28 +13,34 @@ from typing import Any, Final, Self
 from evals.errors import InputError
 
 _DAYS_KEPT: Final = 30
+_MOST_BYTES: Final = 4 << 30  # of the file; beyond it, what was not used today goes
 _LEAST_FREE_BYTES: Final = 1 << 16  # with less a database cannot go on
 _BUSY_S: Final = 60.0  # for which another process may hold the file
 
 _TODAY: Final = "CAST(julianday('now') AS INTEGER)"
 _OPENING: Final = (
+    "PRAGMA auto_vacuum = INCREMENTAL",
     # What is written survives this process at once, and a power cut up to some rows.
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
     "PRAGMA temp_store = FILE",
     "CREATE TABLE IF NOT EXISTS findings"
     " (key BLOB PRIMARY KEY, finding TEXT NOT NULL, day INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TEMP TABLE transient (key BLOB PRIMARY KEY, finding TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TEMP TABLE wanted (key BLOB PRIMARY KEY) WITHOUT ROWID",
     f"DELETE FROM findings WHERE day < {_TODAY} - {_DAYS_KEPT}",
+    f"DELETE FROM findings WHERE day < {_TODAY} AND (SELECT page_count * page_size"
+    f" FROM pragma_page_count, pragma_page_size) > {_MOST_BYTES}",
+    "PRAGMA incremental_vacuum",
 )
 
 
 class Findings:
     """What became of programs, and which of them are wanted now.
 
-    A process that is killed loses none that it kept. Several processes may share a file. Memory
-    does not grow with their number: the wanted keys lie in a temporary file. Findings are thrown
-    away after 30 days.
+    A process that is killed loses none that it kept. Several processes may share a file: the first
+    finding stands. Memory does not grow with their number: the wanted keys lie in a temporary file.
+    Findings that nobody wanted for 30 days are thrown away.
 
     Raises:
         InputError: the file cannot be opened, or is no such database.
@@ -46,7 +52,9 @@ class Findings:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise InputError(f"{path}: cannot be opened ({error})") from None
+            raise InputError(
+                f"{path}: cannot be opened ({error}); mend that, or judge with --no-cache"
+            ) from None
         try:
             for statement in _OPENING:
                 self._execute(statement)
@@ -70,28 +78,35 @@ class Findings:
     ) -> None:
         self._database.close()
 
-    def __contains__(self, key: bytes) -> bool:
-        asked = self._execute("SELECT 1 FROM findings WHERE key = ?", (key,))
-        return asked.fetchone() is not None
-
     def __getitem__(self, key: bytes) -> dict[str, Any]:
-        asked = self._execute("SELECT finding FROM findings WHERE key = ?", (key,))
+        asked = self._execute(
+            "SELECT finding FROM transient WHERE key = ?1 "
+            "UNION ALL SELECT finding FROM findings WHERE key = ?1",
+            (key,),
+        )
         row = asked.fetchone()
         if row is None:
             raise KeyError(key)
         finding: dict[str, Any] = json.loads(row[0])
         return finding
 
-    def keep(self, key: bytes, finding: dict[str, Any]) -> None:
-        self._execute(
-            f"INSERT OR REPLACE INTO findings VALUES (?, ?, {_TODAY})", (key, json.dumps(finding))
-        )
+    def keep(self, key: bytes, finding: dict[str, Any], *, is_transient: bool = False) -> None:
+        """Keep it for good, or for this process only."""
+        if is_transient:
+            statement = "INSERT OR IGNORE INTO transient VALUES (?, ?)"
+        else:
+            statement = f"INSERT OR IGNORE INTO findings VALUES (?, ?, {_TODAY})"
+        self._execute(statement, (key, json.dumps(finding)))
 
     def want(self, key: bytes) -> None:
         """Count the key among those wanted, unless its finding is known."""
         self._execute(
+            f"UPDATE findings SET day = {_TODAY} WHERE key = ? AND day < {_TODAY}", (key,)
+        )
+        self._execute(
             "INSERT OR IGNORE INTO wanted SELECT ?1 "
-            "WHERE NOT EXISTS (SELECT 1 FROM findings WHERE key = ?1)",
+            "WHERE NOT EXISTS (SELECT 1 FROM findings WHERE key = ?1)"
+            " AND NOT EXISTS (SELECT 1 FROM transient WHERE key = ?1)",
             (key,),
         )
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import itertools
 import platform
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from evals.benchmarks.formats import Benchmark
 from evals.counting import counts_told
 from evals.errors import InputError
-from evals.files import Progress, file_sha256, json_line, write_whole
+from evals.files import Progress, file_sha256, json_line, sole_writer, write_whole
 from evals.findings import Findings
 from evals.oracles.expected import with_expected_outputs
 from evals.plan import Plan, fingerprint
 from evals.program import limits_of, room_of
 from evals.records import (
     JUDGING_FILE,
+    REFERENCE_BITS_FILE,
     SAMPLING_FILE,
+    SCORES_FILE,
     Judging,
     References,
     Sample,
@@ -36,6 +40,9 @@ from sandbox import Limits, Tier
 
 # Where a program failed its checks, it makes sense to ask how many.
 _COUNTED: Final[frozenset[VerdictName]] = frozenset({"wrong answer", "exception"})
+
+# Records that lie beside verdicts.
+_TAKEN_NAMES: Final = (JUDGING_FILE, REFERENCE_BITS_FILE, SAMPLING_FILE, SCORES_FILE)
 
 Plans = Mapping[str, Plan]  # by task id
 
@@ -59,13 +66,15 @@ def judge(
 
     A program that several samples share is judged once. The reference solutions of the samples'
     tasks are judged with them: they say whether the judge is well. A program that ran out of CPU
-    time has had it all, however busy the machine; one that ran out of wall-clock time is judged
-    again, alone, before that counts. Findings are kept as they come, so that a run that was killed
-    goes on where it stopped: at `cache_path`, where later runs find them too, or else at
-    `verdicts_path` + ".partial" until the verdicts are written. `limits` are the benchmark's
-    unless given; `examiner` is this machine unless given; `counts_checks` runs programs that fail
-    once more, for the number of checks that hold; `on_cut_off` is told of a broken last line, which
-    is left out.
+    time has had it all, however busy the machine; one that ran out of wall-clock time, or that
+    something killed, is judged again, alone, before that counts, and such a finding is not kept.
+    All others are kept as they come, so that a run that was killed goes on where it stopped: at
+    `cache_path`, where later runs find them too, or else at `verdicts_path` + ".partial" until the
+    verdicts are written.
+
+    `limits` are the benchmark's unless given; `examiner` is this machine unless given;
+    `counts_checks` runs programs that fail once more, for the number of checks that hold;
+    `on_cut_off` is told of a broken last line, which is left out.
 
     Raises:
         InputError: the samples cannot be read, or were drawn for other data; or a task's checks
@@ -76,11 +85,12 @@ def judge(
     if examiner is None:
         room = room_of(benchmark.tasks, limits)
         examiner = Here(room, num_workers, tier, unsafe_no_sandbox=unsafe_no_sandbox)
-    sampling = _sampling_beside(samples_path, benchmark)
-    task_ids = {task.task_id for task in benchmark.tasks}
+    _require_free(verdicts_path, samples_path)
     # Every line is read before anything runs: a broken one should not cost an hour first.
-    drawn = {sample.task_id for sample in read_samples(samples_path, task_ids, on_cut_off)}
-    benchmark = with_expected_outputs(benchmark, examiner.answers, on_progress=on_progress)
+    samples = _Samples(samples_path, benchmark, on_cut_off)
+    sampling = _sampling_beside(samples, benchmark)
+    with _expected_folder(tier, unsafe_no_sandbox) as folder:
+        benchmark = with_expected_outputs(benchmark, examiner.answers, folder, on_progress)
     conditions = [tier.value, unsafe_no_sandbox, *fingerprint()]
     plans = {
         task.task_id: Plan(task, limits_of(task, limits), conditions) for task in benchmark.tasks
@@ -88,36 +98,32 @@ def judge(
     references = [
         Sample(task_id=task.task_id, index=0, completion=task.reference)
         for task in benchmark.tasks
-        if task.task_id in drawn and task.reference is not None
+        if task.task_id in samples.task_ids and task.reference is not None
     ]
-
-    def samples() -> Iterator[Sample]:
-        return read_samples(samples_path, task_ids, lambda line: None)
-
-    def everything() -> Iterator[Sample]:
-        yield from references
-        yield from samples()
-
     partial_path = verdicts_path.with_name(verdicts_path.name + ".partial")
-    with Findings(cache_path or partial_path) as findings:
+    with sole_writer(verdicts_path), Findings(cache_path or partial_path) as findings:
         find = _Finder(examiner, findings, plans, on_progress)
         if benchmark.is_custom:
             find.verdicts_of(lambda: iter(references))
             _require_all_to_pass(references, findings, plans)
-        find.verdicts_of(everything)
+        find.verdicts_of(lambda: itertools.chain(references, samples))
         health = _health(references, findings, plans)
         if counts_checks:
-            find.counts_of(samples)
+            find.counts_of(lambda: samples)
+        hashed = hashlib.sha256()
         with write_whole(verdicts_path) as file:
-            for verdict in _verdicts(samples(), findings, plans, counts_checks=counts_checks):
-                file.write(json_line(verdict.as_json()))
+            for verdict in _verdicts(samples, findings, plans, counts_checks=counts_checks):
+                line = json_line(verdict.as_json())
+                hashed.update(line)
+                file.write(line)
+            samples.require_unchanged()
         write_record(
             verdicts_path.with_name(JUDGING_FILE),
             Judging(
                 benchmark=benchmark.name,
                 data_sha256=benchmark.data_sha256,
-                samples_sha256=file_sha256(samples_path),
-                verdicts_sha256=file_sha256(verdicts_path),
+                samples_sha256=samples.sha256,
+                verdicts_sha256=hashed.hexdigest(),
                 limits={**limits.as_dict(), "wall_s": limits.wall_limit_s},
                 isolation=verdict.isolation,
                 versions=_versions(),
@@ -127,6 +133,71 @@ def judge(
         )
         if cache_path is None:
             findings.remove()
+
+
+def _require_free(verdicts_path: Path, samples_path: Path) -> None:
+    if verdicts_path.resolve() == samples_path.resolve():
+        raise InputError(f"{verdicts_path}: holds the samples; write the verdicts to another file")
+    if verdicts_path.name in _TAKEN_NAMES:
+        raise InputError(
+            f"{verdicts_path}: a name of another record that lies beside verdicts; choose another"
+        )
+
+
+@contextmanager
+def _expected_folder(tier: Tier, unsafe_no_sandbox: bool) -> Iterator[Path | None]:
+    """Where expected outputs are kept; for this run only where they cannot be taken on trust.
+
+    An uncontained program could have written there, and a container has an interpreter of its own.
+    """
+    if unsafe_no_sandbox or tier is Tier.CONTAINER:
+        with tempfile.TemporaryDirectory(prefix="mtp-code-") as folder:
+            yield Path(folder)
+    else:
+        yield None
+
+
+class _Samples:
+    """A file's samples. It is read several times, since they may be many, and must stay the same.
+
+    Attributes:
+        task_ids: of the tasks that there are samples of.
+        sha256: of the file.
+
+    Raises:
+        RecordError: as `read_samples`.
+    """
+
+    def __init__(self, path: Path, benchmark: Benchmark, on_cut_off: Callable[[str], None]) -> None:
+        self.path = path
+        self._known_ids = {task.task_id for task in benchmark.tasks}
+        self._state = self._as_it_is()
+        self.task_ids: set[str] = set()
+        self.num_samples = 0
+        for sample in read_samples(path, self._known_ids, on_cut_off):
+            self.task_ids.add(sample.task_id)
+            self.num_samples += 1
+        self.sha256 = file_sha256(path)
+        self.require_unchanged()
+
+    def __iter__(self) -> Iterator[Sample]:
+        self.require_unchanged()
+        yield from read_samples(self.path, self._known_ids, lambda line: None)
+
+    def require_unchanged(self) -> None:
+        """
+        Raises:
+            InputError: the file is not what it was when it was first read.
+        """
+        if self._as_it_is() != self._state:
+            raise InputError(f"{self.path}: changed while it was judged; judge it again")
+
+    def _as_it_is(self) -> tuple[int, ...] | None:
+        try:
+            now = self.path.stat()
+        except OSError:
+            return None
+        return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
 
 
 class _Finder:
@@ -172,7 +243,8 @@ class _Finder:
             claimed = (job for job in of_kind if self._findings.claim(job.key))
             with closing(self._examiner.examine(claimed)) as examined:
                 for job, finding in examined:
-                    self._findings.keep(job.key, finding._asdict())
+                    kept = finding._asdict()
+                    self._findings.keep(job.key, kept, is_transient=finding.is_transient)
                     self._on_progress(next(num_done), total)
 
 
@@ -253,7 +325,10 @@ def _counts(
     if not _COUNTED & {finding.verdict for finding in found} or not plan.num_checks:
         return None
     job = plan.counting_job(sample)
-    told = counts_told(findings[job.key]["detail"]) if job is not None else None
+    told = None
+    if job is not None:
+        counted = Finding(**findings[job.key])
+        told = counts_told(counted.detail) if counted.verdict == "wrong answer" else None
     # A program that ends among its checks is held to have passed none, as one out of time is.
     return told or (0, plan.num_checks)
 
@@ -281,8 +356,8 @@ def _verdict(sample: Sample, found: list[Finding], counts: tuple[int, int] | Non
     )
 
 
-def _sampling_beside(samples_path: Path, benchmark: Benchmark) -> Sampling | None:
-    path = samples_path.with_name(SAMPLING_FILE)
+def _sampling_beside(samples: _Samples, benchmark: Benchmark) -> Sampling | None:
+    path = samples.path.with_name(SAMPLING_FILE)
     if not path.exists():
         return None
     sampling = read_record(Sampling, path)
@@ -290,6 +365,12 @@ def _sampling_beside(samples_path: Path, benchmark: Benchmark) -> Sampling | Non
         raise InputError(
             f"{path}: the samples were drawn for {sampling.benchmark} with data "
             f"{sampling.data_sha256[:12]}, not {benchmark.name} with {benchmark.data_sha256[:12]}"
+        )
+    num_samples = len(benchmark.tasks) * sampling.num_samples
+    if samples.num_samples != num_samples:
+        raise InputError(
+            f"{path}: speaks of {num_samples} samples, and {samples.path.name} beside it holds "
+            f"{samples.num_samples}; keep other samples in another folder"
         )
     return sampling
 

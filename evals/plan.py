@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -55,7 +55,9 @@ class Plan:
 
     def counting_job(self, sample: Sample) -> Job | None:
         """Says how many checks hold; None where there is but one, or cases, which are counted."""
-        return None if self._counting_part is None else self._job(sample, self._counting_part)
+        if self._counting_part is None:
+            return None
+        return self._job(sample, self._counting_part)._replace(limits=self._counting_limits)
 
     @property
     def num_checks(self) -> int:
@@ -78,6 +80,11 @@ class Plan:
     def _counting_part(self) -> _Part | None:
         checks = self._counting.checks
         return None if checks is None else self._part(checks)
+
+    @property
+    def _counting_limits(self) -> Limits:
+        """What each of the parts may take, for all of them together."""
+        return replace(self._limits, cpu_s=len(self._parts) * self._limits.cpu_s)
 
     def _part(self, checks: Checks | None, cases: tuple[StdinCase, ...] = ()) -> _Part:
         held_to = [case.as_json() for case in cases] if checks is None else asdict(checks)

@@ -35,6 +35,8 @@ _BY_ENDING: Final[dict[Ending, VerdictName]] = {
     Ending.CRASHED: "crashed",
 }
 
+_TRANSIENT: Final = (Ending.TIMED_OUT_WALL.value, Ending.CRASHED.value)
+_SYNTAX_ERRORS: Final = ("SyntaxError", "IndentationError", "TabError")
 _SHOWN_CHARS: Final = 60
 
 
@@ -69,6 +71,11 @@ class Finding(NamedTuple):
     num_checks_passed: int | None = None
     num_checks: int | None = None
     checks_broke: bool = False
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the machine may have had a part in it: at another time it could be otherwise."""
+        return self.ending in _TRANSIENT
 
 
 class Examiner(Protocol):
@@ -106,9 +113,9 @@ class Here:
     def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
         """Each job and its finding, as they come.
 
-        A job that ran out of wall-clock time is examined once more, alone: it may have had to wait
-        for others. CPU time is the same however many run, and endless loops are not worth a second
-        try.
+        A job that ran out of wall-clock time, or that something killed, is examined once more,
+        alone: it may have had to wait for others, or share memory with them. CPU time is the same
+        however many run, and endless loops are not worth a second try.
 
         Raises:
             SandboxUnavailable: this machine cannot contain programs; none has run.
@@ -121,7 +128,7 @@ class Here:
         again: list[Job] = []
         with self._pool(self._num_workers) as pool:
             for job, finding in examine(pool, itertools.chain([first], jobs)):
-                if finding.ending == Ending.TIMED_OUT_WALL.value:
+                if finding.is_transient:
                     again.append(job)
                 else:
                     yield job, finding
@@ -243,8 +250,10 @@ def _fault(case: StdinCase, execution: Execution) -> tuple[VerdictName, str] | N
     if execution.ending is not Ending.EXITED:
         return _BY_ENDING[execution.ending], execution.ending.value
     if execution.exit_code != 0:
-        said = execution.output_tail.rstrip().rpartition("\n")[2]
-        is_syntax = said.startswith(("SyntaxError", "IndentationError", "TabError"))
+        told = execution.output_tail.rstrip()
+        said = told.rpartition("\n")[2]
+        # Of code that was never run there is no traceback, but a place.
+        is_syntax = said.startswith(_SYNTAX_ERRORS) and told.lstrip().startswith('File "')
         return "syntax error" if is_syntax else "exception", said
     assert execution.stdout is not None  # it was to be kept
     if not is_right_output(case.stdout, execution.stdout):

@@ -281,8 +281,8 @@ def judge(
     from evals.files import cache_folder
     from evals.judge import judge as judge_samples
 
-    # Uncontained, a program could write itself a pass there.
-    is_cached = cache and not unsafe_no_sandbox
+    # Uncontained, a program could write itself a pass there; a container's Python is not known.
+    is_cached = cache and not unsafe_no_sandbox and tier is not Tier.CONTAINER
     loaded = _benchmark(benchmark)
     path = out or samples.with_name(VERDICTS_FILE)
     with (

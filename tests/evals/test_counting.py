@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from evals.counting import counting, counts_told, telling
+from evals.counting import COUNTS, counting, counts_told, telling
 from sandbox import Checks
 
 HUMANEVAL = """
@@ -30,7 +30,7 @@ def counts(source: str, **names: object) -> tuple[int, int] | None:
     assert checks is not None
     with pytest.raises(AssertionError) as failure:
         exec(checks.source, dict(names))
-    return counts_told(f"{failure.value}; checks, line 1")
+    return counts_told(f"{failure.value}; checks, line 9: {telling(COUNTS)}; f(3) gave 4")
 
 
 def same(x: int) -> int:
@@ -76,7 +76,16 @@ def test_names_stay_the_programs() -> None:
 
 
 @pytest.mark.parametrize(
-    "detail", ["", "3 of 4 checks", "f gave '3 of 4 checks hold; '", "x3 of 4 checks hold; at"]
+    "detail",
+    [
+        "",
+        "3 of 4 checks",
+        "f gave '3 of 4 checks hold; '",
+        "3 of 4 checks hold; : so; checks, line 2: assert f(1)",
+        f"5 of 4 checks hold; checks, line 9: {telling(COUNTS)}",
+        f"0 of 0 checks hold; checks, line 9: {telling(COUNTS)}",
+        f"1 of {10**12} checks hold; checks, line 9: {telling(COUNTS)}",
+    ],
 )
 def test_nothing_else_is_taken_for_counts(detail: str) -> None:
     assert counts_told(detail) is None

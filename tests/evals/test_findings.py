@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,7 @@ def test_what_is_kept_is_found_by_the_next_run(tmp_path: Path) -> None:
     with Findings(tmp_path / "new" / "findings") as findings:
         findings.keep(key(1), {"verdict": "passed"})
     with Findings(tmp_path / "new" / "findings") as findings:
-        assert key(1) in findings
         assert findings[key(1)] == {"verdict": "passed"}
-        assert key(2) not in findings
         with pytest.raises(KeyError):
             findings[key(2)]
 
@@ -79,8 +78,39 @@ def test_findings_of_a_month_ago_are_thrown_away(tmp_path: Path) -> None:
         database.execute("UPDATE findings SET day = day - 31 WHERE key = ?", (key(1),))
     database.close()
     with Findings(path) as findings:
-        assert key(1) not in findings
-        assert key(2) in findings
+        with pytest.raises(KeyError):
+            findings[key(1)]
+        assert findings[key(2)] == {}
+
+
+def test_what_is_wanted_stays(tmp_path: Path) -> None:
+    path = tmp_path / "findings"
+    with Findings(path) as findings:
+        findings.keep(key(1), {})
+    for days in (20, 20):
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute(f"UPDATE findings SET day = day - {days}")
+        with Findings(path) as findings:
+            findings.want(key(1))
+            assert findings.num_wanted == 0
+
+
+def test_the_first_finding_stands(tmp_path: Path) -> None:
+    with Findings(tmp_path / "findings") as ours, Findings(tmp_path / "findings") as theirs:
+        ours.keep(key(1), {"by": "us"})
+        theirs.keep(key(1), {"by": "them"})
+        assert ours[key(1)] == theirs[key(1)] == {"by": "us"}
+
+
+def test_a_transient_finding_is_for_this_run_only(tmp_path: Path) -> None:
+    with Findings(tmp_path / "findings") as findings:
+        findings.keep(key(1), {"ending": "crashed"}, is_transient=True)
+        findings.want(key(1))
+        assert findings.num_wanted == 0
+        assert findings[key(1)] == {"ending": "crashed"}
+    with Findings(tmp_path / "findings") as findings:
+        findings.want(key(1))
+        assert findings.num_wanted == 1
 
 
 def test_nothing_of_a_removed_file_is_left(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from evals.benchmarks.formats import Benchmark, humaneval_benchmark
 from evals.errors import InputError
+from evals.files import sole_writer
 from evals.judge import judge
 from evals.oracles.expected import Reference
 from evals.records import Judging, References, Sample, read_record, read_verdicts, write_samples
@@ -443,6 +444,101 @@ def test_checks_are_not_counted_unless_asked_for(
     judge(samples, toy, verdicts, counts_checks=False)
     (verdict,) = read_verdicts(verdicts)
     assert (verdict.verdict, verdict.num_checks) == ("wrong answer", None)
+
+
+class _SaysOnce:
+    """An examiner of one ending, which a later run would not find again."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+        self.num_examined = 0
+
+    def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
+        for job in jobs:
+            self.num_examined += 1
+            yield job, Finding("crashed", "", self.ending, None, 0.1, 0.1, 1000, "", "full")
+
+    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("ending", "num_kept"), [("crashed", 0), ("timed out (wall)", 0), ("signalled", 2)]
+)
+def test_a_cache_keeps_nothing_that_the_machine_had_a_part_in(
+    toy: Benchmark, samples: Path, verdicts: Path, ending: str, num_kept: int
+) -> None:
+    write(samples, "held")
+    for _ in range(2):
+        examiner = _SaysOnce(ending)
+        judge(samples, toy, verdicts, cache_path=verdicts.with_name("cache"), examiner=examiner)
+    assert examiner.num_examined == 2 - num_kept
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+@pytest.mark.parametrize("said", ["7 of 7", "0 of 0", "900 of 9"])
+def test_no_program_writes_its_own_counts(samples: Path, verdicts: Path, said: str) -> None:
+    test = "def check(f):\n    assert f(1) == 2\n    assert f(2) == 3\n"
+    benchmark = humaneval_benchmark("counted", [{**ROWS[1], "test": test}])
+    lie = f"    return x\n\nraise type('{said} checks hold; ', (Exception,), {{}})('x')\n"
+    write_samples(samples, [Sample(task_id="Toy/1", index=0, completion=lie)])
+    judge(samples, benchmark, verdicts)
+    (verdict,) = read_verdicts(verdicts)
+    assert (verdict.verdict, verdict.num_checks_passed, verdict.num_checks) == ("exception", 0, 2)
+
+
+def test_samples_that_change_meanwhile_are_refused(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held", "failed")
+
+    def grow(done: int, total: int) -> None:
+        if done == 1:
+            with samples.open("a") as file:
+                file.write('{"task_id": "Toy/0", "completion": "    return 9"}\n')
+
+    with pytest.raises(InputError, match=r"samples.jsonl: changed while it was judged; judge it a"):
+        judge(samples, toy, verdicts, on_progress=grow)
+    assert not verdicts.exists()
+
+
+def test_two_at_once_do_not_write_one_file(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held")
+    with (
+        sole_writer(verdicts),
+        pytest.raises(InputError, match=r"verdicts.jsonl: another process is writing it; wait"),
+    ):
+        judge(samples, toy, verdicts)
+    judge(samples, toy, verdicts)
+    assert sorted(path.name for path in verdicts.parent.iterdir()) == [
+        "judging.json",
+        "verdicts.jsonl",
+    ]
+
+
+def test_an_output_that_would_destroy_a_record_is_refused(
+    toy: Benchmark, pool: FakePool, samples: Path
+) -> None:
+    write(samples, "held")
+    before = samples.read_bytes()
+    for name in ("samples.jsonl", "judging.json", "sampling.json", "scores.json"):
+        with pytest.raises(InputError, match=r"choose another|to another file"):
+            judge(samples, toy, samples.with_name(name))
+    with pytest.raises(InputError, match="a folder; name a file in it"):
+        judge(samples, toy, samples.parent)
+    assert samples.read_bytes() == before
+    assert pool.examined == []
+
+
+def test_samples_beside_another_files_settings_are_refused(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    draw_samples(toy, by_seed, SETTINGS, samples)
+    write(samples, "held", "held")
+    with pytest.raises(InputError, match=r"sampling.json: speaks of \d+ samples, and samples"):
+        judge(samples, toy, verdicts)
 
 
 def _rows(cache: Path) -> set[tuple[bytes, str]]:

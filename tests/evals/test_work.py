@@ -1,12 +1,13 @@
 """Programs that read standard input, held to their cases in the real sandbox."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
 from evals.records import StdinCase
 from evals.work import Finding, Here, Job
-from sandbox import Limits
+from sandbox import Ending, Execution, Limits, Pool, Program
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 
@@ -67,16 +68,26 @@ def test_no_program_is_lost_where_all_end_at_their_first_case() -> None:
     assert [found.verdict for found in loops] == ["timed out"] * 5
 
 
-def test_what_is_no_python_is_a_syntax_error() -> None:
-    (found,) = findings(["print('"])
-    assert found.verdict == "syntax error"
+def test_what_is_no_python_is_a_syntax_error_and_what_only_says_so_is_not() -> None:
+    found = findings(["print('", "eval(input() + ' z')", "exit('SyntaxError: no')"])
+    assert [each.verdict for each in found] == ["syntax error", "exception", "exception"]
 
 
-def test_a_wait_for_others_is_tried_again_alone() -> None:
-    limits = Limits(cpu_s=0.5, wall_s=0.5)
-    job = Job(b"k", "import time; time.sleep(9)", limits, None, DOUBLES[:1])
-    ((_, finding),) = Here(limits, 2).examine([job])
-    assert finding.verdict == "timed out"
+@pytest.mark.parametrize("ending", [Ending.TIMED_OUT_WALL, Ending.CRASHED])
+def test_what_others_may_have_had_a_part_in_is_tried_again_alone(
+    ending: Ending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crowded(Pool):
+        def run_as_completed(
+            self, programs: Iterable[str | Program | tuple[str | Program, Limits]]
+        ) -> Iterator[tuple[int, Execution]]:
+            for position, execution in super().run_as_completed(programs):
+                crowded = replace(execution, ending=ending)
+                yield position, execution if self.num_workers == 1 else crowded
+
+    monkeypatch.setattr("evals.work.Pool", Crowded)
+    (found,) = findings([wrong_for()])
+    assert found.verdict == "passed"
 
 
 def test_no_pool_is_made_for_no_jobs() -> None:
