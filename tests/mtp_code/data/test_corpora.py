@@ -8,15 +8,14 @@ import pytest
 
 from mtp_code.data.corpora import (
     Corpus,
-    Document,
     Folder,
     Hub,
     JsonLines,
     Packages,
     Parquet,
-    Skipped,
     StandardLibrary,
 )
+from mtp_code.data.documents import Document, Skipped
 from mtp_code.errors import CorpusError, MachineError
 
 
@@ -115,7 +114,7 @@ def test_parquet_is_read_field_by_name(tmp_path: Path) -> None:
     corpus = Parquet(kind="parquet", path=path, text_field="code")
     assert texts(corpus) == ["a", "c\n"]
     assert skipped(corpus) == {"data.parquet:2": "empty"}
-    with pytest.raises(CorpusError, match=r"no text_field 'text'; known: code, id"):
+    with pytest.raises(CorpusError, match=r"no field 'text'; known: code, id"):
         texts(Parquet(kind="parquet", path=path))
 
 
@@ -168,7 +167,7 @@ def test_missing_corpus_is_one_line(tmp_path: Path, make: Any, message: str) -> 
 
 def test_wrong_text_field_names_the_fields_there_are(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "data.jsonl", {"content": "a", "id": 1})
-    with pytest.raises(CorpusError, match=r"data\.jsonl:1: no text_field 'contents'; did you mean"):
+    with pytest.raises(CorpusError, match=r"data\.jsonl:1: no field 'contents'; did you mean"):
         texts(JsonLines(kind="jsonl", path=path, text_field="contents"))
 
 

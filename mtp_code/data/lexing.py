@@ -1,0 +1,198 @@
+"""Text as arrays of numbers, one a word or token, by which duplicates and benchmark text are found.
+
+Texts are bytes of UTF-8, lexed many at once: they are joined by NUL, which none of them may hold
+and which is a token of its own, so that no run of tokens reaches from one into the next. Equal
+words have equal numbers: hashes of 64 bits of their length and their first and last eight bytes.
+"""
+
+import builtins
+import keyword
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+
+# Arbitrary odd numbers.
+_FIRST, _LAST, _LENGTH, _MIX, _GRAM = (
+    np.uint64(number)
+    for number in (
+        0x9E3779B97F4A7C15,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0xD6E8FEB86659FD93,
+        0xA0761D6478BD642F,
+    )
+)
+BORDER, _NAME, _ATTRIBUTE, _MARK = (
+    np.uint64(number)
+    for number in (
+        0x9D39247E33776D41,
+        0x2AF7398005AAA5C7,
+        0x9C15F73E62A76AE2,
+        0x75834465489C0C89,
+    )
+)
+
+# Zeros around the texts, so that eight bytes can be read from any place in them.
+_PADDING: Final = 8
+
+_OTHER, _LETTER, _DIGIT, _MARKED, _BETWEEN = range(5)
+
+# Brackets that only group, commas and colons may differ in a copy that was laid out anew.
+_MARKS: Final = b"+-*/%<>=!&|^~@[{\""
+
+_LITERALS: Final = re.compile(
+    rb"#[^\n]*"
+    rb'|"""(?:[^\\]|\\.)*?"""'
+    rb"|'''(?:[^\\]|\\.)*?'''"
+    rb'|"(?:[^"\\\n]|\\.)*"'
+    rb"|'(?:[^'\\\n]|\\.)*'",
+    re.DOTALL,
+)
+_TO_END_OF_LINE: Final = re.compile(rb"[ \t]*(?:\n|\Z)")
+
+
+class Lexed(NamedTuple):
+    """One number a word or token, and where in the joined texts each begins."""
+
+    hashes: Hashes
+    starts: Places
+
+
+def words(texts: Sequence[bytes]) -> Lexed:
+    """Words in lower case, from comments and strings too; no numbers, operators or layout."""
+    data = _padded(b"\0".join(texts).lower())
+    kinds = _KINDS[data]
+    starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
+    are_words = kinds[starts] == _LETTER
+    starts, ends = starts[are_words], ends[are_words]
+    borders = np.flatnonzero(kinds == _BETWEEN)[_PADDING:-_PADDING]
+    return _merged(
+        Lexed(_word_hashes(data, starts, ends), starts),
+        Lexed(np.full(len(borders), BORDER), borders),
+    )
+
+
+def code_tokens(texts: Sequence[bytes]) -> Lexed:
+    """Tokens of Python code, the same whatever its names, layout, comments and docstrings are.
+
+    Kept as they are: keywords, attributes, built-in functions where they are called, numbers,
+    operators. All other names count as one and the same, and so do all strings.
+    """
+    data = _padded(b"\0".join(_LITERALS.sub(_emptied, text) for text in texts))
+    kinds = _KINDS[data]
+    starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
+    are_words = data[ends] != ord('"')  # but a string's prefix, as in r""
+    starts, ends = starts[are_words], ends[are_words]
+    hashes = _word_hashes(data, starts, ends)
+    after = data[ends]
+    after = np.where(after == ord(" "), data[ends + 1], after)
+    are_attributes = data[starts - 1] == ord(".")
+    are_kept = (
+        (kinds[starts] == _DIGIT)
+        | _KEYWORDS.hold(hashes)
+        | (_BUILTINS.hold(hashes) & (after == ord("(")))
+    )
+    hashes = np.where(
+        are_attributes, hashes ^ _ATTRIBUTE, np.where(are_kept, hashes, _NAME)
+    )
+    marks = np.flatnonzero(kinds >= _MARKED)[_PADDING:-_PADDING]
+    return _merged(Lexed(hashes, starts), Lexed(_MARK_HASHES[data[marks]], marks))
+
+
+def grams(hashes: Hashes, length: int) -> Hashes:
+    """One number for each run of `length` numbers, in order; none where there are fewer."""
+    count = max(len(hashes) - length + 1, 0)
+    combined = hashes[:count].copy()
+    for offset in range(1, length):
+        combined *= _GRAM
+        combined += hashes[offset : offset + count]
+    return combined ^ (combined >> np.uint64(29))
+
+
+class _WordSet:
+    """Words, looked up by hash."""
+
+    def __init__(self, members: Iterable[str]) -> None:
+        data = _padded(" ".join(sorted(members)).encode())
+        hashes = _word_hashes(data, *_runs(_KINDS[data] == _LETTER))
+        self._hashes = hashes
+        self._bits = np.zeros(1 << 16, dtype=bool)
+        self._bits[hashes >> np.uint64(48)] = True
+
+    def hold(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
+        found = self._bits[hashes >> np.uint64(48)]
+        found[found] = np.isin(hashes[found], self._hashes)
+        return found
+
+
+def _padded(text: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(b"".join((bytes(_PADDING), text, bytes(_PADDING))), dtype=np.uint8)
+
+
+def _runs(members: npt.NDArray[np.bool_]) -> tuple[Places, Places]:
+    """Begin and end of each run of members; the first and the last are none."""
+    borders = np.flatnonzero(members[1:] != members[:-1]) + 1
+    return borders[::2], borders[1::2]
+
+
+def _word_hashes(data: npt.NDArray[np.uint8], starts: Places, ends: Places) -> Hashes:
+    eights = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
+    lengths = ends - starts
+    hashes = (eights[starts] & _FIRST_BYTES[np.minimum(lengths, 8)]) * _FIRST
+    are_long = np.flatnonzero(lengths > 8)
+    hashes[are_long] += eights[ends[are_long] - 8] * _LAST
+    hashes += lengths.astype(np.uint64) * _LENGTH
+    hashes ^= hashes >> np.uint64(32)
+    hashes *= _MIX
+    hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _merged(one: Lexed, other: Lexed) -> Lexed:
+    """Both in order of where they begin, counted from the first text."""
+    starts = np.concatenate([one.starts, other.starts])
+    order = np.argsort(starts, kind="stable")
+    return Lexed(np.concatenate([one.hashes, other.hashes])[order], starts[order] - _PADDING)
+
+
+def _emptied(literal: re.Match[bytes]) -> bytes:
+    """What is left of a comment or docstring, nothing, and of a string, its quote."""
+    found: bytes = literal[0]
+    if found.startswith(b"#"):
+        return b""
+    if found.startswith((b'"""', b"'''")):
+        text, start = literal.string, literal.start()
+        line_start = text.rfind(b"\n", 0, start) + 1
+        stands_first = not text[line_start:start].strip(b" \trRuU")
+        if stands_first and _TO_END_OF_LINE.match(text, literal.end()):
+            return b""
+    return b'"'
+
+
+def _kinds() -> npt.NDArray[np.uint8]:
+    kinds = np.full(256, _OTHER, dtype=np.uint8)
+    kinds[[byte for byte in range(128) if chr(byte).isalpha() or chr(byte) == "_"]] = _LETTER
+    kinds[128:] = _LETTER
+    kinds[[ord(digit) for digit in "0123456789"]] = _DIGIT
+    kinds[list(_MARKS)] = _MARKED
+    kinds[0] = _BETWEEN
+    return kinds
+
+
+def _mark_hashes() -> Hashes:
+    hashes = np.arange(1, 257, dtype=np.uint64) * _MARK
+    hashes[0] = BORDER
+    return hashes
+
+
+_KINDS: Final = _kinds()
+_MARK_HASHES: Final = _mark_hashes()
+_FIRST_BYTES: Final = np.array([(1 << 8 * length) - 1 for length in range(9)], dtype=np.uint64)
+_KEYWORDS: Final = _WordSet(keyword.kwlist)
+_BUILTINS: Final = _WordSet(name for name in dir(builtins) if not name.startswith("_"))
