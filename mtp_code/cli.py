@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from evals.sampling import Sampler, Settings
     from evals.self_test import SelfTest
     from evals.sweep import Sweep
-    from mtp_code.data.filters import Reference
+    from mtp_code.data.contamination import Reference
     from mtp_code.recipe import Recipe
     from mtp_code.run_folder import TrainedModel
 
@@ -687,7 +687,7 @@ def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:
 def _references() -> "list[Reference]":
     """Prompts and solutions of all benchmarks within reach: what must not be trained on."""
     from evals.benchmarks import ORIGINALS
-    from mtp_code.data.filters import Reference
+    from mtp_code.data.contamination import Reference
 
     references = []
     for name in ORIGINALS:

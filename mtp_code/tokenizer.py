@@ -10,12 +10,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mtp_code.config import Strict
@@ -44,27 +44,74 @@ PIECES: Final = (
 _BYTE_TOKEN: Final = re.compile("<0x[0-9A-F]{2}>")
 
 
+# What fill-in-the-middle's prefix, middle and suffix are marked with: ours first, which other
+# families use too.
+FIM_TOKENS: Final = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+_KNOWN_FIM_TOKENS: Final = (
+    FIM_TOKENS,
+    ("<fim_prefix>", "<fim_middle>", "<fim_suffix>"),
+    ("<fim-prefix>", "<fim-middle>", "<fim-suffix>"),
+    ("▁<PRE>", "▁<MID>", "▁<SUF>"),
+    ("[PREFIX]", "[MIDDLE]", "[SUFFIX]"),
+    ("<｜fim▁begin｜>", "<｜fim▁end｜>", "<｜fim▁hole｜>"),
+)
+_FIM_KEY: Final = "fim_tokens"
+
+_NUM_BYTES: Final = 256
+
+
 class BytesConfig(Strict):
+    """`fim_tokens` adds three that mark fill-in-the-middle."""
+
     kind: Literal["bytes"]
+    fim_tokens: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        return _least_vocab_size(self.fim_tokens)
 
 
 class BpeConfig(Strict):
+    """`fim_tokens` adds three that mark fill-in-the-middle; they count towards `vocab_size`."""
+
     kind: Literal["bpe"]
     vocab_size: int = Field(default=512, ge=257)
     training_bytes: int = Field(default=8_000_000, gt=0)
+    fim_tokens: bool = False
+
+    @model_validator(mode="after")
+    def _holds_all_bytes(self) -> Self:
+        if self.vocab_size < (least := _least_vocab_size(self.fim_tokens)):
+            raise ValueError(f"vocab_size = {self.vocab_size} is less than {least}")
+        return self
 
 
 class HuggingFaceConfig(Strict):
-    """`name` is a tokenizer.json, a folder that holds one, or a name on the hub."""
+    """
+    Attributes:
+        name: a tokenizer.json, a folder that holds one, or a name on the hub.
+        end_of_text: by default, what the tokenizer's settings call `eos_token`.
+        fim_tokens: what marks prefix, middle and suffix of fill-in-the-middle; by default, looked
+            for under the names that are in use.
+    """
 
     kind: Literal["hugging-face"]
     name: str
     end_of_text: str | None = None
+    fim_tokens: tuple[str, str, str] | None = None
 
 
 TokenizerConfig = Annotated[
     BytesConfig | BpeConfig | HuggingFaceConfig, Field(discriminator="kind")
 ]
+
+
+class FimIds(NamedTuple):
+    """The ids that mark the parts of a document in fill-in-the-middle."""
+
+    prefix: int
+    middle: int
+    suffix: int
 
 
 class Tokenizer:
@@ -74,14 +121,18 @@ class Tokenizer:
     ordinary characters. Decoding leaves special tokens out.
     """
 
-    def __init__(self, definition: str, end_of_text: str) -> None:
+    def __init__(
+        self, definition: str, end_of_text: str, fim_tokens: Sequence[str] | None = None
+    ) -> None:
         """
         Args:
             definition: the content of a tokenizer.json.
             end_of_text: as it is spelled in the vocabulary.
+            fim_tokens: as they are spelled for prefix, middle and suffix; by default those in
+                use, if the vocabulary has them.
 
         Raises:
-            TokenizerError: not a tokenizer definition, or without that token.
+            TokenizerError: not a tokenizer definition, or without those tokens.
         """
         try:
             backend = tokenizers.Tokenizer.from_str(definition)
@@ -99,6 +150,8 @@ class Tokenizer:
         self._definition = definition
         self._end_of_text_text = end_of_text
         self.end_of_text: Final[int] = end_of_text_id
+        self._fim_tokens = fim_tokens
+        self.fim: Final = _fim_ids(backend, fim_tokens)
         # Some vocabularies have gaps, so their size is not their count.
         self.vocab_size: Final[int] = 1 + max(backend.get_vocab().values())
 
@@ -156,11 +209,13 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the two files from which `load_tokenizer`, or `transformers`, restores it."""
-        settings = {
+        settings: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self._end_of_text_text,
             "clean_up_tokenization_spaces": False,
         }
+        if self._fim_tokens is not None:
+            settings[_FIM_KEY] = list(self._fim_tokens)
         (folder / DEFINITION_FILE).write_text(self._definition, encoding="utf-8")
         (folder / SETTINGS_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
@@ -174,8 +229,8 @@ class BytesTokenizer(Tokenizer):
     search for its id.
     """
 
-    def __init__(self) -> None:
-        super().__init__(_BYTES_DEFINITION, END_OF_TEXT)
+    def __init__(self, fim_tokens: bool = False) -> None:
+        super().__init__(_BYTES_DEFINITIONS[fim_tokens], END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
         return list(_utf8(text))
@@ -184,28 +239,28 @@ class BytesTokenizer(Tokenizer):
         return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return bytes(byte for byte in ids if byte < 256).decode("utf-8", errors="replace")
+        return bytes(byte for byte in ids if byte < _NUM_BYTES).decode("utf-8", errors="replace")
 
 
 def build_tokenizer(config: TokenizerConfig, training_texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that the configuration asks for; only a BPE reads the training texts."""
     match config:
         case BytesConfig():
-            return BytesTokenizer()
+            return BytesTokenizer(config.fim_tokens)
         case BpeConfig():
-            return train_bpe(training_texts, config.vocab_size)
+            return train_bpe(training_texts, config.vocab_size, config.fim_tokens)
         case HuggingFaceConfig():
-            return open_hugging_face(config.name, config.end_of_text)
+            return open_hugging_face(config.name, config.end_of_text, config.fim_tokens)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, fim_tokens: bool = False) -> Tokenizer:
     """A byte-level BPE with at most `vocab_size` ids, fewer if the texts run out of pairs.
 
     Raises:
-        ValueError: `vocab_size` cannot hold the 256 bytes and end of text.
+        ValueError: `vocab_size` cannot hold the 256 bytes and the special tokens.
     """
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size must be at least 257 (bytes, end of text), got {vocab_size}")
+    if vocab_size < (least := _least_vocab_size(fim_tokens)):
+        raise ValueError(f"vocab_size must be at least {least} (bytes, specials), got {vocab_size}")
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -216,7 +271,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *(FIM_TOKENS if fim_tokens else ())],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -224,11 +279,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend.to_str(), END_OF_TEXT)
 
 
-def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
+def open_hugging_face(
+    name: str, end_of_text: str | None = None, fim_tokens: Sequence[str] | None = None
+) -> Tokenizer:
     """Somebody else's tokenizer, from disk if `name` exists there, else from the hub.
 
     Args:
         end_of_text: by default, what its tokenizer_config.json calls `eos_token`.
+        fim_tokens: for prefix, middle and suffix; by default what its tokenizer_config.json calls
+            `fim_tokens`, or those in use.
 
     Raises:
         TokenizerError: it is in neither place, or its end of text is unknown.
@@ -238,7 +297,9 @@ def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
         path /= DEFINITION_FILE
     if path.is_file():
         definition = _read(path)
-        end_of_text = end_of_text or _eos_token(path.with_name(SETTINGS_FILE))
+        settings = _settings(path.with_name(SETTINGS_FILE))
+        end_of_text = end_of_text or _eos_token(settings)
+        fim_tokens = fim_tokens or settings.get(_FIM_KEY)
     elif path.suffix == ".json" or path.is_absolute() or name.startswith("."):
         raise TokenizerError(f"{path}: no such tokenizer; name a tokenizer.json or its folder")
     else:
@@ -247,7 +308,7 @@ def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
     if end_of_text is None:
         raise TokenizerError(f"{name}: names no end-of-text token; set tokenizer.end_of_text")
     try:
-        return Tokenizer(definition, end_of_text)
+        return Tokenizer(definition, end_of_text, fim_tokens)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from None
 
@@ -259,8 +320,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         TokenizerError: none was, or its files are damaged.
     """
     path = folder / DEFINITION_FILE
-    if path.is_file() and _read(path) == _BYTES_DEFINITION:
-        return BytesTokenizer()
+    if path.is_file() and (definition := _read(path)) in _BYTES_DEFINITIONS:
+        return BytesTokenizer(fim_tokens=definition == _BYTES_DEFINITIONS[True])
     return open_hugging_face(str(path))
 
 
@@ -285,15 +346,40 @@ def _read(path: Path) -> str:
         raise TokenizerError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 
-def _eos_token(settings_path: Path) -> str | None:
-    if not settings_path.is_file():
-        return None
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
     try:
-        token = json.loads(_read(settings_path)).get("eos_token")
-    except (json.JSONDecodeError, AttributeError):
-        raise TokenizerError(f"{settings_path}: not a JSON table; restore it") from None
+        settings = json.loads(_read(path))
+    except json.JSONDecodeError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise TokenizerError(f"{path}: not a JSON table; restore it")
+    return settings
+
+
+def _eos_token(settings: dict[str, Any]) -> str | None:
+    token = settings.get("eos_token")
     # Either its spelling, or a table of it and how it is matched.
     return token.get("content") if isinstance(token, dict) else token
+
+
+def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:
+    if spelled is not None:
+        ids = [backend.token_to_id(token) for token in spelled]
+        if None in ids:
+            missing = spelled[ids.index(None)]
+            raise TokenizerError(f"the vocabulary has no {missing!r}; set tokenizer.fim_tokens")
+        return FimIds(*ids)
+    for known in _KNOWN_FIM_TOKENS:
+        ids = [backend.token_to_id(token) for token in known]
+        if None not in ids:
+            return FimIds(*ids)
+    return None
+
+
+def _least_vocab_size(fim_tokens: bool) -> int:
+    return _NUM_BYTES + 1 + len(FIM_TOKENS) * fim_tokens
 
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
@@ -321,7 +407,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _bytes_definition() -> str:
+def _bytes_definition(fim_tokens: bool) -> str:
     """A tokenizer.json for plain bytes, spelled out so that no library version changes it."""
     # The ByteLevel convention: a byte that prints stands for itself, the others for U+0100 on.
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -329,12 +415,16 @@ def _bytes_definition() -> str:
     spelling = {byte: chr(byte) for byte in printing}
     spelling |= {byte: chr(0x100 + i) for i, byte in enumerate(others)}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    end_of_text = {"id": 256, "content": END_OF_TEXT, "special": True, "normalized": False}
+    special_tokens = (END_OF_TEXT, *(FIM_TOKENS if fim_tokens else ()))
     match_anywhere = {"single_word": False, "lstrip": False, "rstrip": False}
     return json.dumps(
         {
             "version": "1.0",
-            "added_tokens": [end_of_text | match_anywhere],
+            "added_tokens": [
+                {"id": 256 + i, "content": token, "special": True, "normalized": False}
+                | match_anywhere
+                for i, token in enumerate(special_tokens)
+            ],
             "pre_tokenizer": byte_level | {"use_regex": False},
             "decoder": byte_level | {"use_regex": False},
             "model": {
@@ -346,4 +436,5 @@ def _bytes_definition() -> str:
     )
 
 
-_BYTES_DEFINITION: Final = _bytes_definition()
+# Without and with fill-in-the-middle.
+_BYTES_DEFINITIONS: Final = (_bytes_definition(False), _bytes_definition(True))

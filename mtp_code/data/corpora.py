@@ -255,7 +255,9 @@ class JsonLines(_Records):
                     yield self._parse(f"{within}:{number}", line)
             except (OSError, EOFError, zlib.error) as error:
                 if path.endswith((".gz", ".zst")):
-                    raise CorpusError(f"{path}: damaged packed file ({error}); restore it") from None
+                    raise CorpusError(
+                        f"{path}: damaged packed file ({error}); restore it"
+                    ) from None
                 raise
 
     def _parse(self, name: str, line: bytes) -> Document | Skipped:
@@ -304,9 +306,7 @@ class Parquet(_Records):
             for batch in file.iter_batches(batch_size=1024, row_groups=groups, columns=columns):
                 for record in batch.to_pylist():
                     number += 1
-                    yield _document(
-                        f"{name}:{number}", record, self.text_field, self.licence_field
-                    )
+                    yield _document(f"{name}:{number}", record, self.text_field, self.licence_field)
 
 
 class Hub(Corpus):
@@ -345,9 +345,7 @@ class Hub(Corpus):
                 stream = stream.shard(num_shards=num_shards, index=index)
             within = self.dataset if num_shards == 1 else f"{self.dataset}/{index}"
             for number, record in enumerate(stream, start=1):
-                yield _document(
-                    f"{within}:{number}", record, self.text_field, self.licence_field
-                )
+                yield _document(f"{within}:{number}", record, self.text_field, self.licence_field)
                 if number == self.max_documents:
                     return
 

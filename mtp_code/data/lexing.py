@@ -44,7 +44,7 @@ _PADDING: Final = 8
 _OTHER, _LETTER, _DIGIT, _MARKED, _BETWEEN = range(5)
 
 # Brackets that only group, commas and colons may differ in a copy that was laid out anew.
-_MARKS: Final = b"+-*/%<>=!&|^~@[{\""
+_MARKS: Final = b'+-*/%<>=!&|^~@[{"'
 
 _LITERALS: Final = re.compile(
     rb"#[^\n]*"
@@ -98,9 +98,7 @@ def code_tokens(texts: Sequence[bytes]) -> Lexed:
         | _KEYWORDS.hold(hashes)
         | (_BUILTINS.hold(hashes) & (after == ord("(")))
     )
-    hashes = np.where(
-        are_attributes, hashes ^ _ATTRIBUTE, np.where(are_kept, hashes, _NAME)
-    )
+    hashes = np.where(are_attributes, hashes ^ _ATTRIBUTE, np.where(are_kept, hashes, _NAME))
     marks = np.flatnonzero(kinds >= _MARKED)[_PADDING:-_PADDING]
     return _merged(Lexed(hashes, starts), Lexed(_MARK_HASHES[data[marks]], marks))
 

@@ -6,8 +6,10 @@ import pytest
 
 from evals.benchmarks import load_benchmark
 from evals.errors import MachineError
-from mtp_code.data.corpora import Document, StandardLibrary
-from mtp_code.data.filters import Contamination, Reference, content_digest, is_held_out
+from mtp_code.data.corpora import StandardLibrary
+from mtp_code.data.contamination import Contamination, Reference
+from mtp_code.data.documents import Document
+from mtp_code.data.filters import content_digest, is_held_out
 
 BENCHMARKS = ("humaneval", "mbpp") if "MTP_CODE_DATA" in os.environ else ("humaneval",)
 

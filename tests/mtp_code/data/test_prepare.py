@@ -12,7 +12,7 @@ import pytest
 from mtp_code.config import validate
 from mtp_code.data import prepare as prepare_module
 from mtp_code.data.config import DataConfig
-from mtp_code.data.filters import Reference
+from mtp_code.data.contamination import Reference
 from mtp_code.data.prepare import Progress, prepare
 from mtp_code.data.shards import SPLITS, ShardWriter, open_shards
 from mtp_code.errors import CorpusError, RecipeError, ShardError
