@@ -9,6 +9,7 @@ of a task a document covers.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,8 +29,8 @@ GRAM_WORDS: Final = 6
 COVERED_WORDS: Final = 0.5
 
 # Code without its names is much more alike. Only tasks of at least so many tokens are looked for,
-# and most of each must be there, within a stretch not much longer than the task. Shorter ones, all
-# the more: nine tenths of a loop over a list is any loop.
+# and most of each must be there, within a stretch not much longer than the task. Of a short one all
+# but nothing, and with the same numbers: nine tenths of a loop over a list is any loop.
 GRAM_TOKENS: Final = 9
 # A list of strings is like any other.
 MIN_DISTINCT_IN_GRAM: Final = 3
@@ -60,6 +61,9 @@ class Contamination:
         self._names = [reference.name for reference in references]
         self._words = _Reading(texts, words, GRAM_WORDS)
         self._code = _Reading(texts, code_tokens, GRAM_TOKENS)
+        self._code_with_numbers = _Reading(
+            texts, partial(code_tokens, keep_numbers=True), GRAM_TOKENS
+        )
 
     def copied_task(self, digest: bytes) -> str | None:
         """The task whose whole text has this `content_digest`."""
@@ -77,13 +81,21 @@ class Contamination:
         """
         found: list[str | None] = [None] * len(texts)
         for begin, end in _batches(texts):
-            for reading, decide in ((self._words, self._has_words), (self._code, self._has_code)):
-                for document, matches in reading.matches(texts[begin:end]).items():
-                    if found[begin + document] is None:
-                        number = next((n for n, m in matches.items() if decide(n, m)), None)
-                        if number is not None:
-                            found[begin + document] = self._names[number]
+            batch = texts[begin:end]
+            for document, matches in self._words.matches(batch).items():
+                found[begin + document] = self._first(matches, self._has_words)
+            for document, matches in self._code.matches(batch).items():
+                if found[begin + document] is None:
+                    has_code = partial(self._has_code, text=batch[document])
+                    found[begin + document] = self._first(matches, has_code)
         return found
+
+    def _first(
+        self, matches: "dict[int, Matches]", decide: "Callable[[int, Matches], bool]"
+    ) -> str | None:
+        return next(
+            (self._names[task] for task, found in matches.items() if decide(task, found)), None
+        )
 
     def _has_words(self, number: int, matches: "Matches") -> bool:
         """Whether there is a long run of the task's words, or half of it in shorter ones."""
@@ -103,22 +115,15 @@ class Contamination:
             and _num_distinct(task[sorted(covered)]) >= MIN_DISTINCT_WORDS
         )
 
-    def _has_code(self, number: int, matches: "Matches") -> bool:
+    def _has_code(self, number: int, matches: "Matches", text: bytes) -> bool:
         """Whether a stretch of the document covers nearly all of the task's code."""
         length = self._code.num_telling[number]
-        share = COVERED_LONG_TOKENS if length >= LONG_TOKENS else COVERED_TOKENS
-        least = share * length
-        if _covered(matches).bit_count() < least:
+        if length >= LONG_TOKENS:
+            return _covers(matches, length, COVERED_LONG_TOKENS)
+        if not _covers(matches, length, COVERED_TOKENS):
             return False
-        first = 0
-        for last, (place, _) in enumerate(matches):
-            while place - matches[first][0] > STRETCH * length:
-                first += 1
-            if (last - first + 1) * GRAM_TOKENS < least:
-                continue
-            if _covered(matches[first : last + 1]).bit_count() >= least:
-                return True
-        return False
+        with_numbers = self._code_with_numbers.matches([text]).get(0, {}).get(number, [])
+        return _covers(with_numbers, length, COVERED_TOKENS)
 
 
 Matches = list[tuple[int, int]]
@@ -187,6 +192,22 @@ def _documents_of(lexed: Lexed, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np
     """Which document each token is of, by the borders before it."""
     borders = np.flatnonzero(lexed.hashes == BORDER)
     return np.searchsorted(borders, tokens)
+
+
+def _covers(matches: Matches, length: int, share: float) -> bool:
+    """Whether matches close together cover that share of a task of that length."""
+    least = share * length
+    if _covered(matches).bit_count() < least:
+        return False
+    first = 0
+    for last, (place, _) in enumerate(matches):
+        while place - matches[first][0] > STRETCH * length:
+            first += 1
+        if (last - first + 1) * GRAM_TOKENS < least:
+            continue
+        if _covered(matches[first : last + 1]).bit_count() >= least:
+            return True
+    return False
 
 
 def _covered(matches: Matches) -> int:

@@ -25,7 +25,6 @@ from mtp_code.data.documents import Document, Skipped
 from mtp_code.data.filters import FilterConfig
 from mtp_code.errors import CorpusError, MachineError, did_you_mean
 
-
 # A part holds about so many bytes of text, where the corpus can be cut.
 PART_BYTES: Final = 32_000_000
 

@@ -28,11 +28,12 @@ _FIRST, _LAST, _LENGTH, _MIX, _GRAM = (
         0xA0761D6478BD642F,
     )
 )
-BORDER, _NAME, _ATTRIBUTE, _MARK = (
+BORDER, _NAME, _NUMBER, _ATTRIBUTE, _MARK = (
     np.uint64(number)
     for number in (
         0x9D39247E33776D41,
         0x2AF7398005AAA5C7,
+        0x44DB015024623547,
         0x9C15F73E62A76AE2,
         0x75834465489C0C89,
     )
@@ -78,11 +79,12 @@ def words(texts: Sequence[bytes]) -> Lexed:
     )
 
 
-def code_tokens(texts: Sequence[bytes]) -> Lexed:
+def code_tokens(texts: Sequence[bytes], keep_numbers: bool = False) -> Lexed:
     """Tokens of Python code, the same whatever its names, layout, comments and docstrings are.
 
-    Kept as they are: keywords, attributes, built-in functions where they are called, numbers,
-    operators. All other names count as one and the same, and so do all strings.
+    Kept as they are: keywords, attributes, built-in functions where they are called, operators.
+    All other names count as one and the same, and so do all strings, and all numbers unless they
+    are to be kept too.
     """
     data = _padded(b"\0".join(_LITERALS.sub(_emptied, text) for text in texts))
     kinds = _KINDS[data]
@@ -93,12 +95,12 @@ def code_tokens(texts: Sequence[bytes]) -> Lexed:
     after = data[ends]
     after = np.where(after == ord(" "), data[ends + 1], after)
     are_attributes = data[starts - 1] == ord(".")
-    are_kept = (
-        (kinds[starts] == _DIGIT)
-        | _KEYWORDS.hold(hashes)
-        | (_BUILTINS.hold(hashes) & (after == ord("(")))
-    )
+    are_numbers = kinds[starts] == _DIGIT
+    are_kept = are_numbers | _KEYWORDS.hold(hashes)
+    are_kept |= _BUILTINS.hold(hashes) & (after == ord("("))
     hashes = np.where(are_attributes, hashes ^ _ATTRIBUTE, np.where(are_kept, hashes, _NAME))
+    if not keep_numbers:
+        hashes[are_numbers] = _NUMBER
     marks = np.flatnonzero(kinds >= _MARKED)[_PADDING:-_PADDING]
     return _merged(Lexed(hashes, starts), Lexed(_MARK_HASHES[data[marks]], marks))
 

@@ -168,7 +168,7 @@ def _screen_all(
     left = [job for job in jobs if not is_screened(job.path, job.part)]
     total = sum(job.part.num_bytes for job in jobs)
     done = total - sum(job.part.num_bytes for job in left)
-    if 0 < done:
+    if done > 0:
         log.info("going on with the %d parts left of %d", len(left), len(jobs))
     on_progress(Progress("encoding", done, total))
     for job in _worked_off(left, config, references, work, num_workers):

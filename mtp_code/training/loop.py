@@ -20,6 +20,7 @@ from mtp_code.checkpoint import (
     save_checkpoint,
 )
 from mtp_code.data.batches import Batch, TrainingBatches, Validation, validation_batches
+from mtp_code.data.loader import LoadedBatch, loading
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import RecipeError, TrainingError
 from mtp_code.files import alone_in, remove_leftovers
@@ -102,14 +103,20 @@ def _train(
     validations = _validations(shards, training, num_offsets)
     clock = Clock(state)
 
-    with MetricsLog(run_dir, state.step) as metrics:
+    for source, epochs in batches.epochs(num_steps).items():
+        log.info("%s: read %.2f times in %d steps", source, epochs, num_steps)
+
+    with (
+        MetricsLog(run_dir, state.step) as metrics,
+        loading(batches.batch, range(state.step, num_steps)) as loaded,
+    ):
         window: list[Tensor] = []
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["peak_lr"]
-            losses_K = backward(model, batches.batch(step), training)
+            losses_K = backward(model, next(loaded), training)
             grad_norm = nn.utils.clip_grad_norm_(
                 model.parameters(), recipe.optim.clip_norm or math.inf
             )
@@ -149,7 +156,7 @@ def _train(
     finish_run(run_dir, clock.cpu_s, clock.elapsed_s)
 
 
-def backward(model: MTPModel, batch: Batch, training: TrainingConfig) -> Tensor:
+def backward(model: MTPModel, batch: Batch | LoadedBatch, training: TrainingConfig) -> Tensor:
     """Adds a step's gradients to the parameters, micro-batch by micro-batch; losses, (K,)."""
     tokens_BS, documents_BS = _tensors(batch)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
@@ -196,8 +203,8 @@ def _validations(
     return {source: validation for source, validation in found.items() if validation is not None}
 
 
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents)
+def _tensors(batch: Batch | LoadedBatch) -> tuple[Tensor, Tensor]:
+    return torch.as_tensor(batch.tokens), torch.as_tensor(batch.documents)
 
 
 def _check_vocabulary(recipe: Recipe, shards: ShardSet) -> None:
