@@ -144,7 +144,7 @@ def prepare(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Then read all of it again.")] = False,
 ) -> None:
-    """Turn a recipe's corpora into token shards, with a card of what was left out; goes on if begun."""
+    """Turn a recipe's corpora into token shards and a data card; goes on where it was stopped."""
     from mtp_code.data.shards import open_shards
     from mtp_code.recipe import load_recipe
 
@@ -611,7 +611,7 @@ def bench_data(
     vocab_size: Annotated[int, typer.Option(min=257, help="Of the BPE.")] = 32_000,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Preparation of the standard library, with its tests: speed, and what decontamination finds."""
+    """How fast the standard library is prepared, and what decontamination finds."""
     from mtp_code.data import bench as data_bench
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions

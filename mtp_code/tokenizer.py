@@ -365,16 +365,14 @@ def _eos_token(settings: dict[str, Any]) -> str | None:
 
 
 def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:
-    if spelled is not None:
-        ids = [backend.token_to_id(token) for token in spelled]
-        if None in ids:
-            missing = spelled[ids.index(None)]
-            raise TokenizerError(f"the vocabulary has no {missing!r}; set tokenizer.fim_tokens")
-        return FimIds(*ids)
-    for known in _KNOWN_FIM_TOKENS:
-        ids = [backend.token_to_id(token) for token in known]
-        if None not in ids:
+    for tokens in _KNOWN_FIM_TOKENS if spelled is None else (spelled,):
+        found = {token: backend.token_to_id(token) for token in tokens}
+        ids = [token_id for token_id in found.values() if token_id is not None]
+        if len(ids) == len(FIM_TOKENS):
             return FimIds(*ids)
+        if spelled is not None:
+            missing = next(token for token, token_id in found.items() if token_id is None)
+            raise TokenizerError(f"the vocabulary has no {missing!r}; set tokenizer.fim_tokens")
     return None
 
 

@@ -149,7 +149,7 @@ def library_texts() -> list[str]:
 
 
 def renamed(program: str, rng: random.Random) -> str:
-    """The program, with a new name for each that it gives itself; comments and strings as before."""
+    """The program with a new name for each that it gives itself; comments, strings as before."""
     new_names = {
         name: f"{rng.choice('abcdefgh')}{rng.randrange(10**6)}"
         for name in sorted(_own_names(ast.parse(program)))

@@ -142,17 +142,31 @@ class _Reading:
         self, texts: Sequence[bytes], lex: Callable[[Sequence[bytes]], Lexed], length: int
     ) -> None:
         self._lex, self._length = lex, length
-        self.tasks = [lex([text]).hashes for text in texts]
-        self.num_telling = [0] * len(texts)
-        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for number, task in enumerate(self.tasks):
-            telling: set[int] = set()
-            for start, gram in enumerate(grams(task, length).tolist()):
-                if _num_distinct(task[start : start + length]) >= MIN_DISTINCT_IN_GRAM:
-                    places[gram].append((number, start))
-                    telling.update(range(start, start + length))
-            self.num_telling[number] = len(telling)
-        self._places = dict(places)
+        lexed = lex(texts)
+        found = grams(lexed.hashes, length)
+        borders = np.flatnonzero(lexed.hashes == BORDER)
+        self.tasks = np.split(lexed.hashes, borders)
+        self.tasks[1:] = [task[1:] for task in self.tasks[1:]]
+        begins = np.concatenate([[0], borders + 1])
+
+        telling = np.flatnonzero(
+            _num_distinct_in_runs(lexed.hashes, length) >= MIN_DISTINCT_IN_GRAM
+        )
+        numbers = _documents_of(lexed, telling)
+        is_inside = telling + length <= np.append(borders, len(lexed.hashes))[numbers]
+        telling, numbers = telling[is_inside], numbers[is_inside]
+        is_covered = np.zeros(len(lexed.hashes), dtype=np.bool_)
+        for offset in range(length):
+            is_covered[telling + offset] = True
+        self.num_telling = [int(part.sum()) for part in np.split(is_covered, borders)]
+        self._places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for gram, number, start in zip(
+            found[telling].tolist(),
+            numbers.tolist(),
+            (telling - begins[numbers]).tolist(),
+            strict=True,
+        ):
+            self._places[gram].append((number, start))
         self._table = np.zeros(1 << _TABLE_BITS, dtype=bool)
         self._table[_slots(np.fromiter(self._places, dtype=np.uint64))] = True
 
@@ -216,6 +230,15 @@ def _covered(matches: Matches) -> int:
     for _, start in matches:
         covered |= _GRAM_BITS << start
     return covered
+
+
+def _num_distinct_in_runs(hashes: Hashes, length: int) -> npt.NDArray[np.int64]:
+    """How many differ in each run of that length."""
+    if len(hashes) < length:
+        return np.empty(0, dtype=np.int64)
+    runs = np.sort(np.lib.stride_tricks.sliding_window_view(hashes, length), axis=1)
+    num_distinct: npt.NDArray[np.int64] = 1 + (runs[:, 1:] != runs[:, :-1]).sum(axis=1)
+    return num_distinct
 
 
 def _num_distinct(hashes: Hashes) -> int:

@@ -93,7 +93,8 @@ def signatures(texts: Sequence[bytes], gram_words: int) -> Signatures:
 
 def similarity(one: Signatures, other: Signatures) -> npt.NDArray[np.float64]:
     """Estimated Jaccard similarity of each pair of signatures."""
-    return (one == other).mean(axis=-1)
+    estimated: npt.NDArray[np.float64] = (one == other).mean(axis=-1)
+    return estimated
 
 
 def first_occurrences(digests: Digests) -> npt.NDArray[np.bool_]:
@@ -121,7 +122,8 @@ def first_of_their_like(found: Signatures, threshold: float) -> npt.NDArray[np.b
         for part in _parts(keys):
             order = part[np.argsort(keys[part], kind="stable")]
             _link_alike(order, keys[order], found, threshold, leaders)
-    return leaders == np.arange(len(found))
+    is_leader: npt.NDArray[np.bool_] = leaders == np.arange(len(found))
+    return is_leader
 
 
 def _link_alike(

@@ -45,17 +45,18 @@ _PADDING: Final = 8
 _OTHER, _LETTER, _DIGIT, _MARKED, _BETWEEN = range(5)
 
 # Brackets that only group, commas and colons may differ in a copy that was laid out anew.
-_MARKS: Final = b'+-*/%<>=!&|^~@[{"'
+_MARKS: Final = b"+-*/%<>=!&|^~@[{"
 
+# Loops over what needs no decision, with the decisions between them: several times as fast as a
+# decision at every character.
 _LITERALS: Final = re.compile(
     rb"#[^\n]*"
-    rb'|"""(?:[^\\]|\\.)*?"""'
-    rb"|'''(?:[^\\]|\\.)*?'''"
-    rb'|"(?:[^"\\\n]|\\.)*"'
-    rb"|'(?:[^'\\\n]|\\.)*'",
+    rb'|"""[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""'
+    rb"|'''[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'''"
+    rb'|"[^"\\\n]*(?:\\.[^"\\\n]*)*"'
+    rb"|'[^'\\\n]*(?:\\.[^'\\\n]*)*'",
     re.DOTALL,
 )
-_TO_END_OF_LINE: Final = re.compile(rb"[ \t]*(?:\n|\Z)")
 
 
 class Lexed(NamedTuple):
@@ -83,10 +84,10 @@ def code_tokens(texts: Sequence[bytes], keep_numbers: bool = False) -> Lexed:
     """Tokens of Python code, the same whatever its names, layout, comments and docstrings are.
 
     Kept as they are: keywords, attributes, built-in functions where they are called, operators.
-    All other names count as one and the same, and so do all strings, and all numbers unless they
-    are to be kept too.
+    All other names count as one and the same, and so do all numbers unless they are to be kept
+    too; strings do not count.
     """
-    data = _padded(b"\0".join(_LITERALS.sub(_emptied, text) for text in texts))
+    data = _padded(b"\0".join(_LITERALS.sub(b'"', text) for text in texts))
     kinds = _KINDS[data]
     starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
     are_words = data[ends] != ord('"')  # but a string's prefix, as in r""
@@ -121,13 +122,15 @@ class _WordSet:
     def __init__(self, members: Iterable[str]) -> None:
         data = _padded(" ".join(sorted(members)).encode())
         hashes = _word_hashes(data, *_runs(_KINDS[data] == _LETTER))
-        self._hashes = hashes
+        self._hashes = np.sort(hashes)
         self._bits = np.zeros(1 << 16, dtype=bool)
         self._bits[hashes >> np.uint64(48)] = True
 
     def hold(self, hashes: Hashes) -> npt.NDArray[np.bool_]:
-        found = self._bits[hashes >> np.uint64(48)]
-        found[found] = np.isin(hashes[found], self._hashes)
+        found: npt.NDArray[np.bool_] = self._bits[hashes >> np.uint64(48)]
+        candidates = hashes[found]
+        places = np.searchsorted(self._hashes[:-1], candidates)
+        found[found] = self._hashes[places] == candidates
         return found
 
 
@@ -144,7 +147,7 @@ def _runs(members: npt.NDArray[np.bool_]) -> tuple[Places, Places]:
 def _word_hashes(data: npt.NDArray[np.uint8], starts: Places, ends: Places) -> Hashes:
     eights = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
     lengths = ends - starts
-    hashes = (eights[starts] & _FIRST_BYTES[np.minimum(lengths, 8)]) * _FIRST
+    hashes: Hashes = (eights[starts] & _FIRST_BYTES[np.minimum(lengths, 8)]) * _FIRST
     are_long = np.flatnonzero(lengths > 8)
     hashes[are_long] += eights[ends[are_long] - 8] * _LAST
     hashes += lengths.astype(np.uint64) * _LENGTH
@@ -159,20 +162,6 @@ def _merged(one: Lexed, other: Lexed) -> Lexed:
     starts = np.concatenate([one.starts, other.starts])
     order = np.argsort(starts, kind="stable")
     return Lexed(np.concatenate([one.hashes, other.hashes])[order], starts[order] - _PADDING)
-
-
-def _emptied(literal: re.Match[bytes]) -> bytes:
-    """What is left of a comment or docstring, nothing, and of a string, its quote."""
-    found: bytes = literal[0]
-    if found.startswith(b"#"):
-        return b""
-    if found.startswith((b'"""', b"'''")):
-        text, start = literal.string, literal.start()
-        line_start = text.rfind(b"\n", 0, start) + 1
-        stands_first = not text[line_start:start].strip(b" \trRuU")
-        if stands_first and _TO_END_OF_LINE.match(text, literal.end()):
-            return b""
-    return b'"'
 
 
 def _kinds() -> npt.NDArray[np.uint8]:

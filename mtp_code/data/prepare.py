@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -304,10 +304,26 @@ def _copy_kept(
         chosen = (reasons == _KEPT) & (screened.is_validation == is_validation)
         if chosen.any():
             shard.append(
-                tokens[np.repeat(chosen, screened.lengths)],
+                _taken(tokens, screened.lengths, chosen),
                 screened.lengths[chosen],
                 int(screened.num_bytes[chosen].sum()),
             )
+
+
+def _taken(
+    tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
+) -> npt.NDArray[Any]:
+    """The tokens of the chosen documents."""
+    if chosen.all():
+        return tokens
+    ends = np.cumsum(lengths)
+    changes = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
+    return np.concatenate(
+        [
+            tokens[ends[first] - lengths[first] : ends[last - 1]]
+            for first, last in zip(changes[::2], changes[1::2], strict=True)
+        ]
+    )
 
 
 _REASONS: Final = (None, DUPLICATE, NEAR_DUPLICATE)

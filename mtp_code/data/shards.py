@@ -140,7 +140,7 @@ class ShardWriter:
         borders = np.cumsum(lengths, dtype=np.int64)
         _index_path(self._folder, self._source, self._split).write_bytes(borders.data)
         index_sums = _PieceSums()
-        index_sums.update(memoryview(borders).cast("B"))
+        index_sums.update(borders.data.cast("B"))
         return SplitRecord(
             num_documents=len(borders) - 1,
             num_tokens=self._num_tokens,
@@ -150,7 +150,7 @@ class ShardWriter:
         )
 
     def _write(self, tokens: npt.NDArray[Any]) -> None:
-        data = memoryview(np.ascontiguousarray(tokens)).cast("B")
+        data = np.ascontiguousarray(tokens).data.cast("B")
         self._file.write(data)
         self._sums.update(data)
 
@@ -232,7 +232,7 @@ def open_shards(folder: Path, check_all: bool = False) -> ShardSet:
     check_sizes(folder, manifest)
     _check_content(folder, manifest, check_all)
     shards = {}
-    for source, record in manifest.sources.items():
+    for source in manifest.sources:
         for split in SPLITS:
             tokens_path = _tokens_path(folder, source, split)
             index_path = _index_path(folder, source, split)
