@@ -34,6 +34,8 @@ COVERED_WORDS: Final = 0.5
 GRAM_TOKENS: Final = 9
 # A list of strings is like any other.
 MIN_DISTINCT_IN_GRAM: Final = 3
+# A task that is mostly such lists is looked for by its words alone.
+TELLING_SHARE: Final = 0.5
 LONG_TOKENS: Final = 30
 COVERED_TOKENS: Final = 0.95
 COVERED_LONG_TOKENS: Final = 0.8
@@ -118,6 +120,8 @@ class Contamination:
     def _has_code(self, number: int, matches: "Matches", text: bytes) -> bool:
         """Whether a stretch of the document covers nearly all of the task's code."""
         length = self._code.num_telling[number]
+        if length == 0:
+            return False
         if length >= LONG_TOKENS:
             return _covers(matches, length, COVERED_LONG_TOKENS)
         if not _covers(matches, length, COVERED_TOKENS):
@@ -135,7 +139,7 @@ class _Reading:
 
     Attributes:
         tasks: words or tokens of each.
-        num_telling: how many of those are in a gram that is looked for.
+        num_telling: how many of those are in a gram that is looked for; 0 if too few of them are.
     """
 
     def __init__(
@@ -158,7 +162,11 @@ class _Reading:
         is_covered = np.zeros(len(lexed.hashes), dtype=np.bool_)
         for offset in range(length):
             is_covered[telling + offset] = True
-        self.num_telling = [int(part.sum()) for part in np.split(is_covered, borders)]
+        covered = [int(part.sum()) for part in np.split(is_covered, borders)]
+        self.num_telling = [
+            num_tokens if num_tokens >= TELLING_SHARE * len(task) else 0
+            for num_tokens, task in zip(covered, self.tasks, strict=True)
+        ]
         self._places: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for gram, number, start in zip(
             found[telling].tolist(),

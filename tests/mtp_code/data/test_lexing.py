@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from mtp_code.data.lexing import BORDER, code_tokens, grams, words
 from tests.reference import code_tokens_one_by_one, words_one_by_one
 
-code_like = st.text(
+code_like = st.lists(
     st.sampled_from([*"ab_1 .\n\t()=+\"'#\\é,", "def ", "return ", "len(", '"""', "for "])
-)
+).map("".join)
 texts_lists = st.lists(code_like, min_size=1, max_size=4)
 
 
