@@ -12,6 +12,7 @@ import random
 import statistics
 import tempfile
 import tokenize
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -152,7 +153,7 @@ def renamed(program: str, rng: random.Random) -> str:
     """The program with a new name for each that it gives itself; comments, strings as before."""
     new_names = {
         name: f"{rng.choice('abcdefgh')}{rng.randrange(10**6)}"
-        for name in sorted(_own_names(ast.parse(program)))
+        for name in sorted(_own_names(_parsed(program)))
     }
     lines = program.splitlines(keepends=True)
     pieces = []
@@ -169,13 +170,19 @@ def renamed(program: str, rng: random.Random) -> str:
 
 def stripped(program: str) -> str:
     """The program laid out by the interpreter, without comments and docstrings."""
-    tree = ast.parse(program)
+    tree = _parsed(program)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(
             node, clean=False
         ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def _parsed(program: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escape sequences
+        return ast.parse(program)
 
 
 def _own_names(tree: ast.AST) -> set[str]:
