@@ -1,6 +1,6 @@
 """Which documents say again what an earlier one said: exactly, or nearly (MinHash).
 
-The memory this takes does not grow with the text, and with the number of documents by about thirty
+The memory this takes does not grow with the text, and with the number of documents by about fifty
 bytes each: signatures lie in a file, and digests and bands are sorted a part at a time.
 
 Source: Broder 1997, "On the resemblance and containment of documents"; bands of rows as in

@@ -69,15 +69,14 @@ class Lexed(NamedTuple):
 def words(texts: Sequence[bytes]) -> Lexed:
     """Words in lower case, from comments and strings too; no numbers, operators or layout."""
     data = _padded(b"\0".join(texts).lower())
-    kinds = _KINDS[data]
+    kinds = _kinds_of(data)
     starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
     are_words = kinds[starts] == _LETTER
     starts, ends = starts[are_words], ends[are_words]
-    borders = np.flatnonzero(kinds == _BETWEEN)[_PADDING:-_PADDING]
-    return _merged(
-        Lexed(_word_hashes(data, starts, ends), starts),
-        Lexed(np.full(len(borders), BORDER), borders),
-    )
+    hashes = _word_hashes(data, starts, ends)
+    borders = _inside(np.flatnonzero(kinds == _BETWEEN))
+    places = np.searchsorted(starts, borders)
+    return Lexed(np.insert(hashes, places, BORDER), np.insert(starts, places, borders) - _PADDING)
 
 
 def code_tokens(texts: Sequence[bytes], keep_numbers: bool = False) -> Lexed:
@@ -88,7 +87,7 @@ def code_tokens(texts: Sequence[bytes], keep_numbers: bool = False) -> Lexed:
     too; strings do not count.
     """
     data = _padded(b"\0".join(_LITERALS.sub(b'"', text) for text in texts))
-    kinds = _KINDS[data]
+    kinds = _kinds_of(data)
     starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
     are_words = data[ends] != ord('"')  # but a string's prefix, as in r""
     starts, ends = starts[are_words], ends[are_words]
@@ -102,8 +101,15 @@ def code_tokens(texts: Sequence[bytes], keep_numbers: bool = False) -> Lexed:
     hashes = np.where(are_attributes, hashes ^ _ATTRIBUTE, np.where(are_kept, hashes, _NAME))
     if not keep_numbers:
         hashes[are_numbers] = _NUMBER
-    marks = np.flatnonzero(kinds >= _MARKED)[_PADDING:-_PADDING]
-    return _merged(Lexed(hashes, starts), Lexed(_MARK_HASHES[data[marks]], marks))
+    marks = _inside(np.flatnonzero(kinds >= _MARKED))
+    is_start = np.zeros(len(data), dtype=np.bool_)
+    is_start[starts] = is_start[marks] = True
+    all_starts = np.flatnonzero(is_start)
+    are_marks = kinds[all_starts] >= _MARKED
+    all_hashes = np.empty(len(all_starts), dtype=np.uint64)
+    all_hashes[are_marks] = _MARK_HASHES[data[marks]]
+    all_hashes[~are_marks] = hashes
+    return Lexed(all_hashes, all_starts - _PADDING)
 
 
 def grams(hashes: Hashes, length: int) -> Hashes:
@@ -121,7 +127,7 @@ class _WordSet:
 
     def __init__(self, members: Iterable[str]) -> None:
         data = _padded(" ".join(sorted(members)).encode())
-        hashes = _word_hashes(data, *_runs(_KINDS[data] == _LETTER))
+        hashes = _word_hashes(data, *_runs(_kinds_of(data) == _LETTER))
         self._hashes = np.sort(hashes)
         self._bits = np.zeros(1 << 16, dtype=bool)
         self._bits[hashes >> np.uint64(48)] = True
@@ -136,6 +142,11 @@ class _WordSet:
 
 def _padded(text: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(b"".join((bytes(_PADDING), text, bytes(_PADDING))), dtype=np.uint8)
+
+
+def _kinds_of(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    # Several times as fast as numpy's look-up of each.
+    return np.frombuffer(data.tobytes().translate(_KINDS), dtype=np.uint8)
 
 
 def _runs(members: npt.NDArray[np.bool_]) -> tuple[Places, Places]:
@@ -157,21 +168,19 @@ def _word_hashes(data: npt.NDArray[np.uint8], starts: Places, ends: Places) -> H
     return hashes
 
 
-def _merged(one: Lexed, other: Lexed) -> Lexed:
-    """Both in order of where they begin, counted from the first text."""
-    starts = np.concatenate([one.starts, other.starts])
-    order = np.argsort(starts, kind="stable")
-    return Lexed(np.concatenate([one.hashes, other.hashes])[order], starts[order] - _PADDING)
+def _inside(borders: Places) -> Places:
+    """Without the padding, which looks like borders."""
+    return borders[_PADDING:-_PADDING]
 
 
-def _kinds() -> npt.NDArray[np.uint8]:
+def _kinds() -> bytes:
     kinds = np.full(256, _OTHER, dtype=np.uint8)
     kinds[[byte for byte in range(128) if chr(byte).isalpha() or chr(byte) == "_"]] = _LETTER
     kinds[128:] = _LETTER
     kinds[[ord(digit) for digit in "0123456789"]] = _DIGIT
     kinds[list(_MARKS)] = _MARKED
     kinds[0] = _BETWEEN
-    return kinds
+    return kinds.tobytes()
 
 
 def _mark_hashes() -> Hashes:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,8 @@ from mtp_code.data.duplicates import NUM_PERMUTATIONS, first_occurrences, first_
 from mtp_code.data.screening import (
     Counts,
     is_screened,
+    map_tokens,
     read_screened,
-    read_tokens,
     screen,
     screen_part,
 )
@@ -299,31 +299,20 @@ def _copy_kept(
         if reason is not None and chosen.any():
             counts.dropped[reason] += int(chosen.sum())
             counts.dropped_bytes[reason] += int(screened.num_bytes[chosen].sum())
-    tokens = read_tokens(job.path, config)
+    tokens, ends = map_tokens(job.path, config), np.cumsum(screened.lengths)
     for shard, is_validation in ((train, False), (validation, True)):
-        chosen = (reasons == _KEPT) & (screened.is_validation == is_validation)
-        if chosen.any():
+        for first, last in _runs((reasons == _KEPT) & (screened.is_validation == is_validation)):
             shard.append(
-                _taken(tokens, screened.lengths, chosen),
-                screened.lengths[chosen],
-                int(screened.num_bytes[chosen].sum()),
+                tokens[ends[first] - screened.lengths[first] : ends[last - 1]],
+                screened.lengths[first:last],
+                int(screened.num_bytes[first:last].sum()),
             )
 
 
-def _taken(
-    tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]
-) -> npt.NDArray[Any]:
-    """The tokens of the chosen documents."""
-    if chosen.all():
-        return tokens
-    ends = np.cumsum(lengths)
-    changes = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
-    return np.concatenate(
-        [
-            tokens[ends[first] - lengths[first] : ends[last - 1]]
-            for first, last in zip(changes[::2], changes[1::2], strict=True)
-        ]
-    )
+def _runs(chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Where each run of chosen documents begins and ends."""
+    changes = np.flatnonzero(np.diff(chosen, prepend=False, append=False)).tolist()
+    return zip(changes[::2], changes[1::2], strict=True)
 
 
 _REASONS: Final = (None, DUPLICATE, NEAR_DUPLICATE)

@@ -174,9 +174,12 @@ def read_screened(path: Path) -> Screened:
         return Screened(counts, **{name: columns[name] for name in names})
 
 
-def read_tokens(path: Path, config: DataConfig) -> npt.NDArray[Any]:
+def map_tokens(path: Path, config: DataConfig) -> npt.NDArray[Any]:
     """The tokens of a part, each document's with the end of text behind it."""
-    return np.fromfile(path.with_name(path.name + TOKENS_SUFFIX), dtype=config.token_type)
+    tokens_path = path.with_name(path.name + TOKENS_SUFFIX)
+    if tokens_path.stat().st_size == 0:  # which cannot be mapped
+        return np.empty(0, dtype=config.token_type)
+    return np.memmap(tokens_path, dtype=config.token_type, mode="r")
 
 
 def _judged(
