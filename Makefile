@@ -72,7 +72,8 @@ ifndef SIDE_BY_SIDE
 endif
 
 .PHONY: all help setup train-code train-twin eval-humaneval eval-mbpp eval-micro bench-decode \
-	bench-sandbox soak-sandbox fuzz-sandbox report check test ci-regression clean FORCE
+	bench-sandbox bench-judge soak-sandbox fuzz-sandbox report check test \
+	test-cluster ci-regression clean FORCE
 .PRECIOUS: $(TOKENS)/manifest.json
 
 # $(call remembered,FILE,TEXT): a file that changes when the text is another than the last time.
@@ -158,6 +159,9 @@ bench-sandbox: $(READY) ## the sandbox beside other harnesses, and its verdicts 
 		$(EVALPLUS_PYTHON:%=--evalplus-python %)
 	@$(MTP_CODE) bench sandbox --fairness --out report/sandbox-fairness.json
 
+bench-judge: $(READY) ## verdicts, their steadiness and speed beside the reference harnesses
+	@$(MTP_CODE) bench judge --out report/judge.json $(EVALPLUS_PYTHON:%=--evalplus-python %)
+
 soak-sandbox: $(READY) ## SOAK samples in a row, one in 20 hostile: verdicts, memory, leftovers
 	@$(MTP_CODE) bench sandbox --soak $(SOAK) --out report/sandbox-soak.json
 
@@ -179,14 +183,26 @@ check: $(READY) ## format, lint, types
 test: $(READY) ## the tests; no GPU, hub or root needed
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
 
-# Judges micro's reference solutions too, which says whether the judge is well. Make turns every
-# failure into its own exit status 2, so the gate's is told in words.
+# Ray goes into a layer over .venv, which stays as it is.
+CLUSTER := $(VENV)/cluster
+
+test-cluster: $(CLUSTER)/.ready ## the judge on a local Ray cluster, nodes killed and refusing
+	@$(CLUSTER)/bin/python -m pytest tests/evals/test_cluster.py
+
+$(CLUSTER)/.ready: $(READY)
+	@$(BIN)/python -m venv --clear $(@D)
+	@below=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		echo "import site; site.addsitedir('$$below')" > $$(echo $(@D)/lib/python*/site-packages)/below.pth
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_ARGS) 'mtp-code[cluster]'
+	@touch $@
+
+# Judges the samples anew, and micro's reference solutions with them: is the judge still well? Make
+# turns every failure into its own exit status 2, so the gate's is told in words.
 ci-regression: $(RUN)/eval/micro/scores.json ## hold micro's pass@1 to BASELINE; fails unless it passes
 	@mkdir -p report
-	@rm -rf report/regression.* $(<D)/references
-	@$(MTP_CODE) references --benchmark micro --out $(<D)/references/samples.jsonl
-	@$(MTP_CODE) judge $(<D)/references/samples.jsonl --benchmark micro
-	@$(MTP_CODE) score $(<D)/verdicts.jsonl --benchmark micro --references $(<D)/references/verdicts.jsonl
+	@rm -rf report/regression.*
+	@$(MTP_CODE) judge $(<D)/samples.jsonl --benchmark micro --no-cache
+	@$(MTP_CODE) score $(<D)/verdicts.jsonl --benchmark micro
 	@status=0; $(MTP_CODE) gate $< --baseline $(BASELINE) --tolerance $(TOLERANCE) \
 		--json report/regression.json --junit report/regression.xml \
 		--summary $${GITHUB_STEP_SUMMARY:-report/regression.md} || status=$$?; \

@@ -37,6 +37,12 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
+def cache_folder() -> Path:
+    """Where what can be found out anew is kept: as other programs of this user have it."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "mtp-code"
+
+
 def json_line(row: object) -> bytes:
     # ASCII: a completion may hold half of a surrogate pair, which UTF-8 cannot carry.
     return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"

@@ -2,68 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
+import itertools
 import platform
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from evals.benchmarks.formats import Benchmark
+from evals.counting import counts_told
 from evals.errors import InputError
-from evals.files import Journal, Progress, file_sha256, json_line, write_whole
-from evals.program import checks_of, program_of
+from evals.files import Progress, file_sha256, json_line, write_whole
+from evals.findings import Findings
+from evals.oracles.expected import with_expected_outputs
+from evals.plan import Plan, fingerprint
+from evals.program import limits_of
 from evals.records import (
     JUDGING_FILE,
     SAMPLING_FILE,
     Judging,
+    References,
     Sample,
     Sampling,
-    Task,
     Verdict,
     VerdictName,
     read_record,
     read_samples,
     write_record,
 )
-from sandbox import Checks, Ending, Examination, Limits, Outcome, Pool, Tier
+from evals.work import Examiner, Finding, Here, Job
+from sandbox import Limits, Tier
 
-# What became of a program whose checks had their say …
-_BY_OUTCOME: Final[dict[Outcome, VerdictName]] = {
-    Outcome.HELD: "passed",
-    Outcome.FAILED: "wrong answer",
-    Outcome.RAISED: "exception",
-    Outcome.SYNTAX_ERROR: "syntax error",
-    Outcome.UNDEFINED: "undefined",
-    Outcome.CHECKS_BROKEN: "exception",  # by its answer: see _require_sound_checks
-}
-# … and of one that ended before they had.
-_BY_ENDING: Final[dict[Ending, VerdictName]] = {
-    Ending.EXITED: "exited",
-    Ending.SIGNALLED: "crashed",
-    Ending.TIMED_OUT_CPU: "timed out",
-    Ending.TIMED_OUT_WALL: "timed out",
-    Ending.OUT_OF_MEMORY: "out of memory",
-    Ending.TOO_MUCH_OUTPUT: "blocked",
-    Ending.TOO_MANY_PROCESSES: "blocked",
-    Ending.BLOCKED: "blocked",
-    Ending.CRASHED: "crashed",
-}
+# Where a program failed its checks, it makes sense to ask how many.
+_COUNTED: Final[frozenset[VerdictName]] = frozenset({"wrong answer", "exception"})
 
-
-NewPool = Callable[[int | None], Pool]
-
-
-class Job(NamedTuple):
-    """A program to judge; `key` is the same for the same work under the same conditions."""
-
-    key: str
-    task: Task
-    program: str
-    checks: Checks
+Plans = Mapping[str, Plan]  # by task id
 
 
 def judge(
@@ -75,56 +50,66 @@ def judge(
     num_workers: int | None = None,
     tier: Tier = Tier.FULL,
     unsafe_no_sandbox: bool = False,
+    cache_path: Path | None = None,
+    examiner: Examiner | None = None,
     on_cut_off: Callable[[str], None] = lambda line: None,
     on_progress: Progress = lambda done, total: None,
 ) -> None:
     """Write a verdict for each sample, in the samples' order, and judging.json beside them.
 
-    A program that several samples share is judged once. One that ran out of CPU time has had it
-    all, however busy the machine; one that ran out of wall-clock time is judged again, alone,
-    before that counts. Findings are kept in `verdicts_path` + ".partial" as they come, so a run
-    that was killed goes on where it stopped. `limits` are the benchmark's unless given;
-    `on_cut_off` is told of a broken last line, which is left out.
+    A program that several samples share is judged once. The reference solutions of the samples'
+    tasks are judged with them: they say whether the judge is well. A program that ran out of CPU
+    time has had it all, however busy the machine; one that ran out of wall-clock time is judged
+    again, alone, before that counts. Findings are kept as they come, so that a run that was killed
+    goes on where it stopped: at `cache_path`, where later runs find them too, or else at
+    `verdicts_path` + ".partial" until the verdicts are written. `limits` are the benchmark's
+    unless given; `examiner` is this machine unless given; `on_cut_off` is told of a broken last
+    line, which is left out.
 
     Raises:
         InputError: the samples cannot be read, or were drawn for other data; or a task's checks
             are broken; or a user's own task has a reference that does not pass its checks.
         SandboxUnavailable: this machine cannot contain programs; none has run.
     """
-    require_judgeable(benchmark)
     limits = limits or benchmark.limits
-    samples = _Samples(samples_path, benchmark, [limits.as_dict(), tier.value, unsafe_no_sandbox])
+    if examiner is None:
+        # A room holds what any of the tasks may need; each program has its task's limits in it.
+        most = max(limits_of(task, limits).memory_bytes for task in benchmark.tasks)
+        room = replace(limits, memory_bytes=most)
+        examiner = Here(room, num_workers, tier, unsafe_no_sandbox=unsafe_no_sandbox)
+    sampling = _sampling_beside(samples_path, benchmark)
+    task_ids = {task.task_id for task in benchmark.tasks}
     # Every line is read before anything runs: a broken one should not cost an hour first.
-    keys = {job.key for _, job in samples.read(on_cut_off)}
-    new_pool = partial(Pool, limits, tier=tier, unsafe_no_sandbox=unsafe_no_sandbox)
-    sound = _tasks_shown_sound(benchmark, new_pool, num_workers)
-    doubtful: dict[str, dict[str, Any]] = {}  # findings by key
+    drawn = {sample.task_id for sample in read_samples(samples_path, task_ids, on_cut_off)}
+    benchmark = with_expected_outputs(benchmark, examiner.answers, on_progress=on_progress)
+    conditions = [tier.value, unsafe_no_sandbox, *fingerprint()]
+    plans = {
+        task.task_id: Plan(task, limits_of(task, limits), conditions) for task in benchmark.tasks
+    }
+    references = [
+        Sample(task_id=task.task_id, index=0, completion=task.reference)
+        for task in benchmark.tasks
+        if task.task_id in drawn and task.reference is not None
+    ]
 
-    journal_path = verdicts_path.with_name(verdicts_path.name + ".partial")
-    with Journal(journal_path, lambda row: row["key"]) as findings:
-        missing = {key for key in keys if key not in findings}
-        on_progress(len(keys) - len(missing), len(keys))
-        with closing(_examine(new_pool, num_workers, samples.jobs(missing))) as examined:
-            for num_done, (job, examination) in enumerate(examined, len(keys) - len(missing) + 1):
-                finding = {"key": job.key, **_finding(examination)}
-                if examination.outcome is not Outcome.CHECKS_BROKEN or job.task.task_id in sound:
-                    findings.append(finding)
-                elif job.task.reference is None:
-                    doubtful[job.key] = finding
-                else:
-                    _require_sound_checks(job, new_pool)
-                    sound.add(job.task.task_id)
-                    findings.append(finding)
-                on_progress(num_done, len(keys))
-        _require_some_to_pass(doubtful, findings, samples)
-        for finding in doubtful.values():
-            findings.append(finding)
+    def samples() -> Iterator[Sample]:
+        return read_samples(samples_path, task_ids, lambda line: None)
 
+    def everything() -> Iterator[Sample]:
+        yield from references
+        yield from samples()
+
+    partial_path = verdicts_path.with_name(verdicts_path.name + ".partial")
+    with Findings(cache_path or partial_path) as findings:
+        find = _Finder(examiner, findings, plans, on_progress)
+        if benchmark.is_custom:
+            find.verdicts_of(lambda: iter(references))
+            _require_all_to_pass(references, findings, plans)
+        find.verdicts_of(everything)
+        health = _health(references, findings, plans)
+        find.counts_of(samples)
         with write_whole(verdicts_path) as file:
-            for sample, job in samples.read():
-                finding = findings[job.key]
-                del finding["key"]
-                verdict = Verdict(task_id=sample.task_id, index=sample.index, **finding)
+            for verdict in _verdicts(samples(), findings, plans):
                 file.write(json_line(verdict.as_json()))
         write_record(
             verdicts_path.with_name(JUDGING_FILE),
@@ -136,144 +121,116 @@ def judge(
                 limits={**limits.as_dict(), "wall_s": limits.wall_limit_s},
                 isolation=verdict.isolation,
                 versions=_versions(),
-                sampling=samples.sampling,
+                sampling=sampling,
+                references=health,
             ),
         )
-        findings.remove()
+        if cache_path is None:
+            findings.remove()
 
 
-def require_judgeable(benchmark: Benchmark) -> None:
-    """Raises:
-    InputError: tasks are compared by an oracle, or run on standard input: not wired up yet.
+class _Finder:
+    """Has found out whatever is not known yet; progress counts that."""
+
+    def __init__(
+        self, examiner: Examiner, findings: Findings, plans: Plans, on_progress: Progress
+    ) -> None:
+        self._examiner = examiner
+        self._findings = findings
+        self._plans = plans
+        self._on_progress = on_progress
+
+    def verdicts_of(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        def jobs() -> Iterator[Job]:
+            for sample in samples():
+                yield from self._plans[sample.task_id].jobs(sample)
+
+        self._find(jobs)
+
+    def counts_of(self, samples: Callable[[], Iterable[Sample]]) -> None:
+        """How many checks hold for the samples that some do not hold for."""
+
+        def jobs() -> Iterator[Job]:
+            for sample in samples():
+                plan = self._plans[sample.task_id]
+                found = [self._findings[job.key]["verdict"] for job in plan.jobs(sample)]
+                job = plan.counting_job(sample) if _COUNTED & {*found} else None
+                if job is not None:
+                    yield job
+
+        self._find(jobs)
+
+    def _find(self, jobs: Callable[[], Iterable[Job]]) -> None:
+        kinds = set()
+        for job in jobs():
+            self._findings.want(job.key)
+            kinds.add(job.checks is None)
+        num_done, total = itertools.count(1), self._findings.num_wanted
+        self._on_progress(0, total)
+        for kind in kinds:
+            of_kind = (job for job in jobs() if (job.checks is None) is kind)
+            claimed = (job for job in of_kind if self._findings.claim(job.key))
+            with closing(self._examiner.examine(claimed)) as examined:
+                for job, finding in examined:
+                    self._findings.keep(job.key, finding._asdict())
+                    self._on_progress(next(num_done), total)
+
+
+def _found(sample: Sample, findings: Findings, plan: Plan) -> list[Finding]:
+    return [Finding(**findings[job.key]) for job in plan.jobs(sample)]
+
+
+def _telling(found: list[Finding]) -> Finding:
+    """The first that did not pass, or the last."""
+    return next((finding for finding in found if finding.verdict != "passed"), found[-1])
+
+
+def _require_all_to_pass(references: list[Sample], findings: Findings, plans: Plans) -> None:
+    """What holds for a test beside its program may not for checks that call it from afar.
+
+    See docs/security.md; for the benchmarks here our tests make sure of it.
     """
-    if any(task.oracle is not None or task.stdin_cases for task in benchmark.tasks):
-        raise InputError(
-            f"{benchmark.name}: cannot be judged by this version; "
-            "judge humaneval, mbpp, mbpp-sanitized, micro or a file of your own tasks"
-        )
+    for sample in references:
+        finding = _telling(_found(sample, findings, plans[sample.task_id]))
+        if finding.verdict != "passed":
+            raise InputError(
+                f"{sample.task_id}: its reference solution does not pass its checks "
+                f"({finding.verdict}: {finding.detail}); mend one of them"
+            )
 
 
-class _Samples:
-    """A file's samples and the job of each; read anew each time, since they may be many."""
-
-    def __init__(self, path: Path, benchmark: Benchmark, conditions: list[Any]) -> None:
-        self.sampling = _sampling_beside(path, benchmark)
-        self._path = path
-        self._tasks = {task.task_id: task for task in benchmark.tasks}
-        self._checks = {task.task_id: checks_of(task) for task in benchmark.tasks}
-        self._hashes = {
-            task_id: hashlib.sha256(json_line([*conditions, _versions(), asdict(checks)]))
-            for task_id, checks in self._checks.items()
-        }
-
-    def read(
-        self, on_cut_off: Callable[[str], None] = lambda line: None
-    ) -> Iterator[tuple[Sample, Job]]:
-        for sample in read_samples(self._path, self._tasks, on_cut_off):
-            task = self._tasks[sample.task_id]
-            program = program_of(task, sample)
-            key = self._hashes[sample.task_id].copy()
-            key.update(program.encode("utf-8", "surrogatepass"))
-            yield sample, Job(key.hexdigest(), task, program, self._checks[sample.task_id])
-
-    def jobs(self, keys: Iterable[str]) -> Iterator[Job]:
-        """One job for each of the keys, in the samples' order."""
-        wanted = set(keys)
-        for _, job in self.read():
-            if job.key in wanted:
-                wanted.remove(job.key)
-                yield job
+def _health(references: list[Sample], findings: Findings, plans: Plans) -> References | None:
+    failed: dict[str, VerdictName] = {}
+    for sample in references:
+        finding = _telling(_found(sample, findings, plans[sample.task_id]))
+        if finding.checks_broke:
+            raise InputError(
+                f"{sample.task_id}: its checks break on the reference solution too: "
+                f"{finding.detail}; mend them"
+            )
+        if finding.verdict != "passed":
+            failed[sample.task_id] = finding.verdict
+    return References(num_judged=len(references), failed=failed) if references else None
 
 
-def _examine(
-    new_pool: NewPool, num_workers: int | None, jobs: Iterable[Job]
-) -> Generator[tuple[Job, Examination], None, None]:
-    """Each job with its examination, as they end.
-
-    One that ran out of wall-clock time is examined once more, alone: it may have had to wait for
-    others. CPU time is the same however many run, and endless loops are not worth a second try.
+def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> Iterator[Verdict]:
     """
-    again: list[Job] = []
-    with new_pool(num_workers) as pool:
-        for job, examination in _as_completed(pool, jobs):
-            ending = examination.execution.ending
-            if examination.outcome is Outcome.ENDED and ending is Ending.TIMED_OUT_WALL:
-                again.append(job)
-            else:
-                yield job, examination
-    if again:
-        with new_pool(1) as pool:
-            yield from _as_completed(pool, again)
-
-
-def _as_completed(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Examination]]:
-    """Jobs are taken as fast as they can run."""
-    under_way: dict[int, Job] = {}
-
-    def handed_over() -> Iterator[tuple[str, Checks]]:
-        for position, job in enumerate(jobs):
-            under_way[position] = job
-            yield job.program, job.checks
-
-    for position, examination in pool.examine_as_completed(handed_over()):
-        yield under_way.pop(position), examination
-
-
-def _tasks_shown_sound(
-    benchmark: Benchmark, new_pool: NewPool, num_workers: int | None
-) -> set[str]:
-    """Ids of a user's own tasks that come with a reference, after all of these have passed.
-
-    What holds for a test beside its program may not for checks that call it from afar: see
-    docs/security.md. For the benchmarks here our tests make sure of it.
+    Raises:
+        InputError: checks broke, of a task without a reference, and no sample passed them. If one
+            did, they are sound; nothing else shows it, since a program that fails may have failed
+            before the broken check.
     """
-    references = [
-        Job(task.task_id, task, task.program_prefix + task.reference, checks_of(task))
-        for task in benchmark.tasks
-        if benchmark.is_custom and task.reference is not None
-    ]
-    if not references:
-        return set()
-    with closing(_examine(new_pool, num_workers, references)) as examined:
-        for job, examination in examined:
-            if examination.outcome is not Outcome.HELD:
-                raise InputError(
-                    f"{job.task.task_id}: its reference solution does not pass its checks "
-                    f"({_finding(examination)['verdict']}: {examination.detail}); mend one of them"
-                )
-    return {job.task.task_id for job in references}
-
-
-def _require_sound_checks(job: Job, new_pool: NewPool) -> None:
-    """Tell checks that are broken by themselves from checks that a program's answer broke."""
-    task = job.task
-    assert task.reference is not None
-    with new_pool(1) as pool:
-        reference = job._replace(program=task.program_prefix + task.reference)
-        ((_, examination),) = _as_completed(pool, [reference])
-    if examination.outcome is Outcome.CHECKS_BROKEN:
-        raise InputError(
-            f"{task.task_id}: its checks break on the reference solution too: "
-            f"{examination.detail}; mend them"
-        )
-
-
-def _require_some_to_pass(
-    doubtful: dict[str, dict[str, Any]], findings: Journal, samples: _Samples
-) -> None:
-    """Take checks that broke, of a task without a reference, to be sound if some program passed.
-
-    Nothing else shows it: a program that fails may have failed before the broken check.
-    """
-    if not doubtful:
-        return
-    passed: set[str] = set()
     broken: dict[str, str] = {}  # detail by task id
-    for sample, job in samples.read():
-        if job.key in doubtful:
-            broken.setdefault(sample.task_id, doubtful[job.key]["detail"])
-        elif findings[job.key]["verdict"] == "passed":
+    passed: set[str] = set()
+    for sample in samples:
+        plan = plans[sample.task_id]
+        found = _found(sample, findings, plan)
+        finding = _telling(found)
+        if finding.verdict == "passed" or plan.task.reference is not None:
             passed.add(sample.task_id)
+        elif finding.checks_broke:
+            broken.setdefault(sample.task_id, finding.detail)
+        yield _verdict(sample, found, _counts(sample, found, findings, plan))
     for task_id, detail in broken.items():
         if task_id not in passed:
             raise InputError(
@@ -282,25 +239,43 @@ def _require_some_to_pass(
             )
 
 
-def _finding(examination: Examination) -> dict[str, Any]:
-    """What a verdict says of the program, whichever sample it came from."""
-    execution = examination.execution
-    verdict = (
-        _BY_ENDING[execution.ending]
-        if examination.outcome is Outcome.ENDED
-        else _BY_OUTCOME[examination.outcome]
+def _counts(
+    sample: Sample, found: list[Finding], findings: Findings, plan: Plan
+) -> tuple[int, int] | None:
+    """The checks that held, and all: where some did not, and it is known."""
+    telling = _telling(found)
+    if telling.num_checks is not None:
+        assert telling.num_checks_passed is not None
+        return telling.num_checks_passed, telling.num_checks
+    if not _COUNTED & {finding.verdict for finding in found} or not plan.num_checks:
+        return None
+    job = plan.counting_job(sample)
+    told = counts_told(findings[job.key]["detail"]) if job is not None else None
+    # A program that ends among its checks is held to have passed none, as one out of time is.
+    return told or (0, plan.num_checks)
+
+
+def _verdict(sample: Sample, found: list[Finding], counts: tuple[int, int] | None) -> Verdict:
+    finding = _telling(found)
+    base, plus = (each.verdict for each in found) if len(found) > 1 else (None, None)
+    num_passed, num_checks = counts or (None, None)
+    return Verdict(
+        task_id=sample.task_id,
+        index=sample.index,
+        verdict=finding.verdict,
+        detail=finding.detail,
+        ending=finding.ending,
+        exit_code=finding.exit_code,
+        cpu_s=finding.cpu_s,
+        wall_s=finding.wall_s,
+        peak_memory_bytes=finding.peak_memory_bytes,
+        output_tail=finding.output_tail,
+        isolation=finding.isolation,
+        base=base,
+        plus=plus,
+        num_checks_passed=num_passed,
+        num_checks=num_checks,
     )
-    return {
-        "verdict": verdict,
-        "detail": examination.detail,
-        "ending": execution.ending.value,
-        "exit_code": execution.exit_code,
-        "cpu_s": round(execution.cpu_s, 4),
-        "wall_s": round(execution.wall_s, 4),
-        "peak_memory_bytes": execution.peak_memory_bytes,
-        "output_tail": execution.output_tail,
-        "isolation": execution.isolation,
-    }
 
 
 def _sampling_beside(samples_path: Path, benchmark: Benchmark) -> Sampling | None:

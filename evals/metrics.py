@@ -18,10 +18,15 @@ Outcomes = Floats  # a task's samples, each from 0 to 1
 
 
 class Metric(NamedTuple):
-    """`pass@k`, `parsed` or `checks passed`; k is 1 where a task's number is its samples' mean."""
+    """`pass@k`, `base pass@k`, `parsed` or `checks passed`.
+
+    k is 1 where a task's number is its samples' mean. `is_base` goes by the base checks alone of a
+    + benchmark.
+    """
 
     name: str
     k: int = 1
+    is_base: bool = False
 
 
 PASS_AT_1: Final = Metric("pass@1")
@@ -39,10 +44,10 @@ def metric_named(name: str) -> Metric:
     for metric in (PARSED, CHECKS_PASSED):
         if name == metric.name:
             return metric
-    if found := re.fullmatch(r"pass@([1-9][0-9]*)", name):
-        return Metric(name, int(found[1]))
+    if found := re.fullmatch(r"(base )?pass@([1-9][0-9]*)", name):
+        return Metric(name, int(found[2]), is_base=bool(found[1]))
     raise InputError(
-        f"{name!r}: no such metric; known: pass@K, {PARSED.name}, {CHECKS_PASSED.name}"
+        f"{name!r}: no such metric; known: pass@K, {PARSED.name}, {CHECKS_PASSED.name}, base pass@K"
     )
 
 
@@ -57,9 +62,12 @@ def outcomes_by_task(measured: Measured, metric: Metric) -> dict[str, Outcomes]:
             raise InputError(f"{metric.name}: the verdicts do not hold how many checks passed")
         by_task = {task: np.array(shares) for task, shares in measured.checks_passed.items()}
     else:
+        verdicts = measured.base_verdicts if metric.is_base else measured.verdicts
+        if verdicts is None:
+            raise InputError(f"{metric.name}: the verdicts do not hold base checks apart")
         by_task = {
             task: np.array([_outcome(letter, metric) for letter in letters])
-            for task, letters in measured.verdicts.items()
+            for task, letters in verdicts.items()
         }
     task_id, (fewest, _) = min(measured.tasks.items(), key=lambda item: item[1][0])
     if metric.k > fewest:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from evals.oracles.shipping import with_answers
@@ -47,6 +47,12 @@ def limits_of(task: Task, limits: Limits) -> Limits:
         cpu_s=max(limits.cpu_s, task.cpu_s or 0),
         memory_bytes=max(limits.memory_bytes, task.memory_bytes or 0),
     )
+
+
+def room_of(tasks: Iterable[Task], limits: Limits) -> Limits:
+    """Bounds that hold whatever `limits_of` gives any of the tasks' programs."""
+    most = max(limits_of(task, limits).memory_bytes for task in tasks)
+    return replace(limits, memory_bytes=most)
 
 
 def humaneval_checks(prompt: str, test: str, entry_point: str) -> tuple[str, tuple[str, ...]]:

@@ -6,11 +6,13 @@ tens of points. So a format never changes under its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evals.errors import InputError, did_you_mean
+from evals.files import json_line
 from evals.postprocess import CUT, CUT_AND_STRIP, POST_PROCESSINGS, SPAN, Answer
 from evals.records import Question, Sample, Task
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # A user's message and the beginning of the answer → the text that a chat model continues.
 Chat = Callable[[str, str], str]
+
+_CODE_BLOCK: Final = "```python\n"
 
 
 class Example(NamedTuple):
@@ -34,7 +38,8 @@ class PromptFormat:
 
     The program is `program_prefix` of the question, then the answer. `post_processing` is what is
     done to answers unless something else is asked for. A format that `is_chat` writes the user's
-    message; the rest is up to the model's own template.
+    message; the rest is up to the model's own template. `before_solution` is what stands before
+    the code in an answer, as the format's examples have it.
     """
 
     name: str
@@ -44,6 +49,7 @@ class PromptFormat:
     program_prefix: Callable[[Question], str] = lambda question: ""
     answer_begins: str = ""
     is_chat: bool = False
+    before_solution: str = ""
 
 
 def _humaneval(question: Question, examples: Sequence[Example] = ()) -> str:
@@ -95,6 +101,10 @@ def _message(question: Question, examples: Sequence[Example] = ()) -> str:
     )
 
 
+def _message_and_beginning(question: Question, examples: Sequence[Example] = ()) -> str:
+    return f"{_message(question)}\n{_CODE_BLOCK}"
+
+
 # The prompt as it is, with its line end. Stops: Chen et al. 2021, arXiv 2107.03374, section 2.
 HUMANEVAL_RAW: Final = PromptFormat(
     "humaneval raw",
@@ -122,7 +132,9 @@ MBPP_DOCSTRING: Final = PromptFormat(
 
 # Tasks 2, 3 and 4, then the question, each with all its asserts: Austin et al. 2021, arXiv
 # 2108.07732, section 3; as DeepSeek-Coder's Evaluation/MBPP (mbpp.py, utils/dataset.py) has it.
-MBPP_3_SHOT: Final = PromptFormat("mbpp 3-shot", _mbpp_shots, ("[DONE]",), CUT_AND_STRIP)
+MBPP_3_SHOT: Final = PromptFormat(
+    "mbpp 3-shot", _mbpp_shots, ("[DONE]",), CUT_AND_STRIP, before_solution="\n"
+)
 
 # Hendrycks et al. 2021, arXiv 2105.09938, as bigcode-evaluation-harness has it (tasks/apps.py).
 APPS: Final = PromptFormat("apps", _apps, ("\nQUESTION", "\n---", "\nANSWER"))
@@ -130,12 +142,26 @@ APPS: Final = PromptFormat("apps", _apps, ("\nQUESTION", "\n---", "\nANSWER"))
 # One message, and an answer that begins inside a code block, as EvalPlus asks instruction models
 # (provider/utility.py); the words are ours.
 CHAT: Final = PromptFormat(
-    "chat", _message, ("\n```",), SPAN, answer_begins="```python\n", is_chat=True
+    "chat", _message, ("\n```",), SPAN, answer_begins=_CODE_BLOCK, is_chat=True
+)
+
+# The same message and beginning of the answer with nothing around them, for models without a
+# template: ours. (EvalPlus gives those the code alone, which is `humaneval raw` here.)
+CHAT_PLAIN: Final = PromptFormat(
+    "chat plain", _message_and_beginning, ("\n```",), SPAN, answer_begins=_CODE_BLOCK
 )
 
 FORMATS: Final = {
     each.name: each
-    for each in (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, MBPP_DOCSTRING, MBPP_3_SHOT, APPS, CHAT)
+    for each in (
+        HUMANEVAL_RAW,
+        HUMANEVAL_STRIPPED,
+        MBPP_DOCSTRING,
+        MBPP_3_SHOT,
+        APPS,
+        CHAT,
+        CHAT_PLAIN,
+    )
 }
 
 
@@ -169,6 +195,47 @@ def put(task: Task, prompt_format: PromptFormat, examples: Sequence[Example] = (
     """The task with its question put in that format."""
     prompt = prompt_format.write(task.question, examples)
     return task.model_copy(update={"prompt": prompt, "stops": prompt_format.stops})
+
+
+def prompts_read(benchmark: Benchmark, chat: Chat | None = None) -> dict[str, str]:
+    """What a model reads for each task, by its id; a chat goes through the model's own template.
+
+    Raises:
+        InputError: the prompt format is one for chats, and there is no `chat` to write it.
+    """
+    chosen = FORMATS[benchmark.prompt_format]
+    if not chosen.is_chat:
+        return {task.task_id: task.prompt for task in benchmark.tasks}
+    if chat is None:
+        others = [name for name in benchmark.formats if not FORMATS[name].is_chat]
+        raise InputError(
+            f"prompt format {chosen.name}: this model has no chat template; take "
+            f"{' or '.join(others)}"
+        )
+    return {task.task_id: chat(task.prompt, chosen.answer_begins) for task in benchmark.tasks}
+
+
+def prompts_sha256(benchmark: Benchmark, prompts: Mapping[str, str]) -> str:
+    """Of what a model reads and where it is stopped, whatever the format's name."""
+    digest = hashlib.sha256()
+    for task in benchmark.tasks:
+        digest.update(json_line([task.task_id, prompts[task.task_id], task.stops]))
+    return digest.hexdigest()
+
+
+def reference_answer(task: Task, prompt_format: str) -> str | None:
+    """The benchmark's own solution as a model would have to write it, if there is one.
+
+    Together with what the prompt gives of it, it is the whole program.
+    """
+    if task.reference is None:
+        return None
+    chosen = FORMATS[prompt_format]
+    program, prefix = task.program_prefix + task.reference, chosen.program_prefix(task.question)
+    # Stripped, a prompt lacks white space at the program's very beginning too.
+    before, _, answer = program.partition(prefix) if prefix else ("", "", program)
+    assert not before.strip(), f"{task.task_id}: its program does not begin as {prompt_format} does"
+    return chosen.before_solution + answer
 
 
 def sample_of(task: Task, index: int, raw: str, prompt_format: str, post_processing: str) -> Sample:

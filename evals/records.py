@@ -65,6 +65,7 @@ VERDICT_LETTERS: Final[dict[VerdictName, str]] = {
     "crashed": "C",
 }
 VERDICT_OF_LETTER: Final = {letter: name for name, letter in VERDICT_LETTERS.items()}
+_PASSED: Final = VERDICT_LETTERS["passed"]
 
 
 class Strict(BaseModel):
@@ -156,12 +157,15 @@ class Sampling(Strict):
     """Everything about how samples were drawn that could move a score (sampling.json).
 
     `model` says which model: free fields, such as its name, step and the checkpoint's sha256.
+    `prompts_sha256` is of what it read, see `evals.prompts.prompts_sha256`; None where another
+    harness wrote this.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     benchmark: str
     data_sha256: str
     prompt_format: str
+    prompts_sha256: str | None = None
     post_processing: str
     num_samples: PositiveInt
     temperature: NonNegativeFloat
@@ -175,8 +179,9 @@ class Sampling(Strict):
 class Verdict(Strict):
     """What an execution means for its sample.
 
-    `detail` says what went wrong, in words; `ending` is how the program's process ended. The
-    numbers of checks are None where the checks were not counted.
+    `detail` says what went wrong, in words; `ending` is how the program's process ended. For +
+    tasks `verdict` sums up `base` and `plus`: the first of these that did not pass. The numbers of
+    checks are None where the checks were not counted.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -191,6 +196,8 @@ class Verdict(Strict):
     peak_memory_bytes: int | None
     output_tail: str
     isolation: str
+    base: VerdictName | None = None
+    plus: VerdictName | None = None
     num_checks_passed: NonNegativeInt | None = None
     num_checks: PositiveInt | None = None
 
@@ -229,7 +236,7 @@ class ReferenceBits(Strict):
     """How many bits a model needs for the reference solutions (reference-bits.json).
 
     It lies beside the verdicts of the same model's samples. `tasks` holds bits and UTF-8 bytes of
-    each reference solution, given its prompt, by task id.
+    each reference solution, by task id: as the answer to its prompt that `prompt_format` makes it.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -238,6 +245,11 @@ class ReferenceBits(Strict):
     prompt_format: str
     model: dict[str, Any]
     tasks: dict[str, tuple[NonNegativeFloat, PositiveInt]]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Of all of them together; lower is better."""
+        return _per_byte(self.tasks)
 
 
 class Range(Strict):
@@ -264,9 +276,10 @@ class Measured(Strict):
     """What became of each task's samples, and all that could move it but the model.
 
     By task id: `tasks` holds the number of samples and of those that passed; `verdicts` a letter
-    of `VERDICT_LETTERS` for each sample, in the order of their indices; `checks_passed` the share
-    of checks that each passed; `reference_bits` the bits and bytes of the reference solution;
-    `origins` what it was made from, where tasks share that. What nobody recorded is None.
+    of `VERDICT_LETTERS` for each sample, in the order of their indices; `base_verdicts` the same
+    by the base checks alone, for a + benchmark; `checks_passed` the share of checks that each
+    passed; `reference_bits` the bits and bytes of the reference solution; `origins` what it was
+    made from, where tasks share that. What nobody recorded is None.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -283,6 +296,7 @@ class Measured(Strict):
     versions: dict[str, str]
     tasks: dict[str, tuple[PositiveInt, NonNegativeInt]]
     verdicts: dict[str, str]
+    base_verdicts: dict[str, str] | None = None
     checks_passed: dict[str, tuple[float, ...]] | None = None
     reference_bits: dict[str, tuple[NonNegativeFloat, PositiveInt]] | None = None
     origins: dict[str, str] | None = None
@@ -299,7 +313,7 @@ class Measured(Strict):
 
     @model_validator(mode="after")
     def _tasks_agree(self) -> Self:
-        for field in ("verdicts", "checks_passed", "origins"):
+        for field in ("verdicts", "base_verdicts", "checks_passed", "origins"):
             given = getattr(self, field)
             if given is not None and given.keys() != self.tasks.keys():
                 (task_id, *_) = sorted(given.keys() ^ self.tasks.keys())
@@ -310,8 +324,13 @@ class Measured(Strict):
             letters = self.verdicts[task_id]
             if unknown := set(letters) - VERDICT_OF_LETTER.keys():
                 raise ValueError(f"verdicts.{task_id}: no verdict has the letter {min(unknown)}")
-            if (len(letters), letters.count(VERDICT_LETTERS["passed"])) != (drawn, passed):
+            if (len(letters), letters.count(_PASSED)) != (drawn, passed):
                 raise ValueError(f"verdicts.{task_id}: {letters}, but {passed} passed of {drawn}")
+            if self.base_verdicts and not _may_be_base(self.base_verdicts[task_id], letters):
+                raise ValueError(
+                    f"base_verdicts.{task_id}: {self.base_verdicts[task_id]}, "
+                    f"but by all checks {letters}"
+                )
             if self.checks_passed is not None and len(self.checks_passed[task_id]) != drawn:
                 raise ValueError(f"checks_passed.{task_id}: not one for each of {drawn} samples")
         return self
@@ -319,10 +338,20 @@ class Measured(Strict):
     @property
     def bits_per_byte(self) -> float | None:
         """Of the reference solutions under the model; lower is better."""
-        if not self.reference_bits:
-            return None
-        bits, num_bytes = map(sum, zip(*self.reference_bits.values(), strict=True))
-        return bits / num_bytes
+        return _per_byte(self.reference_bits) if self.reference_bits else None
+
+
+def _per_byte(reference_bits: Mapping[str, tuple[float, int]]) -> float:
+    bits, num_bytes = map(sum, zip(*reference_bits.values(), strict=True))
+    return bits / num_bytes
+
+
+def _may_be_base(base: str, letters: str) -> bool:
+    """Whether these can be verdicts by the base checks: what passes all checks passes those."""
+    return len(base) == len(letters) and all(
+        one in VERDICT_OF_LETTER and (one == _PASSED or other != _PASSED)
+        for one, other in zip(base, letters, strict=True)
+    )
 
 
 GradedName = Literal["parsed", "checks passed"]
@@ -331,15 +360,17 @@ GradedName = Literal["parsed", "checks passed"]
 class Score(Measured):
     """Verdicts summed up (scores.json), those of the very file `verdicts_sha256`.
 
-    `pass_at_k` is keyed by k. `graded` still moves where pass@k is 0: the share of samples that
-    are Python at all, and the share of checks passed where those were counted. `references` says
-    how the judge fared with the benchmark's own solutions.
+    `pass_at_k` is keyed by k; `base_pass_at_k` is by the base checks alone, for a + benchmark.
+    `graded` still moves where pass@k is 0: the share of samples that are Python at all, and the
+    share of checks passed where those were counted. `references` says how the judge fared with the
+    benchmark's own solutions.
     """
 
     verdicts_sha256: str
     num_tasks: PositiveInt
     num_samples: PositiveInt
     pass_at_k: dict[str, Estimate]
+    base_pass_at_k: dict[str, Estimate] | None = None
     graded: dict[GradedName, Estimate]
     by_verdict: dict[str, NonNegativeInt]
     timed_out: NonNegativeInt
@@ -402,7 +433,7 @@ def read_samples(
             or the file holds no whole sample.
     """
     known = frozenset(task_ids)
-    seen: dict[str, set[int]] = {}
+    seen: dict[str, _Indices] = {}
     num_samples = 0
     try:
         for where, row in _rows(path):
@@ -411,16 +442,15 @@ def read_samples(
                 raise RecordError(
                     f"{where}: unknown task {task_id!r}{did_you_mean(str(task_id), task_ids)}"
                 )
-            indices = seen.setdefault(task_id, set())
+            indices = seen.setdefault(task_id, _Indices())
             # Other fields pass: users of both harnesses add their own (tags, results).
             fields = {name: row[name] for name in Sample.model_fields if name in row}
             sample = validated(Sample, {"index": len(indices), **fields}, where)
-            if sample.index in indices:
+            if not indices.add(sample.index):
                 raise RecordError(
                     f"{where}: sample {sample.index} of {task_id} was given before; "
                     "number each task's samples 0, 1, …, or leave index out"
                 )
-            indices.add(sample.index)
             num_samples += 1
             yield sample
     except CutOffError as error:
@@ -429,6 +459,27 @@ def read_samples(
         on_cut_off(f"{error}; kept the {num_samples} samples before it")
     if num_samples == 0:
         raise RecordError(f"{path}: holds no samples; expected one a line, as JSON")
+
+
+class _Indices:
+    """A task's indices so far: of those that come in order only the number is held."""
+
+    def __init__(self) -> None:
+        self._end = 0  # of those from 0 on that are all there
+        self._beyond: set[int] = set()
+
+    def __len__(self) -> int:
+        return self._end + len(self._beyond)
+
+    def add(self, index: int) -> bool:
+        """Whether it is a new one."""
+        if index < self._end or index in self._beyond:
+            return False
+        self._beyond.add(index)
+        while self._end in self._beyond:
+            self._beyond.remove(self._end)
+            self._end += 1
+        return True
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
@@ -470,8 +521,8 @@ def read_record(kind: type[Model], path: Path) -> Model:
 
 def write_record(path: Path, record: Strict) -> None:
     text = json.dumps(record.as_json(), indent=1)
-    # A task's counts on one line, for whoever reads the difference of two files.
-    text = re.sub(r"\[\s+(\d+),\s+(\d+)\s+\]", r"[\1, \2]", text)
+    # A task's numbers on one line, for whoever reads the difference of two files.
+    text = re.sub(r"\[\s+([\d.,\s]+)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     with write_whole(path) as file:
         file.write(text.encode("ascii") + b"\n")
 

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from evals.benchmarks.formats import Benchmark
 from evals.errors import InputError
 from evals.files import Journal, Progress, json_line, write_whole
-from evals.prompts import FORMATS, Chat, sample_of
+from evals.prompts import FORMATS, Chat, prompts_read, prompts_sha256, sample_of
 from evals.records import (
     SAMPLING_FILE,
     Sampling,
@@ -82,20 +82,19 @@ def draw_samples(
             for chats, which the model has no template for.
         ValueError: the sampler answered a request twice or not at all, or one never made.
     """
-    write_prompt = _prompt_writer(benchmark, chat)
-    _hold_to_same_settings(benchmark, settings, path)
+    prompts = prompts_read(benchmark, chat)
+    _hold_to_same_settings(benchmark, prompts_sha256(benchmark, prompts), settings, path)
     tasks = {task.task_id: task for task in benchmark.tasks}
     requests = {
         (task.task_id, index): Request(
             task.task_id,
             index,
-            prompt,
+            prompts[task.task_id],
             task.stops,
             sample_seed(settings.seed, task.task_id, index),
             FORMATS[benchmark.prompt_format].is_chat,
         )
         for task in benchmark.tasks
-        for prompt in [write_prompt(task.prompt)]
         for index in range(settings.num_samples)
     }
     if path.exists():
@@ -127,33 +126,21 @@ def draw_samples(
         journal.remove()
 
 
-def _prompt_writer(benchmark: Benchmark, chat: Chat | None) -> Callable[[str], str]:
-    """From what a format writes to what the model reads."""
-    prompt_format = FORMATS[benchmark.prompt_format]
-    if not prompt_format.is_chat:
-        return lambda text: text
-    if chat is None:
-        others = [name for name in benchmark.formats if not FORMATS[name].is_chat]
-        raise InputError(
-            f"prompt format {prompt_format.name}: this model has no chat template; take "
-            f"{' or '.join(others)}"
-        )
-    begins = prompt_format.answer_begins
-    return lambda message: chat(message, begins)
-
-
 def sample_seed(seed: int, task_id: str, index: int) -> int:
     """A seed of 63 bits for one sample: no batch, order or other task has a part in it."""
     digest = hashlib.sha256(f"{seed}\n{task_id}\n{index}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _hold_to_same_settings(benchmark: Benchmark, settings: Settings, path: Path) -> None:
+def _hold_to_same_settings(
+    benchmark: Benchmark, read_sha256: str, settings: Settings, path: Path
+) -> None:
     """Record the settings, or see that those on record are the same."""
     wanted = Sampling(
         benchmark=benchmark.name,
         data_sha256=benchmark.data_sha256,
         prompt_format=benchmark.prompt_format,
+        prompts_sha256=read_sha256,
         post_processing=benchmark.post_processing,
         **settings.model_dump(),
     )

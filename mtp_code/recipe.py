@@ -43,12 +43,13 @@ class Recipe(Strict):
         return values
 
     @model_validator(mode="after")
-    def _fits_the_context(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.training.row_tokens > self.model.context:
             raise ValueError(
                 f"training.row_tokens = {self.training.row_tokens} is longer than "
                 f"model.context = {self.model.context}"
             )
+        self.training.objective.check(self.model)
         return self
 
 

@@ -46,7 +46,11 @@ def begin_run(
     """
     if (run_dir / RUN_FILE).exists():
         record = read_run(run_dir)
-        _refuse_other_recipe(run_dir, record["recipe"], recipe.model_dump(mode="json"))
+        # As read today: keys that are newer than the run have the value that they had no name for.
+        before = validate(Recipe, record["recipe"], where=str(run_dir / RUN_FILE))
+        _refuse_other_recipe(
+            run_dir, before.model_dump(mode="json"), recipe.model_dump(mode="json")
+        )
         if record["tokens_sha256"] != shards.content_sha256:
             raise RecipeError(
                 f"{run_dir}: was begun on other tokens than {shards.folder} holds now; give "

@@ -5,10 +5,12 @@ a prompt and its completion that meet at a newline have the same tokens apart as
 text and sampling prompts therefore agree. A foreign tokenizer gives no such promise.
 """
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -26,6 +28,7 @@ TokenIds = npt.NDArray[np.uint32]
 END_OF_TEXT: Final = "<|endoftext|>"
 DEFINITION_FILE: Final = "tokenizer.json"
 SETTINGS_FILE: Final = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE: Final = "chat_template.jinja"
 
 # What BPE merges stay inside. A newline stands alone, and so does the indentation after it: what
 # follows a newline is cut the same whether or not the text before it is there. Digits stand alone,
@@ -39,6 +42,9 @@ PIECES: Final = (
     r"| ?[^\s\p{L}\p{M}\p{N}_]+"
     r"|\s"
 )
+
+# What chat templates call by name, but for the end of text.
+_CHAT_TOKENS: Final = tuple(f"{name}_token" for name in ("bos", "unk", "sep", "pad", "cls", "mask"))
 
 # How tokenizers that are not byte-level spell what their vocabulary lacks.
 _BYTE_TOKEN: Final = re.compile("<0x[0-9A-F]{2}>")
@@ -114,20 +120,37 @@ class FimIds(NamedTuple):
     suffix: int
 
 
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How a model is talked to: a Jinja template, and special tokens that it may call by name.
+
+    `special_tokens` are spellings by names such as `bos_token`. `eos_token` is not among them: it
+    is the tokenizer's end of text.
+    """
+
+    source: str
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+
 class Tokenizer:
     """A Hugging Face tokenizer definition and the token that ends a text.
 
-    Special tokens are never read out of text: `<|endoftext|>` in a source file is thirteen
-    ordinary characters. Decoding leaves special tokens out.
+    Special tokens are never read out of text, chats excepted: `<|endoftext|>` in a source file is
+    thirteen ordinary characters. Decoding leaves special tokens out.
     """
 
     def __init__(
-        self, definition: str, end_of_text: str, fim_tokens: Sequence[str] | None = None
+        self,
+        definition: str,
+        end_of_text: str,
+        chat_template: ChatTemplate | None = None,
+        fim_tokens: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
             definition: the content of a tokenizer.json.
             end_of_text: as it is spelled in the vocabulary.
+            chat_template: None for a model that is not talked to.
             fim_tokens: as they are spelled for prefix, middle and suffix; by default those in
                 use, if the vocabulary has them.
 
@@ -149,6 +172,7 @@ class Tokenizer:
         self._backend = backend
         self._definition = definition
         self._end_of_text_text = end_of_text
+        self.chat_template: Final = chat_template
         self.end_of_text: Final[int] = end_of_text_id
         self._fim_tokens = fim_tokens
         self.fim: Final = _fim_ids(backend, fim_tokens)
@@ -174,6 +198,35 @@ class Tokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a text that begins a document, behind an end of text as in training rows."""
         return [self.end_of_text, *self.encode(text)]
+
+    def chat(self, message: str, answer_begins: str) -> str:
+        """A user's message and the beginning of the answer to it, as the chat template has them.
+
+        Raises:
+            TokenizerError: there is no template, or it does not take such a message.
+        """
+        if self.chat_template is None:
+            raise TokenizerError("this tokenizer has no chat template; put the question otherwise")
+        try:
+            asked = self._foreign.apply_chat_template(
+                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template may raise anything
+            raise TokenizerError(f"its chat template fails: {_first_line(error)}") from error
+        return f"{asked}{answer_begins}"
+
+    def encode_chat(self, text: str) -> list[int]:
+        """The ids of what `chat` wrote: special tokens spelled in it are read as such.
+
+        Nothing is put before them, for a template writes whatever a chat begins with.
+
+        Raises:
+            TokenizerError: the text holds a lone surrogate, which is no Unicode character.
+        """
+        try:
+            return self._chat_backend.encode(text, add_special_tokens=False).ids
+        except TypeError:
+            raise _surrogate_error(text) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """`encode` for many texts at once, on all cores."""
@@ -216,9 +269,34 @@ class Tokenizer:
         }
         if self._fim_tokens is not None:
             settings[_FIM_KEY] = list(self._fim_tokens)
+        if self.chat_template is not None:
+            settings |= self.chat_template.special_tokens
+            settings["chat_template"] = self.chat_template.source
         (folder / DEFINITION_FILE).write_text(self._definition, encoding="utf-8")
         (folder / SETTINGS_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    @functools.cached_property
+    def _chat_backend(self) -> tokenizers.Tokenizer:
+        backend = tokenizers.Tokenizer.from_str(self._definition)
+        backend.encode_special_tokens = False
+        backend.no_padding()
+        backend.no_truncation()
+        return backend
+
+    @functools.cached_property
+    def _foreign(self) -> Any:
+        """The tokenizer as `transformers` has it, which knows what templates may call."""
+        import transformers  # seconds to import, and only chats need it
+
+        assert self.chat_template is not None
+        kind: Any = transformers.PreTrainedTokenizerFast
+        return kind(
+            tokenizer_object=tokenizers.Tokenizer.from_str(self._definition),
+            chat_template=self.chat_template.source,
+            eos_token=self._end_of_text_text,
+            **self.chat_template.special_tokens,
         )
 
 
@@ -297,18 +375,17 @@ def open_hugging_face(
         path /= DEFINITION_FILE
     if path.is_file():
         definition = _read(path)
-        settings = _settings(path.with_name(SETTINGS_FILE))
-        end_of_text = end_of_text or _eos_token(settings)
+        settings = _settings_beside(path)
         fim_tokens = fim_tokens or settings.get(_FIM_KEY)
     elif path.suffix == ".json" or path.is_absolute() or name.startswith("."):
         raise TokenizerError(f"{path}: no such tokenizer; name a tokenizer.json or its folder")
     else:
-        definition, eos_token = _from_hub(name)
-        end_of_text = end_of_text or eos_token
+        definition, settings = _from_hub(name)
+    end_of_text = end_of_text or _spelling(settings.get("eos_token"))
     if end_of_text is None:
         raise TokenizerError(f"{name}: names no end-of-text token; set tokenizer.end_of_text")
     try:
-        return Tokenizer(definition, end_of_text, fim_tokens)
+        return Tokenizer(definition, end_of_text, _chat_template(settings), fim_tokens)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from None
 
@@ -325,7 +402,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return open_hugging_face(str(path))
 
 
-def _from_hub(name: str) -> tuple[str, str | None]:
+def _from_hub(name: str) -> tuple[str, dict[str, Any]]:
+    """Definition and settings, of which the chat template and the special tokens are read here."""
     from transformers import AutoTokenizer  # seconds to import, and only hub names need it
 
     try:
@@ -336,7 +414,8 @@ def _from_hub(name: str) -> tuple[str, str | None]:
         ) from error
     if not foreign.is_fast:
         raise TokenizerError(f"{name}: has no tokenizer.json; name a tokenizer that has one")
-    return foreign.backend_tokenizer.to_str(), foreign.eos_token
+    settings = {**foreign.special_tokens_map, "chat_template": foreign.chat_template}
+    return foreign.backend_tokenizer.to_str(), settings
 
 
 def _read(path: Path) -> str:
@@ -346,22 +425,41 @@ def _read(path: Path) -> str:
         raise TokenizerError(f"{path}: cannot be read: {_first_line(error)}") from error
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        settings = json.loads(_read(path))
-    except json.JSONDecodeError:
-        settings = None
-    if not isinstance(settings, dict):
-        raise TokenizerError(f"{path}: not a JSON table; restore it")
+def _settings_beside(definition_path: Path) -> dict[str, Any]:
+    path = definition_path.with_name(SETTINGS_FILE)
+    settings = _json_table(path) if path.is_file() else {}
+    template_path = definition_path.with_name(CHAT_TEMPLATE_FILE)
+    if template_path.is_file():
+        settings["chat_template"] = _read(template_path)
     return settings
 
 
-def _eos_token(settings: dict[str, Any]) -> str | None:
-    token = settings.get("eos_token")
-    # Either its spelling, or a table of it and how it is matched.
-    return token.get("content") if isinstance(token, dict) else token
+def _json_table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(_read(path))
+    except json.JSONDecodeError:
+        table = None
+    if not isinstance(table, dict):
+        raise TokenizerError(f"{path}: not a JSON table; restore it")
+    return table
+
+
+def _chat_template(settings: Mapping[str, Any]) -> ChatTemplate | None:
+    source = settings.get("chat_template")
+    if isinstance(source, list):  # several, each with its name
+        source = {each.get("name"): each.get("template") for each in source}
+    if isinstance(source, dict):
+        source = source.get("default")
+    if not isinstance(source, str):
+        return None
+    spellings = {name: _spelling(settings.get(name)) for name in _CHAT_TOKENS}
+    return ChatTemplate(source, {name: spelled for name, spelled in spellings.items() if spelled})
+
+
+def _spelling(token: Any) -> str | None:
+    """Of a special token in settings: its spelling, or a table of it and how it is matched."""
+    spelled = token.get("content") if isinstance(token, dict) else token
+    return spelled if isinstance(spelled, str) else None
 
 
 def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:

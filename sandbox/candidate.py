@@ -69,10 +69,15 @@ def run_program(
     return code
 
 
-def serve(source: str, stream: wire.Stream) -> NoReturn:
-    """Run a program as a module, then answer calls to it until killed."""
+def answer(source: str, stream: wire.Stream) -> None:
+    """Run a program as a module, then answer calls to it as long as there are any."""
     if _load(source, stream):
         _Server(stream, sys.modules[MODULE]).run()
+
+
+def serve(source: str, stream: wire.Stream) -> NoReturn:
+    """Run a program as a module, then answer calls to it until killed."""
+    answer(source, stream)
     # The checks are through, or know that there is nothing to call. What is left is to be killed.
     while True:
         threading.Event().wait()

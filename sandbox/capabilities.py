@@ -31,12 +31,13 @@ def keep_only(kept: int) -> None:
         if capability != kept:
             libc.prctl(_PR_CAPBSET_DROP, capability)
         capability += 1
-    _set(1 << kept)
+    libc.run([_set(1 << kept)])
 
 
-def drop_all() -> None:
-    """Drop every capability of this thread; `forbid_new_privileges` keeps them from coming back."""
-    _set(0)
+def drop_all() -> libc.Prepared:
+    """A call that drops every capability of the thread that makes it; `forbid_new_privileges` keeps
+    them from coming back."""
+    return _set(0)
 
 
 def forbid_new_privileges() -> None:
@@ -52,8 +53,8 @@ def _exists(capability: int) -> bool:
     return True
 
 
-def _set(bits: int) -> None:
-    """Make ``bits`` the effective and permitted sets, and the inheritable set empty."""
+def _set(bits: int) -> libc.Prepared:
+    """A call that makes ``bits`` the effective and permitted sets, and empties the inheritable."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     low, high = bits & 0xFFFFFFFF, bits >> 32
-    libc.call("capset", header, struct.pack("=6I", low, low, 0, high, high, 0))
+    return libc.prepare("capset", header, struct.pack("=6I", low, low, 0, high, high, 0))

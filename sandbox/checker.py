@@ -26,6 +26,7 @@ from sandbox.examination import Outcome
 
 FILE_NAME: Final = "checks.py"
 _MAX_DETAIL: Final = 2000
+_MAX_MESSAGE: Final = 600
 _TOLD: Final = "told_by_the_program"  # the attribute of an error that was raised there
 _MAX_SHOWN_BITS: Final = 1000
 OUT_OF_PROTOCOL: Final = "the program answered out of protocol"
@@ -111,9 +112,15 @@ def _outcome(
     if isinstance(error, NameError) and error.name in missing:
         return Outcome.UNDEFINED, f"the program does not define {error.name}", None
     if isinstance(error, AssertionError):
-        return Outcome.FAILED, f"{at}{program.last_answer()}", None
+        return Outcome.FAILED, f"{_message(error)}{at}{program.last_answer()}", None
     said = "".join(traceback.format_exception_only(error)).strip()
     return Outcome.RAISED, f"{said} in the checks; {at}{program.last_answer()}", None
+
+
+def _message(error: AssertionError) -> str:
+    """What the checks say of it themselves."""
+    said = error.args[0] if error.args else None
+    return f"{said[:_MAX_MESSAGE]}; " if type(said) is str else ""
 
 
 def where(error: BaseException, source: str) -> str:

@@ -21,13 +21,24 @@ promises these are weaker:
   interpreter must be one that everybody may read.
 """
 
+import functools
 import os
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from sandbox import capabilities, landlock, namespaces, rlimits, rootfs, seccomp, shown, syscalls
+from sandbox import (
+    capabilities,
+    landlock,
+    libc,
+    namespaces,
+    rlimits,
+    rootfs,
+    seccomp,
+    shown,
+    syscalls,
+)
 from sandbox.errors import SandboxUnavailable
 from sandbox.limits import Limits
 from sandbox.plan import Plan
@@ -36,6 +47,7 @@ from sandbox.tier import Tier
 CONTROL: Final = 0  # the descriptor through which the harness speaks to the room
 _PROC: Final = 1  # the host's /proc, until the room has no more use for it
 _SCORE: Final = 3  # how soon the kernel picks the zygote where memory runs out
+_THIS: Final = 4  # the zygote, as a pidfd
 
 # Between all that runs on the machine and a sample, which goes first.
 _ZYGOTES_SCORE: Final = 900
@@ -73,33 +85,59 @@ def contain_room(plan: Plan, on_held: Callable[[str], None]) -> None:
             on_held(step.name)
 
 
-def fork_sample(plan: Plan) -> int:
-    """Fork; the child is to be contained by `contain_sample`. Returns as os.fork() does.
+def fork_sample(plan: Plan, fork: Callable[[], int]) -> int:
+    """Fork; the child is to be contained by `contain_sample`. Returns as ``fork`` does.
 
     Where there are namespaces, the child is the init of a process namespace of its own, so that
     killing it takes along all that it started. Where there are none, it dies with its parent.
     """
-    zygote = os.getpid()
-    own_score = os.pread(_SCORE, 8, 0)
+    zygote, own_score, entering = _before_forks(plan.tier)
     os.pwrite(_SCORE, b"%d" % _SAMPLES_SCORE, 0)  # a child takes after its parent
     pid = None
     try:
-        apart = plan.tier is not Tier.RESTRICTED
-        pid = namespaces.fork_into_pid_namespace() if apart else os.fork()
+        libc.run(entering)
+        pid = fork()
     finally:
         if pid != 0:
             os.pwrite(_SCORE, own_score, 0)
     if pid == 0:
-        os.close(_SCORE)
-        if not apart:
+        os.closerange(_SCORE, _THIS + 1)
+        if not entering:
             namespaces.die_with(zygote)
     return pid
 
 
-def contain_sample(plan: Plan, limits: Limits) -> None:
-    """What a forked sample gives up beyond what its room never had."""
-    for step in SAMPLE_STEPS[plan.tier]:
-        step(plan, limits)
+@functools.cache
+def _before_forks(tier: Tier) -> tuple[int, bytes, tuple[libc.Prepared, ...]]:
+    """What stays the same from fork to fork: own number, own score, and calls to make before."""
+    entering = () if tier is Tier.RESTRICTED else namespaces.entering_pid_namespaces(_THIS)
+    return os.getpid(), os.pread(_SCORE, 8, 0), entering
+
+
+def sample_steps(plan: Plan, limits: Limits) -> tuple[libc.Prepared, ...]:
+    """What a forked sample is to give up beyond what its room never had; for `contain_sample`.
+
+    It is prepared by who forks: all that a child does itself costs it copies of pages.
+    """
+    steps = [libc.prepare("setsid")]  # or kill(0, 9) would reach the zygote
+    is_restricted = plan.tier is Tier.RESTRICTED
+    steps += rlimits.sample_limits(limits, shares_processes=is_restricted)
+    if not is_restricted:
+        machine, processes = syscalls.architecture(), plan.profile.processes
+        steps.append(capabilities.drop_all())
+        steps.append(seccomp.installing(seccomp.sample_filter(machine, processes=processes)))
+    return tuple(steps)
+
+
+def contain_sample(plan: Plan, steps: tuple[libc.Prepared, ...]) -> None:
+    """Contain this process, which was just forked.
+
+    Raises:
+        OSError: a step cannot hold.
+    """
+    libc.run(steps)
+    if plan.tier is Tier.RESTRICTED:
+        seccomp.install(seccomp.restricted_filter(syscalls.architecture(), os.getpid()))
 
 
 def _leave_descriptors(plan: Plan) -> None:
@@ -166,6 +204,7 @@ def _close_up() -> None:
     """Keep nobody else's hands on this process, and one of its own on what is asked for later."""
     score = os.open("self/oom_score_adj", os.O_RDWR, dir_fd=_PROC)
     os.dup2(score, _SCORE)
+    os.dup2(os.pidfd_open(os.getpid()), _THIS)
     namespaces.forbid_tracing()
     namespaces.die_with_parent()  # a change of user ends what was said of that before
 
@@ -175,12 +214,12 @@ def _let_go_of_the_host(plan: Plan) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
-    os.closerange(_SCORE + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(_THIS + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _give_up_capabilities(plan: Plan) -> None:
     if plan.tier is Tier.RESTRICTED:
-        capabilities.drop_all()
+        libc.run([capabilities.drop_all()])
     else:
         capabilities.keep_only(capabilities.CAP_SYS_ADMIN)  # over nothing but pid namespaces
     capabilities.forbid_new_privileges()
@@ -234,31 +273,4 @@ ROOM_STEPS: Final = {
         Step("resource limits", _limit_resources),
         Step("system call filter", _filter_syscalls),
     ),
-}
-
-
-def _leave_session(plan: Plan, limits: Limits) -> None:
-    os.setsid()  # or kill(0, 9) would reach the zygote
-
-
-def _limit_sample(plan: Plan, limits: Limits) -> None:
-    rlimits.limit_sample(limits, shares_processes=plan.tier is Tier.RESTRICTED)
-
-
-def _drop_capabilities(plan: Plan, limits: Limits) -> None:
-    capabilities.drop_all()
-
-
-def _filter_sample(plan: Plan, limits: Limits) -> None:
-    machine = syscalls.architecture()
-    seccomp.install(seccomp.sample_filter(machine, processes=plan.profile.processes))
-
-
-def _filter_restricted_sample(plan: Plan, limits: Limits) -> None:
-    seccomp.install(seccomp.restricted_filter(syscalls.architecture(), os.getpid()))
-
-
-SAMPLE_STEPS: Final[dict[Tier, tuple[Callable[[Plan, Limits], None], ...]]] = {
-    Tier.FULL: (_leave_session, _limit_sample, _drop_capabilities, _filter_sample),
-    Tier.RESTRICTED: (_leave_session, _limit_sample, _filter_restricted_sample),
 }

@@ -7,7 +7,6 @@ and another takes its place.
 
 import builtins
 import contextlib
-import json
 import os
 import random
 import signal
@@ -76,8 +75,8 @@ def _checks(
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        given = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        known[number] = given["source"], tuple(given["names"])
+        source, names = wire.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        known[number] = source, tuple(names)
     return known[number]
 
 

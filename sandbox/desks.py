@@ -208,7 +208,7 @@ class Desk:
         order = {"do": what, "order": self._order, "checks": known.number, "cpu_s": cpu_s}
         source = None
         if known.number not in self._told:
-            source = scratch.orders(source=known.checks.source, names=known.checks.names)
+            source = scratch.orders(known.checks.source, known.checks.names)
             descriptors = {**descriptors, "source": source.descriptor}
         try:
             messages.send(self.control, order, descriptors)

@@ -174,12 +174,12 @@ class RunJob(Job[Execution]):
         program = self.program
         self._output, self._note = self._own(Output(self.limits)), self._own(Note())
         self._stdout = self._own(Output(self.limits)) if program.keeps_output else None
-        files = {
-            name: base64.b64encode(content).decode("ascii")
+        files = [
+            [name, base64.b64encode(content).decode("ascii")]
             for name, content in program.files.items()
-        }
+        ]
         shared = self._share(
-            orders=orders(source=program.source, files=files, argv=program.argv),
+            orders=orders(program.source, files, program.argv),
             stdin=Scratch.holding("stdin", program.stdin) if program.stdin else None,
             output=self._output,
             stdout=self._stdout,
@@ -215,7 +215,7 @@ class BesideJob(Job[Examination]):
     def begin(self, place: Place) -> None:
         self._output, self._note = self._own(Output(self.limits)), self._own(Note())
         checks = self.checks
-        task = orders(source=self.source, checks=checks.source, names=checks.names)
+        task = orders(self.source, checks.source, checks.names)
         shared = self._share(orders=task, output=self._output, note=self._note)
         place.room.start(self.number, "beside", self.limits, shared)
 
@@ -281,7 +281,7 @@ class ExamineJob(Job[Examination]):
         self._output = self._own(Output(self.limits))
         self._given = self._own(Scratch.holding("requests", requests))
         shared = self._share(
-            orders=orders(source=self.source),
+            orders=orders(self.source),
             output=self._output,
             requests=self._given,
             answers=self._answers,
@@ -293,7 +293,7 @@ class ExamineJob(Job[Examination]):
         self._phase = "live"
         self._report = None  # if it was run before, that does not count
         self._output = self._own(Output(self.limits))
-        shared = self._share(orders=orders(source=self.source), output=self._output)
+        shared = self._share(orders=orders(self.source), output=self._output)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             descriptors = {"stream": ours.fileno()}
@@ -435,7 +435,7 @@ class CallJob(Job[Answer]):
         requests += wire.frame(["call", 0, self.encoded_arguments(), places, []])
         self._output, self._answers = self._own(Output(self.limits)), self._own(scratch.answers())
         shared = self._share(
-            orders=orders(source=self.source),
+            orders=orders(self.source),
             output=self._output,
             requests=Scratch.holding("requests", requests),
             answers=self._answers,

@@ -1,6 +1,6 @@
 """What one program may use."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 MIB = 1 << 20
@@ -60,7 +60,7 @@ class Limits:
         return min(10 * self.cpu_s, _MAX_S) if self.wall_s is None else self.wall_s
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 def _is_whole(value: object) -> bool:

@@ -1,18 +1,15 @@
 """What harness, zygotes and desks say to each other: JSON with named descriptors, in packets."""
 
-import contextlib
 import json
 import os
 import socket
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 _MAX_BYTES: Final = 1 << 16
 _MAX_DESCRIPTORS: Final = 8
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """``descriptors`` are the receiver's own, to be closed by it."""
 
     content: dict[str, Any]
@@ -20,8 +17,7 @@ class Message:
 
     def close(self) -> None:
         for descriptor in self.descriptors.values():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+            os.closerange(descriptor, descriptor + 1)  # no error if it is closed already
 
 
 def send(

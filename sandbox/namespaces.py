@@ -100,17 +100,14 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def fork_into_pid_namespace() -> int:
-    """Fork; the child is the init of a pid namespace of its own. Returns as os.fork() does.
+def entering_pid_namespaces(this: int) -> tuple[libc.Prepared, ...]:
+    """Calls after which the next child is the init of a pid namespace of its own.
 
-    Killing an init takes everything in its namespace with it.
+    Killing an init takes everything in its namespace with it. ``this`` is a pidfd of this process:
+    a second namespace can only be asked for from one's own, so it steps back into that first.
     """
-    # A second namespace can only be asked for from one's own, so step back into that first.
-    here = os.pidfd_open(os.getpid())
-    libc.call("setns", here, libc.CLONE_NEWPID)
-    os.close(here)
-    libc.call("unshare", libc.CLONE_NEWPID)
-    return os.fork()
+    flags = libc.CLONE_NEWPID
+    return libc.prepare("setns", this, flags), libc.prepare("unshare", flags)
 
 
 def _enter_user_namespace(others: int, proc: int) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import struct
 from typing import Final
 
+from sandbox import libc
 from sandbox.limits import MIB, Limits
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
@@ -29,8 +31,8 @@ def limit_room(limits: Limits) -> None:
     _limit(resource.RLIMIT_FSIZE, limits.tmp_bytes)
 
 
-def limit_sample(limits: Limits, *, shares_processes: bool = False) -> None:
-    """Limits of one program.
+def sample_limits(limits: Limits, *, shares_processes: bool = False) -> list[libc.Prepared]:
+    """Calls that limit one program, made by who shares the limits of this process.
 
     The zygote ends it at ``cpu_s``. The kernel's limit, in whole seconds, stands behind that for
     programs that use many processors at once.
@@ -38,20 +40,28 @@ def limit_sample(limits: Limits, *, shares_processes: bool = False) -> None:
     Where a sample ``shares_processes`` with all else that the user runs, they cannot be counted
     apart: then it may use half of what the user may, so that the user is never locked out.
     """
-    _limit(resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1)
-    if shares_processes:
-        allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-        if allowed != resource.RLIM_INFINITY:
-            _limit(resource.RLIMIT_NPROC, allowed // 2)
-    else:
-        _limit(resource.RLIMIT_NPROC, limits.max_processes + _SPARE_PROCESSES)
-    _limit(resource.RLIMIT_NOFILE, limits.max_open_files)
-    _limit(resource.RLIMIT_AS, limits.memory_bytes)
+    wanted = {
+        resource.RLIMIT_CPU: math.ceil(limits.cpu_s) + 1,
+        resource.RLIMIT_NOFILE: limits.max_open_files,
+        resource.RLIMIT_AS: limits.memory_bytes,
+    }
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if not shares_processes:
+        wanted[resource.RLIMIT_NPROC] = limits.max_processes + _SPARE_PROCESSES
+    elif allowed != resource.RLIM_INFINITY:
+        wanted[resource.RLIMIT_NPROC] = allowed // 2
+    return [
+        libc.prepare("setrlimit", kind, struct.pack("@2N", *_both(kind, value)))
+        for kind, value in wanted.items()
+    ]
 
 
 def _limit(kind: int, value: int) -> None:
     """Set both limits, or keep the hard one where it is lower already."""
+    resource.setrlimit(kind, _both(kind, value))
+
+
+def _both(kind: int, value: int) -> tuple[int, int]:
     _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    least = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    return least, least

@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any, Final
 
+from sandbox import wire
 from sandbox.limits import Limits
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
@@ -46,7 +47,7 @@ class Scratch:
         return os.fstat(self.descriptor).st_size
 
     def read(self, start: int, end: int) -> bytes:
-        return os.pread(self.descriptor, max(0, end - start), start)
+        return os.pread(self.descriptor, end - start, start) if end > start else b""
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -60,13 +61,14 @@ class Output(Scratch):
 
     def __init__(self, limits: Limits) -> None:
         # A write that would cross the end is refused, whole or from some page on: hence the spare.
-        super().__init__("output", limits.output_bytes + _SPARE_BYTES)
         self._limit = limits.output_bytes
+        self._most = limits.output_bytes + _SPARE_BYTES
+        super().__init__("output", self._most)
 
     @property
     def end(self) -> int:
         """How much was written, as far as the sample left the position alone."""
-        return min(max(0, os.lseek(self.descriptor, 0, os.SEEK_CUR)), self.size)
+        return min(max(0, os.lseek(self.descriptor, 0, os.SEEK_CUR)), self._most)
 
     @property
     def is_too_much(self) -> bool:
@@ -97,9 +99,9 @@ class Note(Scratch):
         return content if isinstance(content, dict) else {}
 
 
-def orders(**content: Any) -> Scratch:
-    """What a sample is to run."""
-    return Scratch.holding("orders", json.dumps(content).encode("ascii"))
+def orders(*content: wire.Json) -> Scratch:
+    """What a sample is to run, or a desk to check."""
+    return Scratch.holding("orders", wire.dump(content))
 
 
 def answers() -> Scratch:

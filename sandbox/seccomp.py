@@ -28,6 +28,12 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")  # code, jump if true, jump if fals
 _SECCOMP_SET_MODE_FILTER: Final = 1
 
 
+class _Program(ctypes.Structure):
+    """struct sock_fprog: how many instructions, and where."""
+
+    _fields_ = (("count", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
 @functools.cache
 def room_filter(machine: str, *, processes: bool = False) -> bytes:
     """Filter that allows what honest programs and the zygote need, and refuses everything else."""
@@ -51,18 +57,21 @@ def restricted_filter(machine: str, pid: int) -> bytes:
     return bytes(patched)
 
 
+def installing(program: bytes) -> libc.Prepared:
+    """A call that puts a filter on the process that makes it and its children to come, for good."""
+    filter_ = _Program(len(program) // _INSTRUCTION.size, program)
+    number = syscalls.number("seccomp")
+    return libc.prepare("syscall", number, _SECCOMP_SET_MODE_FILTER, 0, filter_)
+
+
 def install(program: bytes) -> None:
     """Put a filter on this process and its children to come, for good.
 
     Raises:
         SandboxUnavailable: the kernel takes no filters.
     """
-    number = syscalls.number("seccomp")
-    instructions = ctypes.create_string_buffer(program, len(program))
-    # struct sock_fprog: the count, padded to a pointer's alignment, then the address.
-    header = struct.pack("@HP", len(program) // _INSTRUCTION.size, ctypes.addressof(instructions))
     try:
-        libc.call("syscall", number, _SECCOMP_SET_MODE_FILTER, 0, header)
+        libc.run([installing(program)])
     except OSError as refusal:
         raise SandboxUnavailable(
             f"the kernel takes no system call filter ({refusal})",

@@ -30,6 +30,8 @@ _SHORT_INT: Final = 1 << 53
 _FEW: Final = 64
 _MAX_FRACTION_BITS: Final = 1 << 15
 
+_READ_AHEAD_BYTES: Final = 1 << 13
+
 _HEADER: Final = struct.Struct("!I")
 # In place of a frame's header: the program answered no further, though it was asked more.
 CUT: Final = _HEADER.pack(0xFFFFFFFF)
@@ -63,12 +65,16 @@ class Files:
     def __init__(self, source: int, sink: int) -> None:
         self._source, self._sink = source, sink
         self._read = self._written = 0
+        self._ahead = b""
         largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         size = os.fstat(sink).st_size
         self._room = (size if largest < 0 else min(size, largest)) - len(CUT)
 
     def recv(self, size: int) -> bytes:
-        part = os.pread(self._source, size, self._read)
+        if len(self._ahead) < size:
+            end = self._read + len(self._ahead)
+            self._ahead += os.pread(self._source, max(size, _READ_AHEAD_BYTES), end)
+        part, self._ahead = self._ahead[:size], self._ahead[size:]
         self._read += len(part)
         return part
 
@@ -94,7 +100,7 @@ def frame(message: Json) -> bytes:
     Raises:
         Unsendable: it is larger than MAX_FRAME_BYTES.
     """
-    body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    body = dump(message)
     if len(body) > MAX_FRAME_BYTES:
         raise Unsendable(f"larger than {MAX_FRAME_BYTES >> 20} MB as data")
     return _HEADER.pack(len(body)) + body
@@ -130,20 +136,33 @@ def receive(stream: Stream) -> Json | None:
     return None if body is None else parse(body)
 
 
+def dump(message: Json) -> bytes:
+    """A message without its frame."""
+    return _ENCODER.encode(message).encode("ascii")
+
+
 def parse(body: bytes) -> Json:
-    """Read JSON as `send` writes it: ASCII, no objects, no NaN.
+    """Read JSON as `dump` writes it: ASCII, no objects, no NaN.
 
     Raises:
         ProtocolError: it is anything else.
     """
     try:
-        return json.loads(body.decode("ascii"), object_pairs_hook=_refuse, parse_constant=_refuse)
+        message, end = _DECODER.raw_decode(text := body.decode("ascii"))
+        if end != len(text):
+            raise ValueError(f"more than a message: byte {end}")
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not the protocol's JSON ({error})") from None
+    return message
 
 
 def _refuse(_: object) -> object:
     raise ValueError("objects and constants are not used")
+
+
+# Made once: json.dumps and json.loads would make them for each message.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_refuse, parse_constant=_refuse)
 
 
 def _receive_exactly(stream: Stream, size: int) -> bytes | None:
@@ -155,6 +174,8 @@ def _receive_exactly(stream: Stream, size: int) -> bytes | None:
             return None
         if not part:
             return None
+        if len(part) == size:
+            return part
         received += part
     return bytes(received)
 

@@ -7,12 +7,12 @@ run it forks desks instead (`sandbox.desk`), which the harness speaks to by itse
 """
 
 import contextlib
+import functools
 import gc
 import importlib
-import json
 import math
 import os
-import secrets
+import random
 import select
 import shutil
 import signal
@@ -21,18 +21,30 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
-from sandbox import beside, candidate, contain, desk, libc, namespaces, shown, wire
+from sandbox import (
+    beside,
+    candidate,
+    contain,
+    desk,
+    libc,
+    namespaces,
+    rehearsal,
+    shown,
+    wire,
+)
 from sandbox.errors import SandboxUnavailable
 from sandbox.limits import Limits
 from sandbox.messages import Message, receive, send
 from sandbox.plan import Plan
 from sandbox.tier import Tier
 
+_MAX_DESCRIPTORS: Final = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 0
+# What random.seed() comes to, as os.fork() has it done, without the way there.
+_reseed: Final = super(random.Random, random.seed.__self__).seed  # type: ignore[attr-defined]
 _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # How long the harness may take to say whether a sample that was waiting had to wait for others. It
 # answers between two results, so whoever uses it may be at work on one.
@@ -48,27 +60,6 @@ traceback types typing unicodedata uuid
 _WARM_FOR_CHECKS: Final = """
 collections copy datetime decimal fractions functools itertools json math random re string typing
 """.split()  # noqa: SIM905
-_WARM_PROGRAM: Final = '''
-from typing import List, Optional
-import math
-class Node:
-    def __init__(self, value: int = 0, **rest: object) -> None:
-        self.value, self.rest = value, {**rest}
-def work(numbers: List[float], limit: Optional[int] = None) -> bool:
-    """Exercise the parser, the compiler and the interpreter once."""
-    try:
-        for index, number in enumerate(numbers):
-            if index != limit and abs(number - 1.5) < 0.25 or not number % 2:
-                return any(x for x in [y ** 2 for y in numbers] if x)
-        while limit: limit -= 1
-        with open("/dev/null") as file: file.read()
-        raise ValueError(f"{numbers!r:>10} {sorted({'a': 1}.items(), key=lambda pair: pair[1])}")
-    except (ValueError, TypeError) as error:
-        return isinstance(error, ValueError)
-    finally:
-        limit = None
-assert work([1, 3], 2) and Node(1, a=2).value == 1 and math.sqrt(4) == 2.0
-'''
 # Threads of a numerical library would be there when the zygote forks, and missing in its samples.
 _ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -82,12 +73,14 @@ def main(plan_json: str) -> NoReturn:
     workspace = Path(plan.workspace or "/tmp")
     if receive(control) is None:  # that it is in its cgroup, before it forks
         os._exit(0)
-    with _or_say_why(control):
+    try:
         if plan.tier is not Tier.NONE:
             contain.contain_room(plan, lambda step: send(control, {"held": step}))
         elif plan.workspace is None:
             workspace = Path(tempfile.mkdtemp(prefix="sandbox-none-"))
         _warm_up(plan, workspace)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
+        _say_why(control, error)
     try:
         send(control, {"ready": True})
         if plan.for_checks:
@@ -102,17 +95,12 @@ def main(plan_json: str) -> NoReturn:
     os._exit(0)
 
 
-@contextlib.contextmanager
-def _or_say_why(control: socket.socket) -> Iterator[None]:
-    """Tell the harness where containment does not hold, and end this process."""
-    try:
-        yield
-    except SandboxUnavailable as unavailable:
-        send(control, {"unavailable": [unavailable.reason, unavailable.remedy]})
-        os._exit(1)
-    except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
-        send(control, {"unavailable": [f"a step of containment failed: {error}", "report this"]})
-        os._exit(1)
+def _say_why(control: socket.socket, error: Exception) -> NoReturn:
+    """Tell the harness that containment does not hold, and end this process."""
+    if not isinstance(error, SandboxUnavailable):
+        error = SandboxUnavailable(f"a step of containment failed: {error}", "report this")
+    send(control, {"unavailable": [error.reason, error.remedy]})
+    os._exit(1)
 
 
 def _warm_up(plan: Plan, workspace: Path) -> None:
@@ -130,8 +118,9 @@ def _warm_up(plan: Plan, workspace: Path) -> None:
             importlib.import_module(name)
     _import_packages(plan)
     site.setquit()  # exit() and quit(), which -S leaves out
-    exec(compile(_WARM_PROGRAM, "warm.py", "exec"), {"__name__": "warm"})
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if not plan.for_checks:
+        rehearsal.rehearse()
     # What is imported stays; programs need not find it, nor is it there to be imported again.
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
         del sys.modules[name]
@@ -163,22 +152,36 @@ def _import_packages(plan: Plan) -> None:
 
 def _serve_samples(control: socket.socket, plan: Plan, workspace: Path) -> None:
     """Run samples until the harness is gone. ``workspace`` is the folder that they may write."""
+    contained = functools.lru_cache(maxsize=16)(functools.partial(_contained, plan))
     while (message := receive(control)) is not None:
         if "job" not in message.content:
             continue  # a stop that came after its sample's end
-        report = _run_sample(control, plan, message)
+        limits, steps = contained(**message.content["limits"])
+        report = _run_sample(control, plan, message, limits, steps)
         _empty(workspace)  # before the report: what it may cost is then charged to this job
         send(control, report)
 
 
-def _run_sample(control: socket.socket, plan: Plan, job: Message) -> dict[str, Any]:
+def _contained(plan: Plan, **limits: Any) -> tuple[Limits, tuple[libc.Prepared, ...]]:
+    """A sample's limits, and the steps to contain it."""
+    known = Limits(**limits)
+    return known, _steps(plan, known)
+
+
+def _run_sample(
+    control: socket.socket,
+    plan: Plan,
+    job: Message,
+    limits: Limits,
+    steps: tuple[libc.Prepared, ...],
+) -> dict[str, Any]:
     """Fork, wait until the sample ends or must, and say what it took."""
-    limits = Limits(**job.content["limits"])
+    places = _places(**job.descriptors)
     started_s = time.monotonic()
     pid = _fork(plan)
     if pid == 0:
-        _contain(control, plan, limits)
-        _become_sample(job.content["role"], job.descriptors)
+        _contain(control, plan, (*places.to_spare, *steps))
+        _become_sample(job.content["role"], places)
     job.close()
     # The CPU time of several processes is seen by the harness only: it is asked early.
     ask_at_s = started_s + (limits.cpu_s if plan.profile.processes else limits.wall_limit_s)
@@ -196,16 +199,26 @@ def _run_sample(control: socket.socket, plan: Plan, job: Message) -> dict[str, A
     }
 
 
+def _steps(plan: Plan, limits: Limits) -> tuple[libc.Prepared, ...]:
+    if plan.tier is Tier.NONE:
+        return (libc.prepare("setsid"),)
+    return contain.sample_steps(plan, limits)
+
+
 def _fork(plan: Plan) -> int:
-    return os.fork() if plan.tier is Tier.NONE else contain.fork_sample(plan)
+    # Packages may have asked for something to be done (os.register_at_fork).
+    fork = os.fork if plan.profile.imports else libc.fork
+    pid = fork() if plan.tier is Tier.NONE else contain.fork_sample(plan, fork)
+    if pid == 0:
+        _reseed()
+    return pid
 
 
-def _contain(control: socket.socket, plan: Plan, limits: Limits) -> None:
-    with _or_say_why(control):
-        if plan.tier is Tier.NONE:
-            os.setsid()
-        else:
-            contain.contain_sample(plan, limits)
+def _contain(control: socket.socket, plan: Plan, steps: tuple[libc.Prepared, ...]) -> None:
+    try:
+        contain.contain_sample(plan, steps)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
+        _say_why(control, error)
 
 
 def _wait(
@@ -216,7 +229,7 @@ def _wait(
     At the wall clock's limit the harness, which alone sees the machine, is asked whether the sample
     had to wait for others, and how much longer it may take for that.
     """
-    wall_end_s = ask_at_s
+    wall_end_s, cpu_left_s = ask_at_s, cpu_s
     is_asked = False
     ended = os.pidfd_open(pid)
     poll = select.poll()
@@ -225,7 +238,6 @@ def _wait(
     try:
         while True:
             wall_left_s = wall_end_s - time.monotonic()
-            cpu_left_s = cpu_s - _cpu_s(pid)
             if cpu_left_s <= 0 or (wall_left_s <= 0 and is_asked):
                 os.kill(pid, signal.SIGKILL)
                 return "cpu" if cpu_left_s <= 0 else "wall"
@@ -236,6 +248,7 @@ def _wait(
             events = dict(poll.poll(math.ceil(1000 * min(wall_left_s, cpu_left_s))))
             if ended in events:
                 return None
+            cpu_left_s = cpu_s - _cpu_s(pid)
             if not events:
                 continue
             received = receive(control)
@@ -260,25 +273,29 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _become_sample(role: str, given: dict[str, int]) -> NoReturn:
+def _become_sample(role: str, places: "_Places") -> NoReturn:
     code = 1
     try:
-        descriptors = _arrange(given)
-        orders = descriptors.pop("orders")
-        task = json.loads(os.pread(orders, os.fstat(orders).st_size, 0))
+        libc.run(places.from_spare)
+        os.closerange(places.num_taken, _MAX_DESCRIPTORS)
+        descriptors = places.numbers
+        orders = descriptors["orders"]
+        source, *more = wire.parse(os.pread(orders, os.fstat(orders).st_size, 0))
         os.close(orders)
         match role:
             case "program":
-                note, files, argv = descriptors["note"], task["files"], task["argv"]
-                code = candidate.run_program(task["source"], note, files=files, argv=argv)
+                files, argv = more
+                note = descriptors["note"]
+                code = candidate.run_program(source, note, files=dict(files), argv=argv)
             case "live":
-                candidate.serve(task["source"], socket.socket(fileno=descriptors["stream"]))
+                candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
             case "recorded":
                 calls = wire.Files(descriptors["requests"], descriptors["answers"])
-                candidate.answer_recorded(task["source"], calls)
+                candidate.answer_recorded(source, calls)
                 code = 0
             case "beside":
-                beside.run(task["source"], task["checks"], task["names"], descriptors["note"])
+                checks, names = more
+                beside.run(source, checks, names, descriptors["note"])
                 code = 0
         sys.stdout.flush()
         sys.stderr.flush()
@@ -286,29 +303,45 @@ def _become_sample(role: str, given: dict[str, int]) -> NoReturn:
         os._exit(code)
 
 
-def _arrange(given: dict[str, int]) -> dict[str, int]:
-    """Standard streams first, then the others; nothing else stays open. Their new numbers.
+class _Places(NamedTuple):
+    """How a sample's descriptors get to where it expects them: by way of numbers that nothing has,
+    since a place may be where another one comes from."""
+
+    to_spare: tuple[libc.Prepared, ...]
+    from_spare: tuple[libc.Prepared, ...]
+    numbers: dict[str, int]
+    num_taken: int
+
+
+@functools.lru_cache(maxsize=64)
+def _places(**given: int) -> _Places:
+    """Standard streams first, then the others; nothing else is to stay open.
 
     Standard input is empty and standard output goes where standard error does, unless given.
     """
-    stdin = given.get("stdin")
-    if stdin is None:
-        stdin = os.open(os.devnull, os.O_RDONLY)
     rest = [name for name in given if name not in ("stdin", "stdout", "output")]
-    wanted = [stdin, given.get("stdout", given["output"]), given["output"]]
-    wanted += [given[name] for name in rest]
-    # By way of numbers that none of them has yet: a target may be another one's source.
-    high = [os.dup(descriptor) for descriptor in wanted]
-    for target, source in enumerate(high):
-        os.dup2(source, target)
-    os.closerange(len(wanted), os.sysconf("SC_OPEN_MAX"))
-    return {name: number for number, name in enumerate(rest, 3)}
+    sources = [given.get("stdin"), given.get("stdout", given["output"]), given["output"]]
+    sources += [given[name] for name in rest]
+    spare = max(given.values()) + 1
+    to_spare, from_spare = [], []
+    for place, source in enumerate(sources):
+        if source is None:
+            # Opened anew each time: who has it may change its flags. It gets the lowest number.
+            from_spare += [
+                libc.prepare("close", place),
+                libc.prepare("open", os.devnull.encode(), os.O_RDONLY),
+            ]
+        else:
+            to_spare.append(libc.prepare("dup2", source, spare + place))
+            from_spare.append(libc.prepare("dup2", spare + place, place))
+    numbers = {name: number for number, name in enumerate(rest, 3)}
+    return _Places(tuple(to_spare), tuple(from_spare), numbers, len(sources))
 
 
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
     """Fork desks and see them to their ends, until the harness is gone."""
     # A desk goes on from one program's checks to the next, and keeps their time itself.
-    unhurried = replace(plan.limits, cpu_s=1e6)
+    steps = _steps(plan, replace(plan.limits, cpu_s=1e6))
     numbers: dict[int, tuple[int, int]] = {}  # desk's number and process by its descriptor
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -327,7 +360,7 @@ def _serve_desks(control: socket.socket, plan: Plan) -> None:
             if "desk" in message.content:
                 pid = _fork(plan)
                 if pid == 0:
-                    _become_desk(control, plan, unhurried, message.descriptors["desk"])
+                    _become_desk(control, plan, steps, message.descriptors["desk"])
                 message.close()
                 descriptor = os.pidfd_open(pid)
                 poll.register(descriptor, select.POLLIN)
@@ -337,7 +370,9 @@ def _serve_desks(control: socket.socket, plan: Plan) -> None:
                     os.kill(pid, signal.SIGKILL)
 
 
-def _become_desk(control: socket.socket, plan: Plan, limits: Limits, descriptor: int) -> NoReturn:
+def _become_desk(
+    control: socket.socket, plan: Plan, steps: tuple[libc.Prepared, ...], descriptor: int
+) -> NoReturn:
     """The desk is a child of its namespace's init, for no timer's signal ends an init."""
     code = 1
     try:
@@ -346,7 +381,7 @@ def _become_desk(control: socket.socket, plan: Plan, limits: Limits, descriptor:
             code = desk.exit_code(os.waitpid(pid, 0)[1])
         else:
             namespaces.die_with_parent()
-            _contain(control, plan, limits)
+            _contain(control, plan, steps)
             null = os.open(os.devnull, os.O_RDWR)
             high = os.dup(descriptor)
             for number in range(_DESKS_CONTROL):
@@ -359,21 +394,26 @@ def _become_desk(control: socket.socket, plan: Plan, limits: Limits, descriptor:
 
 
 def _empty(workspace: Path) -> None:
-    """Leave nothing for the next sample, or end with an error: the worker is replaced then.
+    """Leave nothing for the next sample, or end with an error: the worker is replaced then."""
+    os.chmod(workspace, 0o700)  # noqa: PTH101 - a path costs more than all the rest
+    with os.scandir(workspace) as entries:
+        is_empty = next(entries, None) is None
+    if not is_empty:
+        _remove_all(workspace)
+    os.utime(workspace, (0, 0))
 
-    Folders are brought to the top before they are emptied: nested as deep as a sample may nest
-    them, they are beyond recursion, open descriptors and the length of a path.
-    """
-    workspace.chmod(0o700)
+
+def _remove_all(workspace: Path) -> None:
+    """Empty a folder. Those in it are brought to its top before they are emptied: nested as deep as
+    a sample may nest them, they are beyond recursion, open descriptors and the length of a path."""
     folders = [workspace]
     for folder in folders:
         for entry in [*os.scandir(folder)]:
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
                 path.chmod(0o700)
-                folders.append(path.rename(workspace / secrets.token_hex(16)))
+                folders.append(path.rename(workspace / os.urandom(16).hex()))
             else:
                 path.unlink()
         if folder is not workspace:
             folder.rmdir()
-    os.utime(workspace, (0, 0))

@@ -7,12 +7,17 @@ import keyword
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from mtp_code.decoding.requests import Request
+from mtp_code.model.layers import Attending
 from mtp_code.model.mtp import MTPModel
 
 
@@ -26,6 +31,110 @@ def decode_without_cache(model: MTPModel, request: Request) -> list[int]:
             break
         tokens.append(token)
     return tokens[len(request.prompt) :]
+
+
+@torch.no_grad()
+def bits_token_by_token(model: MTPModel, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    """Reads everything again for every token; beyond the context, what its window has before it."""
+    tokens, context = [*prompt, *answer], model.config.context
+    half = -(-context // 2)
+    bits = 0.0
+    for place in range(len(prompt), len(tokens)):
+        begins = 0
+        if place > context:
+            first = max(len(prompt), context + 1)  # that any later window predicts
+            ends = min(first + half * ((place - first) // half + 1), len(tokens))
+            begins = ends - context - 1
+            assert place - begins >= context / 2
+        logits_V = model(torch.tensor([tokens[begins:place]]))[0, 0, -1]
+        bits -= logits_V.double().log_softmax(-1)[tokens[place]].item() / math.log(2)
+    return bits
+
+
+def states_of_all_heads(
+    model: MTPModel, tokens_BS: Tensor, hidden_BTD: Tensor, attending: Attending
+) -> list[Tensor]:
+    """Each offset's states, architecture by architecture as its paper says it, in one graph."""
+    heads, config = model.mtp_heads, model.config
+    numbers = range(config.num_mtp_heads)
+    first, length = config.num_trunk_layers, hidden_BTD.shape[1]
+    match config.heads:
+        case "parallel":
+            return [heads.layers[k](hidden_BTD, attending, first + k) for k in numbers]
+        case "causal" | "anticausal":
+            states, below_BTD = {}, hidden_BTD
+            for k in numbers if config.heads == "causal" else reversed(numbers):
+                states[k] = below_BTD = heads.layers[k](below_BTD, attending, first + k)
+            return [states[k] for k in numbers]
+        case "linear":
+            return [
+                hidden_BTD,
+                *(hidden_BTD + F.silu(hidden_BTD @ p.weight.T) for p in heads.projections),
+            ]
+        case "sequential":
+            chain = [hidden_BTD]
+            for depth, module in enumerate(heads.layers, 1):
+                ahead_BTD = model.trunk.embedding(tokens_BS[:, depth : depth + length])
+                normed = [module.states_norm(chain[-1]), module.token_norm(ahead_BTD)]
+                projected = torch.cat(normed, dim=-1) @ module.project.weight.T
+                chain.append(module.block(projected, attending, first + depth - 1))
+            return chain
+
+
+def naive_backward(
+    model: MTPModel,
+    tokens_BS: Tensor,
+    documents_BS: Tensor,
+    mask_documents: bool,
+    weights: tuple[float, ...],
+    distillation: float = 0.0,
+    token_order: tuple[float, int] | None = None,
+) -> dict[str, Any]:
+    """All heads' logits at once, mean losses summed, one backward.
+
+    Args:
+        token_order: weight and window.
+    """
+    num_positions = tokens_BS.shape[1] - model.num_mtp_heads
+    documents_BT = documents_BS[:, :num_positions]
+    attending = model.trunk.attend(documents_BT, documents_BT if mask_documents else None)
+    hidden_BTD = model.trunk(tokens_BS[:, :num_positions], attending)
+    states = states_of_all_heads(model, tokens_BS, hidden_BTD, attending)
+    total, by_offset, divergences = hidden_BTD.new_zeros(()), [], []
+    logits = [model.unembedding_for(k)(model.norm(one)) for k, one in enumerate(states, 1)]
+    for offset, weight in enumerate(weights, 1):
+        losses, divergence = [], []
+        for row, t in itertools.product(range(len(tokens_BS)), range(num_positions)):
+            if documents_BS[row, t] == documents_BS[row, t + offset] >= 0:
+                label = tokens_BS[row, t + offset]
+                log_probs_V = logits[offset - 1][row, t].log_softmax(-1)
+                losses.append(-log_probs_V[label])
+                if t + offset - 1 < num_positions:
+                    teacher_V = logits[0][row, t + offset - 1].detach().log_softmax(-1)
+                    divergence.append((teacher_V.exp() * (teacher_V - log_probs_V)).sum())
+        by_offset.append(torch.stack(losses).mean())
+        divergences.append(torch.stack(divergence).sum() / len(losses))
+        total = total + weight * (by_offset[-1] + distillation * divergences[-1])
+    figures = {"loss_by_offset": by_offset, "distillation_by_offset": divergences}
+    if token_order is not None:
+        normed_BTD = model.norm(states[0])
+        ranking = []
+        for row, t in itertools.product(range(len(tokens_BS)), range(num_positions)):
+            scores: dict[int, float] = {}
+            for distance in range(1, token_order[1] + 1):
+                ahead = t + distance
+                if ahead < tokens_BS.shape[1] and (
+                    documents_BS[row, t] == documents_BS[row, ahead] >= 0
+                ):
+                    scores.setdefault(int(tokens_BS[row, ahead]), -distance)
+            if scores:
+                log_probs_V = model.token_order_unembedding(normed_BTD[row, t]).log_softmax(-1)
+                shares = torch.tensor(list(scores.values()), dtype=log_probs_V.dtype).softmax(-1)
+                ranking.append(-(shares * log_probs_V[list(scores)]).sum())
+        figures["token_order"] = torch.stack(ranking).mean()
+        total = total + token_order[0] * figures["token_order"]
+    total.backward()
+    return {"loss": total.detach(), **figures}
 
 
 def exact_pass_at_k(num_samples: int, num_passed: int, k: int) -> Fraction:

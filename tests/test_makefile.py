@@ -25,7 +25,7 @@ case "$1" in
     f=$d/scores.json ;;
   bench)
     f=$3/decode-$(W=--benchmark value "$@").json
-    [ "$2" = sandbox ] && f=$(W=--out value "$@") ;;
+    [ "$2" != decode ] && f=$(W=--out value "$@") ;;
   report) f=$(W=--out value "$@") ;;
   gate) exit $(cat gate-status 2>/dev/null || echo 0) ;;
 esac
@@ -150,6 +150,11 @@ def test_the_sandbox_is_measured_with_what_is_asked_for(checkout):
     assert make(checkout, "fuzz-sandbox") == []
 
 
+def test_the_judge_is_measured_with_what_is_asked_for(checkout):
+    (measured,) = make(checkout, "bench-judge", "EVALPLUS_PYTHON=peers/python")
+    assert measured == "bench judge --out report/judge.json --evalplus-python peers/python"
+
+
 def test_a_benchmark_whose_data_cannot_be_had_is_left_out_but_other_failures_stop(checkout):
     calls = make(checkout)
     assert next(call for call in calls if "mbpp" in call).endswith("--if-available")
@@ -157,15 +162,15 @@ def test_a_benchmark_whose_data_cannot_be_had_is_left_out_but_other_failures_sto
     make(checkout, "eval-humaneval", "SEED=1", status=2)
 
 
-def test_the_regression_check_judges_the_references_too(checkout):
+def test_the_regression_check_judges_anew(checkout):
     calls = make(checkout, "ci-regression", "TOLERANCE=0.1")
-    assert kinds(calls)[-4:] == ["references", "judge", "score", "gate"]
+    assert kinds(calls)[-3:] == ["judge", "score", "gate"]
     gate = calls[-1]
     assert gate.startswith("gate runs/tiny/eval/micro/scores.json")
     assert "--baseline evals/baselines/micro-tiny.json --tolerance 0.1" in gate
-    assert "--references runs/tiny/eval/micro/references/verdicts.jsonl" in calls[-2]
+    assert calls[-3] == "judge runs/tiny/eval/micro/samples.jsonl --benchmark micro --no-cache"
     # Again, though nothing is trained or drawn: the machine may have changed.
-    assert kinds(make(checkout, "ci-regression")) == ["references", "judge", "score", "gate"]
+    assert kinds(make(checkout, "ci-regression")) == ["judge", "score", "gate"]
 
 
 @pytest.mark.parametrize(

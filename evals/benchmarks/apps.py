@@ -20,7 +20,7 @@ from evals.benchmarks.sources import rows_from_url
 from evals.errors import RecordError
 from evals.oracles.shipping import function_of
 from evals.oracles.values import encode
-from evals.prompts import APPS, CHAT
+from evals.prompts import APPS, CHAT, CHAT_PLAIN
 from evals.records import Question, StdinCase, Task
 
 LEVELS: Final = ("introductory", "interview", "competition")
@@ -82,7 +82,7 @@ def load(level: str) -> Benchmark:
     source, rows = rows_from_url(name, "apps-test", URL, partial(_is_of_level, level))
     if not rows:
         raise RecordError(f"{source}: holds no problem with tests of difficulty {level}")
-    return make_benchmark(name, rows, AppsRow, (APPS, CHAT), source, DEFAULT_LIMITS)
+    return make_benchmark(name, rows, AppsRow, (APPS, CHAT, CHAT_PLAIN), source, DEFAULT_LIMITS)
 
 
 def _is_of_level(level: str, row: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from evals.errors import RecordError
 from evals.program import humaneval_checks, mbpp_checks
 from evals.prompts import (
     CHAT,
+    CHAT_PLAIN,
     HUMANEVAL_RAW,
     HUMANEVAL_STRIPPED,
     MBPP_3_SHOT,
@@ -132,7 +133,7 @@ def humaneval_benchmark(
     Raises:
         RecordError: a row is not of that format; told as a line of `source`.
     """
-    formats = (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT)
+    formats = (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT, CHAT_PLAIN)
     return make_benchmark(name, rows, HumanEvalRow, formats, source or name, limits)
 
 
@@ -150,7 +151,7 @@ def mbpp_benchmark(
     """
     source = source or name
     shown = [validated(MbppRow, row, f"{source}, examples").task() for row in examples]
-    formats = (MBPP_DOCSTRING, *([MBPP_3_SHOT] if shown else []), CHAT)
+    formats = (MBPP_DOCSTRING, *([MBPP_3_SHOT] if shown else []), CHAT, CHAT_PLAIN)
     return make_benchmark(
         name,
         rows,

@@ -18,7 +18,7 @@ from evals.benchmarks.sources import rows_from_url
 from evals.errors import RecordError
 from evals.oracles.shipping import ANSWERS
 from evals.oracles.values import encode
-from evals.prompts import CHAT, HUMANEVAL_RAW, HUMANEVAL_STRIPPED, MBPP_DOCSTRING
+from evals.prompts import CHAT, CHAT_PLAIN, HUMANEVAL_RAW, HUMANEVAL_STRIPPED, MBPP_DOCSTRING
 from evals.records import Oracle, Question, Task
 
 
@@ -242,9 +242,9 @@ def load(name: str, edition: Edition) -> Benchmark:
         f"{edition.file}.jsonl.gz",
     )
     formats = (
-        (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT)
+        (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT, CHAT_PLAIN)
         if edition.kind is HumanEvalPlusRow
-        else (MBPP_DOCSTRING, CHAT)
+        else (MBPP_DOCSTRING, CHAT, CHAT_PLAIN)
     )
     benchmark = make_benchmark(name, rows, edition.kind, formats, source, DEFAULT_LIMITS)
     if benchmark.data_sha256 != edition.data_sha256:

@@ -10,17 +10,19 @@ import marshal
 import os
 import sys
 from array import array
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-from evals.oracles.values import Digest, decode, encode, is_floats
+from evals.oracles.values import Digest, decode, encode, is_floats, plain_base
 
 Function = Callable[..., Any]
 
 _LARGE_BYTES = 4096
 _PART = 4096
 _MINUS_ZERO = array("d", [-0.0]).tobytes()
+_EXACT = {type(None), bool, int, float, str, list, tuple, dict, set, frozenset}
 
 
 class _Nowhere(io.TextIOBase):
@@ -105,6 +107,9 @@ def _feed(update: Callable[[bytes], object], values: list[Any]) -> None:
     for start in range(0, len(values), _PART):
         part = values[start : start + _PART]
         kinds = set(map(type, part))
+        if not kinds <= _EXACT:
+            part = [_plain(each) for each in part]
+            kinds = set(map(type, part))
         if kinds == {str}:
             update(b"s" + marshal.dumps(part, 0))  # as old as not to tell which are one object
         elif kinds <= {bool, int, float} and (exact := _as_floats(part)) is not None:
@@ -118,6 +123,16 @@ def _feed(update: Callable[[bytes], object], values: list[Any]) -> None:
                 _feed(update, [each])
         else:
             _feed_one(update, part[0])
+
+
+def _plain(value: Any) -> Any:
+    """What equals it and is of a plain type, as `encode` would tell it; itself if there is none."""
+    if type(value) in _EXACT:
+        return value
+    if type(value) in (OrderedDict, Counter):
+        return dict(value)
+    plain = plain_base(value)
+    return value if plain is None else plain
 
 
 def _as_floats(numbers: list[Any]) -> bytes | None:

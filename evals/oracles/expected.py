@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import lzma
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from evals.errors import InputError
-from evals.files import Progress, json_line, write_whole
+from evals.files import Progress, cache_folder, json_line, write_whole
 from evals.oracles.shipping import checks_source, source_sha256, with_record
 
 if TYPE_CHECKING:
@@ -59,15 +58,17 @@ def with_expected_outputs(
     """The benchmark with the checks of its + tasks; one that has none is returned as it is.
 
     `run` gives what each program wrote, in order; `in_pool` is such a one. It is not called where
-    `folder` (by default `default_folder()`) holds the answers of the same solutions to the same
-    inputs, asked by the same code under the same version of Python.
+    `folder` (by default one in the user's cache) holds the answers of the same solutions to the
+    same inputs, asked by the same code under the same version of Python.
 
     Raises:
         InputError: a reference solution fails.
     """
     if all(task.oracle is None for task in benchmark.tasks):
         return benchmark
-    path = (folder or default_folder()) / f"{benchmark.name}-{_key(benchmark)[:16]}.jsonl.xz"
+    path = (
+        folder or cache_folder() / "expected"
+    ) / f"{benchmark.name}-{_key(benchmark)[:16]}.jsonl.xz"
     outputs = _read(path)
     if outputs is None:
         outputs = _ask(benchmark, run, on_progress)
@@ -108,12 +109,6 @@ def in_pool(pool: Pool) -> Run:
             yield execution.stdout
 
     return run
-
-
-def default_folder() -> Path:
-    """Where answers are kept: in the folder for caches, as other programs of this user."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "mtp-code" / "expected"
 
 
 def _key(benchmark: Benchmark) -> str:

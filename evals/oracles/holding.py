@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from evals.oracles.values import Digest, decode, is_floats
+from evals.oracles.values import Digest, decode, encode, is_floats
 
 _RTOL = 1e-07  # numpy.testing.assert_allclose's
 _LEAST_ATOL = 1e-06  # of answers that are floats, where the task asks for none
@@ -43,12 +43,37 @@ def hold(
         given = decode(inputs)
         for arguments, answer, right in zip(given, found, expected):  # noqa: B905
             number += 1
-            if atol == 0 and rule != "root" and is_floats(right):
-                atol = _LEAST_ATOL
+            atol = _tolerance(rule, right, atol)
             if not _agree(rule, arguments, answer, right, atol):
                 asked = ", ".join(map(_shown, arguments))
                 wrong = f"input {number}: {name}({asked}) gave {_shown(answer)}"
                 raise AssertionError(wrong if rule == "root" else f"{wrong}, not {_shown(right)}")
+
+
+def count(
+    function: object,
+    answers: Callable[[object, str, list[int], bool], str],
+    rule: str | None,
+    atol: float,
+    chunks: list[tuple[str, str]],
+    counts: list[int],
+) -> None:
+    """Add the right answers and all answers to `counts`; each input is asked for by itself."""
+    for inputs, outputs in chunks:
+        for arguments, right in zip(decode(inputs), decode(outputs)):  # noqa: B905
+            counts[1] += 1
+            atol = _tolerance(rule, right, atol)
+            digested = [0] if type(right) is Digest else []
+            try:
+                asked = answers(function, encode([arguments]), digested, rule == "set")
+                (answer,) = decode(asked)
+            except Exception:  # noqa: BLE001 - no answer is no right one
+                continue
+            counts[0] += _agree(rule, arguments, answer, right, atol)
+
+
+def _tolerance(rule: str | None, right: Any, atol: float) -> float:
+    return _LEAST_ATOL if atol == 0 and rule != "root" and is_floats(right) else atol
 
 
 def _shown(value: object) -> str:

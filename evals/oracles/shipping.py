@@ -12,6 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+from evals.counting import COUNTS, telling
+
 # What the checks call in the program's process.
 ANSWERS: Final = "__mtp_code_answers__"
 
@@ -39,10 +41,20 @@ def checks_source(
     """Checks that hold the answers of a program with `with_answers` to what is expected."""
     return (
         f"__mtp_code_chunks__ = {chunks!r}\n"
-        f"__mtp_code_hold__ = {function_of('holding', 'hold')}\n"
-        f"__mtp_code_hold__({entry_point!r}, {entry_point}, {ANSWERS}, {rule!r}, {atol!r}, "
+        f"{_held()}({entry_point!r}, {entry_point}, {ANSWERS}, {rule!r}, {atol!r}, "
         "__mtp_code_chunks__)\n"
     )
+
+
+def counting_source(sources: list[str]) -> str:
+    """Checks that always fail, and tell how many answers are as all these checks have them."""
+    counted = f"(lambda _, *given: {function_of('holding', 'count')}(*given, {COUNTS}))"
+    text = "".join(source.replace(_held(), counted) for source in sources)
+    return f"{COUNTS} = [0, 0]\n{text}{telling(COUNTS)}\n"
+
+
+def _held() -> str:
+    return function_of("holding", "hold")
 
 
 def _line_end(program: str) -> str:

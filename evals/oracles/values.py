@@ -30,13 +30,16 @@ class Other:
 
 
 class Digest:
-    """Stands for a value too large to be sent or kept: its type and the sha256 of its content."""
+    """Stands for a value too large to be sent or kept: the sha256 of its content.
+
+    `kind`, the name of its type, is for messages: equal values may be of several.
+    """
 
     def __init__(self, parts: list[str]) -> None:
         self.kind, self.sha256 = parts
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is Digest and vars(self) == vars(other)
+        return type(other) is Digest and self.sha256 == other.sha256
 
     def __repr__(self) -> str:
         return f"<a large {self.kind}>"
@@ -94,7 +97,7 @@ def _to_json(value: Any) -> Any:
         return {"Decimal": str(value)}
     if kind.__module__ == "fractions" and kind.__name__ == "Fraction":
         return {"Fraction": [_to_json(value.numerator), _to_json(value.denominator)]}
-    plain = _plain_base(value)
+    plain = plain_base(value)
     return {"other": kind.__name__[:100]} if plain is None else _to_json(plain)
 
 
@@ -102,8 +105,10 @@ def _all_short(values: list[Any]) -> bool:
     return all(type(each) is not int or each.bit_length() < _MAX_BITS for each in values)
 
 
-def _plain_base(value: Any) -> Any:
+def plain_base(value: Any) -> Any:
     """What equals `value`, of a subclass that leaves equality alone, as a plain type; else None."""
+    if type(value).__module__ == "collections" and type(value).__name__ == "UserList":
+        return value.data  # no subclass, but equal to lists
     bases: tuple[tuple[type, Callable[[Any], Any]], ...] = (
         (tuple, tuple),
         (list, list),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from evals.records import VERDICT_NAMES, Estimate, Score
@@ -51,8 +51,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class ResultRow:
+    """`checks` tells base checks from all of them, where those are apart; else it is empty."""
+
     run: Run
     k: int
+    checks: str
     estimate: Estimate
     text: str
     detail: str
@@ -192,17 +195,25 @@ def results(runs: Sequence[Run]) -> list[BenchmarkResults]:
     for name in benchmark_names(runs):
         scores = [(run, run.results[name].score) for run in runs if name in run.results]
         rows = [
-            ResultRow(run, k, estimate, estimate_text(estimate), _result_detail(score))
+            ResultRow(run, int(k), checks, estimate, estimate_text(estimate), _result_detail(score))
             for run, score in scores
-            for k, estimate in by_k(score)
+            for checks, estimates in _by_checks(score).items()
+            for k, estimate in estimates.items()
         ]
         # Same k together, so that what is compared stands one below the other.
-        rows.sort(key=lambda row: (row.k, row.run.number))
+        rows.sort(key=lambda row: (row.k, row.checks, row.run.number))
         counts = list(dict.fromkeys(counts_of(score) for _, score in scores))
         shown.append(
             BenchmarkResults(name, "; ".join(counts), rows, _notes(name, scores[0][0], runs))
         )
     return shown
+
+
+def _by_checks(score: Score) -> dict[str, dict[str, Estimate]]:
+    """pass@k by the checks that it goes by, in EvalPlus's words, then by k."""
+    if score.base_pass_at_k is None:
+        return {"": score.pass_at_k}
+    return {"base": score.base_pass_at_k, "base + extra": score.pass_at_k}
 
 
 def _result_detail(score: Score) -> str:
@@ -293,7 +304,9 @@ def side_by_side(runs: Sequence[Run]) -> list[TableGroup]:
         TableGroup("Model", model),
         TableGroup("Training", training),
         TableGroup("Validation, last measured", validation),
-        TableGroup("Benchmarks", [_pass_row(runs, name) for name in benchmark_names(runs)]),
+        TableGroup(
+            "Benchmarks", [row for name in benchmark_names(runs) for row in _pass_rows(runs, name)]
+        ),
     ]
     return [group for group in groups if group.rows]
 
@@ -323,17 +336,20 @@ def _time_row(what: str, times_s: Sequence[float | None]) -> TableRow:
     )
 
 
-def _pass_row(runs: Sequence[Run], name: str) -> TableRow:
-    first_k = min(
-        k for run in runs if name in run.results for k, _ in by_k(run.results[name].score)
-    )
-    cells = []
-    for run in runs:
-        estimate = (
-            run.results[name].score.pass_at_k.get(str(first_k)) if name in run.results else None
+def _pass_rows(runs: Sequence[Run], name: str) -> Iterator[TableRow]:
+    """A row for each kind of checks, at the least k."""
+    scores = [run.results[name].score if name in run.results else None for run in runs]
+    first_k = min(k for score in scores if score for k, _ in by_k(score))
+    of_runs = [_by_checks(score) if score else {} for score in scores]
+    for checks in dict.fromkeys(checks for of_run in of_runs for checks in of_run):
+        estimates = [of_run.get(checks, {}).get(str(first_k)) for of_run in of_runs]
+        yield TableRow(
+            f"{name} pass@{first_k}" + (f" ({checks})" if checks else ""),
+            [
+                Cell(estimate_text(estimate), estimate.value) if estimate else NOT_MEASURED
+                for estimate in estimates
+            ],
         )
-        cells.append(Cell(estimate_text(estimate), estimate.value) if estimate else NOT_MEASURED)
-    return TableRow(f"{name} pass@{first_k}", cells)
 
 
 def verdicts(runs: Sequence[Run]) -> list[BenchmarkVerdicts]:

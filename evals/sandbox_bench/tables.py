@@ -31,7 +31,7 @@ def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _fairness(record["fairness"])
     if "soak" in record:
         yield from _soak(record["soak"])
-    yield _targets(record["targets"])
+    yield targets_table(record["targets"])
 
 
 def _throughput(throughput: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -59,10 +59,10 @@ def _throughput_cells(row: Mapping[str, Any]) -> Iterator[str]:
     note = f" ({row['note']})" if row["note"] else ""
     yield f"{row['tool']}{version}{note}"
     yield str(row["num_workers"])
-    yield _between(row["later_passes"], 0)
-    yield _between(row["first_pass"], 0)
+    yield between(row["later_passes"], 0)
+    yield between(row["first_pass"], 0)
     yield f"{row['later_passes']['cpu_ms_per_sample']:.1f}" if row["later_passes"] else "–"
-    yield _between(row["ours_is_faster"], 2, "×")
+    yield between(row["ours_is_faster"], 2, "×")
     if row["has_verdicts"]:
         yield f"{row['right_programs_passed']} of {row['right_programs_judged']}"
         yield f"{row['wrong_programs_failed']} of {row['wrong_programs_judged']}"
@@ -73,8 +73,8 @@ def _throughput_cells(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _costs(costs: Mapping[str, Any], kernel_ms: Mapping[str, Spread] | str) -> Table:
     table = _figures("a worker, and what the kernel adds to a sample")
-    table.add_row("pool of one worker is open", _between(costs["start_ms"], 0, " ms"))
-    table.add_row("… and gave its first verdict", _between(costs["first_verdict_ms"], 0, " ms"))
+    table.add_row("pool of one worker is open", between(costs["start_ms"], 0, " ms"))
+    table.add_row("… and gave its first verdict", between(costs["first_verdict_ms"], 0, " ms"))
     table.add_row("processes a worker", f"{costs['processes_per_worker']:.1f}")
     for kind in ("rss", "pss"):
         for whose, words in (
@@ -91,7 +91,7 @@ def _costs(costs: Mapping[str, Any], kernel_ms: Mapping[str, Spread] | str) -> T
     else:
         for step, spread in kernel_ms.items():
             name = "fork and end" if step == "fork" else f"+ {step}"
-            table.add_row(name, _between(spread, 2, " ms"))
+            table.add_row(name, between(spread, 2, " ms"))
     return table
 
 
@@ -134,7 +134,7 @@ def _soak(soak: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text(f"judged wrongly: {each['kind']} “{each['name']}”: {told}", style="red")
 
 
-def _targets(targets: Sequence[Mapping[str, Any]]) -> Table:
+def targets_table(targets: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="targets")
     table.add_column("figure")
     table.add_column("wanted", justify="right")
@@ -145,7 +145,7 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> Table:
         measured = "–"
         if each["low"] is not None:
             spread = {"median": each["measured"], "low": each["low"], "high": each["high"]}
-            measured = _between(spread, 2, unit)
+            measured = between(spread, 2, unit)
         elif each["measured"] is not None:
             measured = f"{each['measured']:.4g}{unit}"
         table.add_row(each["name"], each["wanted"] + unit, measured, _ANSWERS[each["is_met"]])
@@ -159,7 +159,7 @@ def _figures(title: str) -> Table:
     return table
 
 
-def _between(spread: Mapping[str, float] | None, digits: int, unit: str = "") -> str:
+def between(spread: Mapping[str, float] | None, digits: int, unit: str = "") -> str:
     if spread is None:
         return "–"
     median, low, high = (f"{spread[key]:.{digits}f}" for key in ("median", "low", "high"))

@@ -38,8 +38,8 @@ def cost_targets(costs: Mapping[str, Any]) -> list[Target]:
     # not ask for that, all of it.
     kind = "rss" if costs["pss_mb_per_worker"] is None else "pss"
     return [
-        _target("a worker starts", "ms", operator.le, _START_MS, costs["start_ms"]),
-        _target(
+        target("a worker starts", "ms", operator.le, _START_MS, costs["start_ms"]),
+        target(
             f"a worker's memory ({kind.upper()})",
             "MB",
             operator.le,
@@ -53,38 +53,38 @@ def fairness_targets(fairness: Mapping[str, Any]) -> list[Target]:
     loop = fairness["endless_loop"]
     misjudged = sum(not each["is_right"] for each in (loop, *fairness["fork_bombs"].values()))
     return [
-        _target(
+        target(
             f"false time-outs of {fairness['samples']:,} samples",
             "",
             operator.le,
             0,
             max(fairness["false_time_outs"]),
         ),
-        _target(
+        target(
             f"samples judged otherwise in one of {fairness['repeats']} repeats",
             "",
             operator.le,
             0,
             fairness["not_identical"],
         ),
-        _target(
+        target(
             "an endless loop is judged", "s", operator.le, loop["cpu_limit_s"] + 1, loop["wall_s"]
         ),
         *(
-            _target(f"{name} is judged", "s", operator.lt, 0.5, bomb["wall_s"])
+            target(f"{name} is judged", "s", operator.lt, 0.5, bomb["wall_s"])
             for name, bomb in fairness["fork_bombs"].items()
         ),
-        _target("misjudged of these", "", operator.le, 0, misjudged),
+        target("misjudged of these", "", operator.le, 0, misjudged),
     ]
 
 
 def soak_targets(soak: Mapping[str, Any]) -> list[Target]:
     growth_mb = soak["harness_growth_mb"]
     return [
-        _target("wrong verdicts", "", operator.le, 0, soak["num_wrong"]),
-        _target("the harness grows by", "MB", operator.lt, 5.0, growth_mb),
+        target("wrong verdicts", "", operator.le, 0, soak["num_wrong"]),
+        target("the harness grows by", "MB", operator.lt, 5.0, growth_mb),
         *(
-            _target(f"{kind.replace('_', ' ')} left behind", "", operator.le, 0, len(found))
+            target(f"{kind.replace('_', ' ')} left behind", "", operator.le, 0, len(found))
             for kind, found in soak["left_behind"].items()
         ),
     ]
@@ -95,7 +95,7 @@ def _speeds(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[Targe
         row = rows.get((tasks, peer), {})
         for key, passes in (("ours_is_faster", ""), ("ours_is_faster_first_pass", ", first pass")):
             name = f"split scoring against {peer}, {tasks}{passes}"
-            yield _target(name, "×", operator.ge, least, row.get(key))
+            yield target(name, "×", operator.ge, least, row.get(key))
 
 
 def _shares_lost(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[Target]:
@@ -110,17 +110,18 @@ def _shares_lost(rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[
                 "high": 100 * (1 - rates["low"]),
             }
             name = f"{what} costs, of the speed of “{without_it}”, {tasks}"
-            yield _target(name, "%", operator.le, 100 * most, lost)
+            yield target(name, "%", operator.le, 100 * most, lost)
 
 
 _SIGNS: Final[dict[Callable[[float, float], bool], str]] = {
     operator.le: "≤",
     operator.lt: "<",
+    operator.gt: ">",
     operator.ge: "≥",
 }
 
 
-def _target(
+def target(
     name: str,
     unit: str,
     holds: Callable[[float, float], bool],

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.requests import Answer, Completion, Request
@@ -68,6 +69,13 @@ class Batch:
             self._refill()
         return finished
 
+    def next_uniforms(self, count: int) -> Tensor:
+        """The draws that decide each row's next tokens, (B, count)."""
+        draws = [
+            answer.next_uniforms(count) if answer else [0.0] * count for answer in self.answers
+        ]
+        return torch.tensor(draws, dtype=torch.float64, device=self.last_B.device)
+
     def count_drafts(self, num_drafts: int, accepted: Sequence[int]) -> None:
         """Notes for each live row which offsets' drafts stood."""
         for answer, count in zip(self.answers, accepted, strict=True):
@@ -95,10 +103,10 @@ class Batch:
             self.drafts_Bk[row] = 0  # a guess as good as any
             return
         attending = self._model.trunk.attend_cached(cache, num_read)
-        hidden_1TD = self._model.trunk(tokens_1T[:, :-1], attending)
-        last = attending.only(torch.tensor([num_read - 1], device=device))
-        self._model.mtp_heads(1, hidden_1TD, last)  # leaves its keys and values
-        self.drafts_Bk[row] = self._drafter.draft(hidden_1TD, last)[0]
+        reading = self._model.read(tokens_1T[:, :-1], attending)
+        last_1 = torch.tensor([num_read - 1], device=device)
+        self.drafts_Bk[row] = self._drafter.draft(reading, last_1, tokens_1T[:, -1])[0]
+        reading.states_at(1, last_1)  # leaves its keys and values
         cache.commit(torch.tensor([num_read], device=device))
 
     def _keep_live(self) -> None:

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
 
 from mtp_code.decoding.batch import Batch
-from mtp_code.decoding.draft import Drafter
+from mtp_code.decoding.draft import build_drafter
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig, choose_tokens
 from mtp_code.model.mtp import MTPModel
@@ -26,18 +25,9 @@ def decode_plain(
     Raises:
         PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
     """
-    batch = Batch(model, tokenizer, requests, num_rows, Drafter(model, num_drafts=0))
+    batch = Batch(model, tokenizer, requests, num_rows, build_drafter(model, num_drafts=0))
     while batch.is_live:
         attending = model.trunk.attend_cached(batch.cache, num_tokens=1)
-        hidden_B1D = model.trunk(batch.last_B[:, None], attending)
-        logits_BV = model.logits(1, hidden_B1D, attending)[:, 0]
-        tokens_B = choose_tokens(logits_BV, sampling, _next_uniforms(batch))
-        yield from batch.commit([[token] for token in tokens_B.tolist()])
-
-
-def _next_uniforms(batch: Batch) -> Tensor:
-    return torch.tensor(
-        [answer.next_uniform() if answer else 0.0 for answer in batch.answers],
-        dtype=torch.float64,
-        device=batch.last_B.device,
-    )
+        logits_B1V = model.read(batch.last_B[:, None], attending).logits(1)
+        tokens_B1 = choose_tokens(logits_B1V, sampling, batch.next_uniforms(1))
+        yield from batch.commit(tokens_B1.tolist())

@@ -80,11 +80,16 @@ class Answer:
     def is_done(self) -> bool:
         return self.completion.ended_by is not None
 
-    def next_uniform(self) -> float:
-        """The draw that decides the next token: a function of the request's seed and its place."""
+    def next_uniforms(self, count: int) -> list[float]:
+        """The draws that decide the next tokens, each a function of the request's seed and place.
+
+        Those of places behind the longest possible answer are 0.
+        """
         if self._uniforms is None:
             self._uniforms = uniforms_for(self.completion.request.seed, self.max_new_tokens)
-        return self._uniforms[len(self.completion.tokens)]
+        start = len(self.completion.tokens)
+        draws = self._uniforms[start : start + count]
+        return draws + [0.0] * (count - len(draws))
 
     def take(self, tokens: Iterable[int]) -> None:
         """Appends tokens up to and including the one that ends the answer; drops the rest."""

@@ -20,30 +20,30 @@ def uniforms_for(seed: int, count: int) -> list[float]:
     return draws
 
 
-def choose_tokens(logits_BV: Tensor, sampling: SamplingConfig, uniforms_B: Tensor) -> Tensor:
-    """One token for each row; a row's uniform draw in [0, 1) decides it by the inverse CDF."""
+def choose_tokens(logits_BTV: Tensor, sampling: SamplingConfig, uniforms_BT: Tensor) -> Tensor:
+    """One token for each position, (B, T); its draw in [0, 1) decides it by the inverse CDF."""
     if sampling.temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    probs_BV = token_probs(logits_BV, sampling)
-    cumulative_BV = probs_BV.cumsum(dim=-1)
-    threshold_B1 = uniforms_B[:, None] * cumulative_BV[:, -1:]
-    chosen_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0]
+        return logits_BTV.argmax(dim=-1)
+    probs_BTV = token_probs(logits_BTV, sampling)
+    cumulative_BTV = probs_BTV.cumsum(dim=-1)
+    threshold_BT1 = uniforms_BT[..., None] * cumulative_BTV[..., -1:]
+    chosen_BT = torch.searchsorted(cumulative_BTV, threshold_BT1, right=True)[..., 0]
     # A draw that rounds up to the total would fall behind the last possible token.
     return torch.minimum(
-        chosen_B, probs_BV.shape[-1] - 1 - (probs_BV > 0).flip(-1).int().argmax(-1)
+        chosen_BT, probs_BTV.shape[-1] - 1 - (probs_BTV > 0).flip(-1).int().argmax(-1)
     )
 
 
-def token_probs(logits_BV: Tensor, sampling: SamplingConfig) -> Tensor:
+def token_probs(logits_BTV: Tensor, sampling: SamplingConfig) -> Tensor:
     """The distribution that sampling draws from, in fp64; needs a temperature above 0.
 
     Top-p keeps the smallest set of most probable tokens that holds at least that probability
     (Holtzman et al. 2020, arXiv 1904.09751), after the temperature.
     """
-    probs_BV = torch.softmax(logits_BV.double() / sampling.temperature, dim=-1)
+    probs_BTV = torch.softmax(logits_BTV.double() / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
-        sorted_BV, order_BV = probs_BV.sort(dim=-1, descending=True)
-        before_BV = sorted_BV.cumsum(dim=-1) - sorted_BV
-        kept_BV = sorted_BV.masked_fill(before_BV >= sampling.top_p, 0)
-        probs_BV = torch.zeros_like(probs_BV).scatter_(-1, order_BV, kept_BV)
-    return probs_BV / probs_BV.sum(dim=-1, keepdim=True)
+        sorted_BTV, order_BTV = probs_BTV.sort(dim=-1, descending=True)
+        before_BTV = sorted_BTV.cumsum(dim=-1) - sorted_BTV
+        kept_BTV = sorted_BTV.masked_fill(before_BTV >= sampling.top_p, 0)
+        probs_BTV = torch.zeros_like(probs_BTV).scatter_(-1, order_BTV, kept_BTV)
+    return probs_BTV / probs_BTV.sum(dim=-1, keepdim=True)

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from mtp_code.decoding.batch import Batch
-from mtp_code.decoding.draft import Drafter
+from mtp_code.decoding.draft import build_drafter
 from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.verify import accept_greedy, committed_tokens
+from mtp_code.decoding.sampling import SamplingConfig, choose_tokens
+from mtp_code.decoding.verify import committed_tokens, count_accepted
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
 
@@ -19,13 +20,21 @@ def decode_speculative(
     requests: Iterable[Request],
     num_drafts: int,
     num_rows: int = 1,
+    sampling: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
 ) -> Iterator[Completion]:
-    """Greedy completions, token for token those of `decode_plain` at temperature 0.
+    """Completions that are token for token those of `decode_plain`, sampled ones too.
 
     Each round is one trunk forward over a row's last token and its drafts. What head 1 answers
     there verifies the drafts; the tokens up to its first disagreement, and its own answer at that
     place (the bonus token), are committed. The other heads then draft from the last position that
     stands.
+
+    Above temperature 0 an answer of head 1 is a draw from its law, by the uniform number that the
+    request's seed has for that place. A draft x stands if it is the token drawn, so with
+    probability p(x), and the token in place of one that does not follows p without x: as in the
+    rejection rule of speculative sampling (Leviathan et al. 2023, arXiv 2211.17192, theorem 1)
+    for a draft that is sure of itself. Since plain decoding draws with the same numbers, not only
+    the law is the same but each sample.
 
     Args:
         num_drafts: tokens drafted a round, 0 … n−1.
@@ -41,16 +50,18 @@ def decode_speculative(
             f"num_drafts must be in 0..{model.num_mtp_heads - 1} "
             f"(the heads beyond the first), got {num_drafts}"
         )
-    drafter = Drafter(model, num_drafts)
+    drafter = build_drafter(model, num_drafts)
     batch = Batch(model, tokenizer, requests, num_rows, drafter)
     while batch.is_live:
         # draft → verify
         tokens_BT = torch.cat((batch.last_B[:, None], batch.drafts_Bk), dim=1)
         attending = model.trunk.attend_cached(batch.cache, num_drafts + 1)
-        hidden_BTD = model.trunk(tokens_BT, attending)
-        targets_BT = model.logits(1, hidden_BTD, attending).argmax(dim=-1)
-        accepted_B = accept_greedy(batch.drafts_Bk, targets_BT)
+        reading = model.read(tokens_BT, attending)
+        uniforms_BT = batch.next_uniforms(num_drafts + 1)
+        targets_BT = choose_tokens(reading.logits(1), sampling, uniforms_BT)
+        accepted_B = count_accepted(batch.drafts_Bk, targets_BT)
         # commit; what lies behind the committed length is rolled back with it
-        batch.drafts_Bk = drafter.draft(hidden_BTD, attending.only(accepted_B))
+        bonus_B = targets_BT.gather(1, accepted_B[:, None])[:, 0]
+        batch.drafts_Bk = drafter.draft(reading, accepted_B, bonus_B)
         batch.count_drafts(num_drafts, accepted_B.tolist())
         yield from batch.commit(committed_tokens(targets_BT, accepted_B))

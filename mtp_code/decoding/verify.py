@@ -3,11 +3,11 @@
 from torch import Tensor
 
 
-def accept_greedy(drafts_Bk: Tensor, targets_BT: Tensor) -> Tensor:
-    """How many drafts of each row stand, (B,): the longest prefix that greedy decoding writes too.
+def count_accepted(drafts_Bk: Tensor, targets_BT: Tensor) -> Tensor:
+    """How many drafts of each row stand, (B,): the longest prefix that plain decoding writes too.
 
     Args:
-        targets_BT: the likeliest next token behind the last committed token and behind each
+        targets_BT: what plain decoding writes behind the last committed token and behind each
             draft, T = k + 1.
 
     Source: blockwise parallel decoding, Stern et al. 2018, arXiv 1811.03115, section 3.

@@ -16,6 +16,9 @@ class KeyValueCache:
     stale and is overwritten by the next forward, so rolling back costs nothing.
 
     Layers are numbered through: trunk first, then the MTP heads by offset.
+
+    For heads that read tokens, what the trunk read and its states are kept too: the newest
+    positions are read again once drafts gave way to the tokens that stand (`SequentialDrafter`).
     """
 
     def __init__(
@@ -26,11 +29,21 @@ class KeyValueCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (config.num_layers, num_rows, config.kv_heads, capacity, config.head_width)
+        reads_again = config.heads == "sequential"
+        # Positions before a row's first are written behind the capacity, where nobody looks.
+        storage = capacity + (config.num_mtp_heads if reads_again else 0)
+        shape = (config.num_layers, num_rows, config.kv_heads, storage, config.head_width)
         self.keys_LBHCd = torch.zeros(shape, dtype=dtype, device=device)
         self.values_LBHCd = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths_B = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.capacity = capacity
+        self.tokens_BC: Tensor | None = None
+        self.hidden_BCD: Tensor | None = None
+        if reads_again:
+            self.tokens_BC = torch.zeros((num_rows, storage), dtype=torch.long, device=device)
+            self.hidden_BCD = torch.zeros(
+                (num_rows, storage, config.width), dtype=dtype, device=device
+            )
 
     @property
     def num_rows(self) -> int:
@@ -47,6 +60,9 @@ class KeyValueCache:
         view.keys_LBHCd = self.keys_LBHCd[:, row : row + 1]
         view.values_LBHCd = self.values_LBHCd[:, row : row + 1]
         view.lengths_B = self.lengths_B[row : row + 1]
+        if self.tokens_BC is not None and self.hidden_BCD is not None:
+            view.tokens_BC = self.tokens_BC[row : row + 1]
+            view.hidden_BCD = self.hidden_BCD[row : row + 1]
         return view
 
     def keep(self, rows: list[int]) -> None:
@@ -54,6 +70,24 @@ class KeyValueCache:
         self.keys_LBHCd = self.keys_LBHCd[:, rows]
         self.values_LBHCd = self.values_LBHCd[:, rows]
         self.lengths_B = self.lengths_B[rows]
+        if self.tokens_BC is not None and self.hidden_BCD is not None:
+            self.tokens_BC, self.hidden_BCD = self.tokens_BC[rows], self.hidden_BCD[rows]
+
+    def remember(self, span: "Span", tokens_BT: Tensor, hidden_BTD: Tensor) -> None:
+        """Keeps what the trunk read at a span's positions, and its states there."""
+        assert self.tokens_BC is not None
+        assert self.hidden_BCD is not None
+        rows_B1 = torch.arange(self.num_rows, device=tokens_BT.device)[:, None]
+        self.tokens_BC[rows_B1, span.positions_BT] = tokens_BT
+        self.hidden_BCD[rows_B1, span.positions_BT] = hidden_BTD
+
+    def recall(self, span: "Span") -> tuple[Tensor, Tensor]:
+        """What was remembered at a span's positions: tokens (B, T) and states (B, T, D)."""
+        assert self.tokens_BC is not None
+        assert self.hidden_BCD is not None
+        rows_B1 = torch.arange(self.num_rows, device=self.tokens_BC.device)[:, None]
+        positions_BT = span.positions_BT
+        return self.tokens_BC[rows_B1, positions_BT], self.hidden_BCD[rows_B1, positions_BT]
 
     def write(
         self, layer: int | slice, span: "Span", keys_BHTd: Tensor, values_BHTd: Tensor
@@ -78,17 +112,18 @@ class KeyValueCache:
 
 
 class Span:
-    """The positions that the next T tokens of each row take.
+    """The positions that the next T tokens of each row take, behind `num_again` read again.
 
     `start` is the first of them where all rows agree (then storage is written as one slice),
-    else None; `end` is one behind the last.
+    else None; `end` is one behind the last. Positions before a row's first are negative.
     """
 
-    def __init__(self, cache: KeyValueCache, num_tokens: int) -> None:
+    def __init__(self, cache: KeyValueCache, num_tokens: int, num_again: int = 0) -> None:
         lengths = cache.lengths_B.tolist()
-        self.start = lengths[0] if min(lengths) == max(lengths) else None
+        is_slice = min(lengths) == max(lengths) >= num_again
+        self.start = lengths[0] - num_again if is_slice else None
         self.end = max(lengths) + num_tokens
         if self.end > cache.capacity:
             raise ValueError(f"the cache holds {cache.capacity} tokens a row, {self.end} asked for")
-        steps_T = torch.arange(num_tokens, device=cache.lengths_B.device)
+        steps_T = torch.arange(-num_again, num_tokens, device=cache.lengths_B.device)
         self.positions_BT = cache.lengths_B[:, None] + steps_T

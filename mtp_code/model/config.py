@@ -1,10 +1,12 @@
 """What a model is made of."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from mtp_code.config import Strict
+
+HeadsKind = Literal["parallel", "causal", "anticausal", "linear", "sequential"]
 
 
 class ModelConfig(Strict):
@@ -25,6 +27,16 @@ class ModelConfig(Strict):
     """None is width ÷ num_attn_heads."""
     ffn_width: PositiveInt
     num_mtp_heads: PositiveInt = 1
+    heads: HeadsKind = "parallel"
+    """`parallel`: a layer each, side by side on the trunk. `causal` and `anticausal`: a layer
+    each, on top of the one of the offset before, or behind. `sequential`: a layer for each offset
+    but the first, which also reads the tokens in between. `linear`: one matrix for each offset but
+    the first."""
+    replicated_unembeddings: bool = False
+    """An unembedding for each offset instead of one for all: for small vocabularies, such as bytes
+    (Gloeckle et al. 2024, arXiv 2404.19737, appendix on alternative architectures)."""
+    token_order_unembedding: bool = False
+    """One more unembedding, which `training.objective.token_order` trains and decoding ignores."""
     context: PositiveInt
     """Longest sequence, in tokens."""
     rope_theta: PositiveFloat = 10_000.0
@@ -35,10 +47,15 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        if self.num_mtp_heads > self.num_layers:
+        if self.num_head_layers > self.num_layers:
             raise ValueError(
-                f"num_mtp_heads = {self.num_mtp_heads} needs at least as many num_layers "
-                f"(given {self.num_layers}): each head is one of them"
+                f"num_mtp_heads = {self.num_mtp_heads} needs at least as many num_layers as "
+                f"{self.heads} heads take of them, {self.num_head_layers} (given {self.num_layers})"
+            )
+        if self.tied_embeddings and self.replicated_unembeddings:
+            raise ValueError(
+                "tied_embeddings ties one unembedding, replicated_unembeddings makes one for each "
+                "offset; set one of them"
             )
         if self.attn_head_width is None and self.width % self.num_attn_heads:
             raise ValueError(
@@ -57,8 +74,24 @@ class ModelConfig(Strict):
         return self
 
     @property
+    def num_head_layers(self) -> int:
+        """Transformer layers that are heads."""
+        match self.heads:
+            case "linear":
+                return 0
+            case "sequential":
+                return self.num_mtp_heads - 1
+            case _:
+                return self.num_mtp_heads
+
+    @property
     def num_trunk_layers(self) -> int:
-        return self.num_layers - self.num_mtp_heads
+        return self.num_layers - self.num_head_layers
+
+    @property
+    def num_path_layers(self) -> int:
+        """Transformer layers on the longest way from a token to logits."""
+        return self.num_trunk_layers + (1 if self.heads == "parallel" else self.num_head_layers)
 
     @property
     def kv_heads(self) -> int:

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.heads import ParallelHeads
-from mtp_code.model.layers import Attending
+from mtp_code.model.heads import build_heads
+from mtp_code.model.layers import Attending, choose
 from mtp_code.model.trunk import Trunk
 
 
 class MTPModel(nn.Module):
     """A multi-token prediction model; trunk + head 1 alone are a Llama model.
+
+    (Where the trunk's states are head 1's, with linear and sequential heads, the trunk alone is;
+    with anticausal heads, head 1 is on top of all others.)
 
     Source: Gloeckle et al. 2024, arXiv 2404.19737, section 2.
     """
@@ -21,9 +24,16 @@ class MTPModel(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = Trunk(config)
-        self.mtp_heads = ParallelHeads(config)
+        self.mtp_heads = build_heads(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.unembedding = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.unembedding = _unembedding(config)
+        self.later_unembeddings = nn.ModuleList(
+            _unembedding(config)
+            for _ in range(config.num_mtp_heads - 1 if config.replicated_unembeddings else 0)
+        )
+        self.token_order_unembedding: nn.Linear | None = None
+        if config.token_order_unembedding:
+            self.token_order_unembedding = _unembedding(config)
         if config.tied_embeddings:
             self.unembedding.weight = self.trunk.embedding.weight
 
@@ -31,19 +41,84 @@ class MTPModel(nn.Module):
     def num_mtp_heads(self) -> int:
         return len(self.mtp_heads)
 
-    def head_states(self, offset: int, hidden_BTD: Tensor, attending: Attending) -> Tensor:
-        """What the unembedding reads for one offset (1 = next token), normed."""
-        return self.norm(self.mtp_heads(offset, hidden_BTD, attending))  # type: ignore[no-any-return]
+    def unembedding_for(self, offset: int) -> nn.Linear:
+        if offset == 1 or not self.later_unembeddings:
+            return self.unembedding
+        return self.later_unembeddings[offset - 2]  # type: ignore[return-value]
 
-    def logits(self, offset: int, hidden_BTD: Tensor, attending: Attending) -> Tensor:
-        return self.unembedding(self.head_states(offset, hidden_BTD, attending))  # type: ignore[no-any-return]
+    def vocabulary_weights(self) -> set[nn.Parameter]:
+        """Matrices with a row for each token of the vocabulary."""
+        unembeddings = [self.unembedding, *self.later_unembeddings, self.token_order_unembedding]
+        weights = {module.weight for module in unembeddings if module is not None}
+        return {self.trunk.embedding.weight, *weights}
+
+    def unembed(self, offset: int, states_BTD: Tensor) -> Tensor:
+        """Logits of one offset from its head's states."""
+        return self.unembedding_for(offset)(self.norm(states_BTD))  # type: ignore[no-any-return]
+
+    def read(self, tokens_BT: Tensor, attending: Attending) -> "Reading":
+        """The trunk's states behind tokens, and whatever heads are asked for there."""
+        return Reading(self, tokens_BT, self.trunk(tokens_BT, attending), attending)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Logits of every offset at every position, (K, B, T, V): for looking, not for training."""
-        attending = self.trunk.attend(tokens_BT)
-        hidden_BTD = self.trunk(tokens_BT, attending)
-        offsets = range(1, self.num_mtp_heads + 1)
-        return torch.stack([self.logits(offset, hidden_BTD, attending) for offset in offsets])
+        """Logits of every offset at every position, (K, B, T, V): for looking, not for training.
+
+        Heads that read tokens find those of the text and, behind its end, the likeliest so far.
+        """
+        reading = self.read(tokens_BT, self.trunk.attend(tokens_BT))
+        logits = []
+        for offset in range(1, self.num_mtp_heads + 1):
+            logits.append(reading.logits(offset))
+            likeliest_B1 = logits[-1][:, -1:].argmax(dim=-1)
+            reading.tokens_BS = torch.cat((reading.tokens_BS, likeliest_B1), dim=1)
+        return torch.stack(logits)
+
+
+class Reading:
+    """One forward of the trunk, and the heads' states on it, computed when asked for.
+
+    States that other heads read are kept, so no head runs twice.
+
+    Attributes:
+        tokens_BS: the T tokens that were read and, for the offset k of heads that read tokens, at
+            least k − 1 more behind them.
+        hidden_BTD: the trunk's states.
+    """
+
+    def __init__(
+        self, model: MTPModel, tokens_BS: Tensor, hidden_BTD: Tensor, attending: Attending
+    ) -> None:
+        self._model, self._heads = model, model.mtp_heads
+        self.tokens_BS, self.hidden_BTD, self.attending = tokens_BS, hidden_BTD, attending
+        self._states: dict[int, Tensor] = {0: hidden_BTD}
+
+    def states(self, offset: int) -> Tensor:
+        """States of one offset at all positions, before the norm, (B, T, D)."""
+        if offset in self._states:
+            return self._states[offset]
+        states_BTD = self._run(offset, self.attending)
+        if self._heads.is_read(offset):
+            self._states[offset] = states_BTD
+        return states_BTD
+
+    def states_at(self, offset: int, chosen_B: Tensor) -> Tensor:
+        """States of one offset at one position of each row, before the norm, (B, 1, D).
+
+        All positions leave their keys and values in the cache.
+        """
+        if offset in self._states:
+            return choose(self._states[offset], chosen_B)
+        return self._run(offset, self.attending.only(chosen_B))
+
+    def logits(self, offset: int) -> Tensor:
+        return self._model.unembed(offset, self.states(offset))
+
+    def _run(self, offset: int, attending: Attending) -> Tensor:
+        below_BTD, ahead_BTD = self.states(self._heads.reads(offset)), None
+        if self._heads.reads_tokens and offset > 1:
+            ahead = slice(offset - 1, offset - 1 + below_BTD.shape[1])
+            ahead_BTD = self._model.trunk.embedding(self.tokens_BS[:, ahead])
+        return self._heads(offset, below_BTD, attending, ahead_BTD)  # type: ignore[no-any-return]
 
 
 def build_model(config: ModelConfig, seed: int) -> MTPModel:
@@ -53,11 +128,16 @@ def build_model(config: ModelConfig, seed: int) -> MTPModel:
     """
     model = MTPModel(config)
     generator = torch.Generator().manual_seed(seed)
-    # A path from input to output passes the trunk's layers and one head.
-    residual_std = 0.02 / math.sqrt(2 * (config.num_trunk_layers + 1))
+    residual_std = 0.02 / math.sqrt(2 * config.num_path_layers)
     for name, parameter in model.named_parameters():
         if parameter.dim() < 2:
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
             continue
         is_residual = name.endswith(("attn.out.weight", "ffn.down.weight"))
         nn.init.normal_(parameter, std=residual_std if is_residual else 0.02, generator=generator)
     return model
+
+
+def _unembedding(config: ModelConfig) -> nn.Linear:
+    return nn.Linear(config.width, config.vocab_size, bias=False)

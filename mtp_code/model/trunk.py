@@ -18,7 +18,9 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_trunk_layers))
 
     def forward(self, tokens_BT: Tensor, attending: Attending) -> Tensor:
-        hidden_BTD: Tensor = self.embedding(tokens_BT)
+        return self.from_embedded(self.embedding(tokens_BT), attending)
+
+    def from_embedded(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
         for number, layer in enumerate(self.layers):
             hidden_BTD = layer(hidden_BTD, attending, number)
         return hidden_BTD
@@ -33,13 +35,19 @@ class Trunk(nn.Module):
         cos, sin = self.rotary(positions_1T)
         return Attending(cos, sin, mask)
 
-    def attend_cached(self, cache: KeyValueCache, num_tokens: int) -> Attending:
-        """Causal attention of each row's next tokens over what the cache holds of that row."""
-        span = Span(cache, num_tokens)
+    def attend_cached(self, cache: KeyValueCache, num_tokens: int, num_again: int = 0) -> Attending:
+        """Causal attention of each row's next tokens over what the cache holds of that row.
+
+        Args:
+            num_again: positions before them that are read again; what stands for those before a
+                row's first is of no use.
+        """
+        span = Span(cache, num_tokens, num_again)
         positions_BT = span.positions_BT
         mask = None
-        if num_tokens > 1 or span.start is None:
+        if positions_BT.shape[1] > 1 or span.start is None:
             seen_T = torch.arange(span.end, device=positions_BT.device)
-            mask = seen_T <= positions_BT[:, :, None]
+            # Each sees something, so that no softmax is over nothing.
+            mask = seen_T <= positions_BT[:, :, None].clamp(min=0)
         cos, sin = self.rotary(positions_BT)
         return Attending(cos, sin, mask, cache, span)

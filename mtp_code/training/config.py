@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import PositiveInt, model_validator
 
 from mtp_code.config import Strict
+from mtp_code.training.objective import ObjectiveConfig
 
 
 class TrainingConfig(Strict):
@@ -16,6 +17,7 @@ class TrainingConfig(Strict):
     """Parts that a step's rows are handled in, one after another, to save memory."""
     mask_documents: bool = True
     """Attention stays within a document, as it does when a prompt begins one."""
+    objective: ObjectiveConfig = ObjectiveConfig()
     num_threads: PositiveInt | None = None
     """CPU threads; None measures what is fastest here."""
     log_every: PositiveInt = 10

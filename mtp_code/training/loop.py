@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,18 @@ from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
+from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
-from mtp_code.training.objective import backward_by_head, count_labels, losses_by_offset
+from mtp_code.training.objective import (
+    Figures,
+    backward_by_head,
+    count_labels,
+    losses_by_offset,
+)
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.schedule import learning_rate_share
 from mtp_code.training.threads import choose_num_threads
+from mtp_code.training.weights import weights_at
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +50,7 @@ class Progress:
 
     step: int
     num_steps: int
+    loss: float
     loss_by_offset: list[float]
     lr: float
     tokens_per_s: float
@@ -51,7 +59,7 @@ class Progress:
     def __str__(self) -> str:
         offsets = " ".join(f"{loss:.2f}" for loss in self.loss_by_offset)
         return (
-            f"step {self.step}/{self.num_steps} | loss {sum(self.loss_by_offset):.3f} "
+            f"step {self.step}/{self.num_steps} | loss {self.loss:.3f} "
             f"| by offset {offsets} | lr {self.lr:.1e} | {self.tokens_per_s / 1000:.1f}k tok/s "
             f"| {self.left_s / 60:.1f} min left"
         )
@@ -72,6 +80,7 @@ def train(
         RecipeError: the folder holds a run of another recipe, or on other tokens.
         TrainingError: the loss is no number any more (the last checkpoint stands), or another
             process trains in this folder.
+        MachineError: the machine lacks what the recipe's loss needs.
     """
     try:
         with alone_in(run_dir, wait=False):
@@ -87,6 +96,7 @@ def _train(
     optimizers = build_optimizers(model, recipe.optim)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
+    load_backend(training.objective.loss)  # now, not at the first step
     record = begin_run(run_dir, recipe, shards, model, lambda: choose_num_threads(model, training))
     # The number the run began with: with another, sums are rounded in another order.
     torch.set_num_threads(record["num_threads"])
@@ -110,19 +120,27 @@ def _train(
         MetricsLog(run_dir, state.step) as metrics,
         loading(batches.batch, range(state.step, num_steps)) as loaded,
     ):
-        window: list[Tensor] = []
+        window: list[Figures] = []
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["peak_lr"]
-            losses_K = backward(model, next(loaded), training)
+            weights = weights_at(
+                step,
+                num_steps,
+                num_offsets,
+                training.objective.weights,
+                training.objective.curriculum,
+            )
+            figures = backward(model, next(loaded), training, weights)
             grad_norm = nn.utils.clip_grad_norm_(
                 model.parameters(), recipe.optim.clip_norm or math.inf
             )
-            if not (losses_K.isfinite().all() and grad_norm.isfinite()):
+            if not (figures["loss"].isfinite() and grad_norm.isfinite()):
                 raise TrainingError(
-                    f"{run_dir}: loss {losses_K.tolist()} at step {step + 1} (gradient norm "
+                    f"{run_dir}: loss {figures['loss_by_offset'].tolist()} at step {step + 1} "
+                    f"(gradient norm "
                     f"{grad_norm.item():.3g}); the last checkpoint stands: lower optim.lr"
                 )
             for optimizer in optimizers:
@@ -131,18 +149,30 @@ def _train(
 
             done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
-            window.append(losses_K)
+            window.append(figures)
             if done % training.log_every == 0 or is_last:
-                losses = torch.stack(window).mean(0).tolist()
+                means = _means(window)
                 window.clear()
                 rate = clock.tokens_per_s()
                 left_s = clock.elapsed_s / done * (num_steps - done)
                 lr = share * recipe.optim.lr
-                on_progress(Progress(done, num_steps, losses, lr, rate, left_s))
+                on_progress(
+                    Progress(
+                        done,
+                        num_steps,
+                        means["loss"],
+                        means["loss_by_offset"],
+                        lr,
+                        rate,
+                        left_s,
+                    )
+                )
+                if set(weights) != {1.0}:
+                    means["weight_by_offset"] = list(weights)
                 metrics.append(
                     clock.stamp("train", done)
-                    | {"loss": sum(losses), "loss_by_offset": losses, "lr": lr}
-                    | {"grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
+                    | means
+                    | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
                 )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
@@ -156,18 +186,28 @@ def _train(
     finish_run(run_dir, clock.cpu_s, clock.elapsed_s)
 
 
-def backward(model: MTPModel, batch: Batch | LoadedBatch, training: TrainingConfig) -> Tensor:
-    """Adds a step's gradients to the parameters, micro-batch by micro-batch; losses, (K,)."""
+def backward(
+    model: MTPModel, batch: Batch | LoadedBatch, training: TrainingConfig, weights: Sequence[float]
+) -> Figures:
+    """Adds a step's gradients to the parameters, micro-batch by micro-batch; the losses."""
     tokens_BS, documents_BS = _tensors(batch)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
     rows = training.rows // training.micro_batches
     parts = [
-        backward_by_head(model, tokens, documents, num_labels_K, training.mask_documents)
+        backward_by_head(
+            model,
+            tokens,
+            documents,
+            num_labels_K,
+            training.mask_documents,
+            training.objective,
+            weights,
+        )
         for tokens, documents in zip(
             torch.split(tokens_BS, rows), torch.split(documents_BS, rows), strict=True
         )
     ]
-    return torch.stack(parts).sum(0)
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
 
 
 def validate(model: MTPModel, validation: Validation, training: TrainingConfig) -> dict[str, Any]:
@@ -184,6 +224,20 @@ def validate(model: MTPModel, validation: Validation, training: TrainingConfig) 
         "loss_by_offset": (sums_K / counts_K.clamp(min=1)).tolist(),
         "bits_per_byte": sums_K[0].item() / math.log(2) / validation.num_bytes,
     }
+
+
+def _means(window: Sequence[Figures]) -> dict[str, Any]:
+    """Means over steps, by name; of each offset over the steps that trained it.
+
+    Lists end at the last offset that was trained at all.
+    """
+    means: dict[str, Any] = {}
+    for name in window[0]:
+        values = torch.stack([figures[name] for figures in window]).nanmean(0).tolist()
+        while isinstance(values, list) and math.isnan(values[-1]):
+            values.pop()
+        means[name] = values
+    return means
 
 
 def _validations(

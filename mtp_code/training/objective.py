@@ -4,20 +4,73 @@ Source: Gloeckle et al. 2024, arXiv 2404.19737, section 2 (the loss, equation 2;
 forward and backward, figure 2).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
-from torch.nn import functional as F
 
-from mtp_code.model.mtp import MTPModel
+from mtp_code.config import Strict
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.heads.base import Heads
+from mtp_code.model.layers import Attending
+from mtp_code.model.mtp import MTPModel, Reading
+from mtp_code.training.losses.backends import LossName, load_backend
+from mtp_code.training.losses.chunked import (
+    IGNORED,
+    Labels,
+    Target,
+    chunked_backward,
+    chunked_loss,
+)
+from mtp_code.training.losses.distillation import DistillationConfig, Teacher
+from mtp_code.training.losses.token_order import TokenOrder, TokenOrderConfig
+from mtp_code.training.weights import CurriculumConfig, WeightsConfig
 
-IGNORED = -1
-"""The label of a position that has nothing to learn for an offset."""
+LOGITS_MIB = {"cpu": 32.0}
+OTHER_LOGITS_MIB = 512.0
+"""Budgets for a chunk's logits: a GPU wants thousands of positions at once, a CPU hundreds."""
 
-LOGITS_BYTES = 32 * 2**20
-"""Budget for the logits of one chunk of positions."""
+Figures = dict[str, Tensor]
+"""A step's losses in nats, each a mean over the labels of the whole step, by the name they are
+logged under; offsets that were left out are NaN. Micro-batches add up."""
+
+
+class ObjectiveConfig(Strict):
+    loss: LossName = "chunked"
+    """What computes the cross-entropy: `chunked` is ours, `torch` needs torch 2.13; `liger` and
+    `cut` (cut cross-entropy) need a GPU and the extra `kernels`."""
+    logits_mib: PositiveFloat | None = None
+    """Room for a chunk of positions' logits in fp32; None is 32 on a CPU, 512 on a GPU."""
+    weights: WeightsConfig = WeightsConfig()
+    curriculum: CurriculumConfig | None = None
+    distillation: DistillationConfig | None = None
+    token_order: TokenOrderConfig | None = None
+
+    def check(self, model: ModelConfig) -> None:
+        """
+        Raises:
+            ValueError: the model is not what the objective is for.
+        """
+        for name, length in self.weights.lengths().items():
+            if length != model.num_mtp_heads:
+                raise ValueError(
+                    f"training.objective.weights.{name} has {length} weights for "
+                    f"model.num_mtp_heads = {model.num_mtp_heads}; give one for each offset"
+                )
+        if (self.token_order is not None) != model.token_order_unembedding:
+            raise ValueError(
+                "training.objective.token_order and model.token_order_unembedding = true need "
+                "each other: set both, or neither"
+            )
+
+    def logits_bytes(self, device: torch.device) -> int:
+        mib = self.logits_mib or LOGITS_MIB.get(device.type, OTHER_LOGITS_MIB)
+        return int(mib * 2**20)
+
+
+PLAIN = ObjectiveConfig()
 
 
 def labels_for(offset: int, tokens_BS: Tensor, documents_BS: Tensor, num_positions: int) -> Tensor:
@@ -37,36 +90,47 @@ def backward_by_head(
     documents_BS: Tensor,
     num_labels_K: Tensor,
     mask_documents: bool,
-) -> Tensor:
-    """Adds the gradients of the summed mean losses of all offsets; returns each offset's share.
+    objective: ObjectiveConfig = PLAIN,
+    weights: Sequence[float] | None = None,
+) -> Figures:
+    """Adds the gradients of the weighted sum of all offsets' mean losses.
 
     One trunk forward; then head by head forward, loss and backward into the gradient of the
-    trunk's output; then one trunk backward. So no two heads' activations or logits are held at
-    once. Equal to the naive sum to rounding.
+    states that the head reads; then one trunk backward. So no two heads' activations or logits
+    are held at once. Equal to the naive sum to rounding.
+
+    Where heads read each other, a forward without a graph comes first and keeps only the states
+    between heads. Then the heads run again, last one first: when a head's turn comes, all that
+    read it have left their gradient at its states.
 
     Args:
         tokens_BS: rows of T + n tokens, so that no label is lost at a row's end.
         documents_BS: the document of each token; negative is padding.
         num_labels_K: labels of each offset in the whole optimizer step, of which this may be one
-            micro-batch: the losses are sums over this micro-batch ÷ these numbers.
+            micro-batch: the losses are sums over this micro-batch ÷ these numbers. On the CPU,
+            so that nothing waits for a GPU.
         mask_documents: attention stays within each document.
+        weights: of each offset; None is 1 for each. Offsets behind the last one above 0 are left
+            out.
     """
-    num_positions = tokens_BS.shape[1] - model.num_mtp_heads
-    inputs_BT = tokens_BS[:, :num_positions]
-    documents_BT = documents_BS[:, :num_positions] if mask_documents else None
-    attending = model.trunk.attend(inputs_BT, documents_BT)
-    hidden_BTD = model.trunk(inputs_BT, attending)
+    weights = weights or (1.0,) * model.num_mtp_heads
+    num_active = max(offset for offset, weight in enumerate(weights, 1) if weight > 0)
+    losses = _Losses(model, tokens_BS, documents_BS, num_labels_K, objective, weights)
+    read = _read(model, tokens_BS, documents_BS, mask_documents)
+    walk = _Walk(model.mtp_heads, read, model.mtp_heads.backward_order(range(1, num_active + 1)))
+    if 1 in walk.boundaries:
+        losses.teach_by(walk.boundaries[1])
 
-    boundary_BTD = hidden_BTD.detach().requires_grad_()
-    losses = []
-    for offset, labels_BT in _labels(model, tokens_BS, documents_BS, num_positions):
-        states_BTD = model.head_states(offset, boundary_BTD, attending)
-        loss = linear_cross_entropy(states_BTD, model.unembedding.weight, labels_BT)
-        loss = loss / num_labels_K[offset - 1].clamp(min=1)
-        torch.autograd.backward(loss)
-        losses.append(loss.detach())
-    torch.autograd.backward(hidden_BTD, boundary_BTD.grad)
-    return torch.stack(losses)
+    for offset in walk.order:
+        above = walk.boundaries.pop(offset, None)
+        _backward_head(
+            walk.states(offset),
+            None if above is None else above.grad,
+            offset,
+            losses if offset <= num_active else None,
+        )
+    walk.backward_trunk()
+    return losses.figures()
 
 
 @torch.no_grad()
@@ -74,16 +138,16 @@ def losses_by_offset(
     model: MTPModel, tokens_BS: Tensor, documents_BS: Tensor, mask_documents: bool
 ) -> tuple[Tensor, Tensor]:
     """Summed loss (nats) and number of labels of each offset, both (K,)."""
-    num_positions = tokens_BS.shape[1] - model.num_mtp_heads
-    inputs_BT = tokens_BS[:, :num_positions]
-    documents_BT = documents_BS[:, :num_positions] if mask_documents else None
-    attending = model.trunk.attend(inputs_BT, documents_BT)
-    hidden_BTD = model.trunk(inputs_BT, attending)
+    read = _read(model, tokens_BS, documents_BS, mask_documents)
+    reading = Reading(model, tokens_BS, read.hidden_BTD, read.attending)
     sums, counts = [], []
-    for offset, labels_BT in _labels(model, tokens_BS, documents_BS, num_positions):
-        states_BTD = model.head_states(offset, hidden_BTD, attending)
-        sums.append(linear_cross_entropy(states_BTD, model.unembedding.weight, labels_BT))
-        counts.append((labels_BT != IGNORED).sum())
+    for offset in range(1, model.num_mtp_heads + 1):
+        labels_N = labels_for(offset, tokens_BS, documents_BS, read.hidden_BTD.shape[1]).flatten()
+        normed_ND = model.norm(reading.states(offset)).flatten(0, 1)
+        weight_VD = model.unembedding_for(offset).weight
+        logits_bytes = PLAIN.logits_bytes(labels_N.device)
+        sums.append(chunked_loss(normed_ND, weight_VD, Labels(labels_N), logits_bytes))
+        counts.append((labels_N != IGNORED).sum())
     return torch.stack(sums), torch.stack(counts)
 
 
@@ -98,56 +162,200 @@ def count_labels(num_offsets: int, tokens_BS: Tensor, documents_BS: Tensor) -> T
     )
 
 
-def linear_cross_entropy(states_BTD: Tensor, unembedding_VD: Tensor, labels_BT: Tensor) -> Tensor:
-    """Summed cross-entropy of `states @ unembedding.T`, its logits held for a chunk at a time."""
-    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states_BTD.flatten(0, 1), unembedding_VD, labels_BT.flatten()
-    )
-    return loss
+class _Read(NamedTuple):
+    """The trunk's states at all positions but the last n, whose labels would be cut off.
+
+    `embedded_BSD` is there for heads that read tokens: one look-up for the trunk and all of them,
+    as the gradient of each would be a matrix of the embedding's size.
+    """
+
+    hidden_BTD: Tensor
+    attending: Attending
+    embedded_BSD: Tensor | None
 
 
-def _labels(
-    model: MTPModel, tokens_BS: Tensor, documents_BS: Tensor, num_positions: int
-) -> Iterator[tuple[int, Tensor]]:
-    for offset in range(1, model.num_mtp_heads + 1):
-        yield offset, labels_for(offset, tokens_BS, documents_BS, num_positions)
+def _read(model: MTPModel, tokens_BS: Tensor, documents_BS: Tensor, mask_documents: bool) -> _Read:
+    num_positions = tokens_BS.shape[1] - model.num_mtp_heads
+    inputs_BT = tokens_BS[:, :num_positions]
+    documents_BT = documents_BS[:, :num_positions] if mask_documents else None
+    attending = model.trunk.attend(inputs_BT, documents_BT)
+    if not model.mtp_heads.reads_tokens:
+        return _Read(model.trunk(inputs_BT, attending), attending, None)
+    embedded_BSD = model.trunk.embedding(tokens_BS)
+    hidden_BTD = model.trunk.from_embedded(embedded_BSD[:, :num_positions], attending)
+    return _Read(hidden_BTD, attending, embedded_BSD)
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """The gradient is taken in the forward, chunk by chunk, while the chunk's logits exist."""
+class _Walk:
+    """The heads in the order of their backward, each with a graph of its own.
 
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, states_ND: Tensor, unembedding_VD: Tensor, labels_N: Tensor
+    Attributes:
+        order: offsets, each before the one that it reads.
+        boundaries: the states that heads read, by their offset (0 is the trunk): where one graph
+            ends and the gradients of those that read them add up.
+    """
+
+    def __init__(self, heads: Heads, read: _Read, order: list[int]) -> None:
+        self._heads, self._read, self.order = heads, read, order
+        self._embedded_BSD = None if read.embedded_BSD is None else _boundary(read.embedded_BSD)
+        self.boundaries = {0: _boundary(read.hidden_BTD)}
+        with torch.no_grad():
+            for offset in reversed(order):
+                if any(heads.reads(other) == offset for other in order):
+                    self.boundaries[offset] = _boundary(self.states(offset))
+
+    def states(self, offset: int) -> Tensor:
+        """Runs one head on the states that it reads."""
+        below_BTD, ahead_BTD = self.boundaries[self._heads.reads(offset)], None
+        if self._embedded_BSD is not None:
+            ahead_BTD = self._embedded_BSD[:, offset - 1 : offset - 1 + below_BTD.shape[1]]
+        return self._heads(offset, below_BTD, self._read.attending, ahead_BTD)  # type: ignore[no-any-return]
+
+    def backward_trunk(self) -> None:
+        pairs = [(self._read.hidden_BTD, self.boundaries[0].grad)]
+        if self._read.embedded_BSD is not None and self._embedded_BSD is not None:
+            pairs.append((self._read.embedded_BSD, self._embedded_BSD.grad))
+        wanted = [(end, grad) for end, grad in pairs if end.requires_grad and grad is not None]
+        if wanted:
+            ends, gradients = zip(*wanted, strict=True)
+            torch.autograd.backward(ends, gradients)
+
+
+def _boundary(states_BTD: Tensor) -> Tensor:
+    """The same states, where gradients stop and add up."""
+    return states_BTD.detach().requires_grad_()
+
+
+def _backward_head(
+    states_BTD: Tensor, above_grad_BTD: Tensor | None, offset: int, losses: "_Losses | None"
+) -> None:
+    """One head's backward, from its own losses and from the head that reads its states."""
+    ends, gradients = [], []
+    if above_grad_BTD is not None:
+        ends, gradients = [states_BTD], [above_grad_BTD]
+    if losses is not None:
+        normed_BTD = losses.norm(states_BTD)
+        ends.append(normed_BTD)
+        gradients.append(losses.gradient(offset, normed_BTD.detach()))
+    torch.autograd.backward(ends, gradients)
+
+
+class _Losses:
+    """The losses of one micro-batch, head by head, and their gradients by the heads' states."""
+
+    def __init__(
+        self,
+        model: MTPModel,
+        tokens_BS: Tensor,
+        documents_BS: Tensor,
+        num_labels_K: Tensor,
+        objective: ObjectiveConfig,
+        weights: Sequence[float],
+    ) -> None:
+        self._model, self._objective, self._weights = model, objective, weights
+        self._tokens_BS, self._documents_BS = tokens_BS, documents_BS
+        self._num_positions = tokens_BS.shape[1] - model.num_mtp_heads
+        self._num_labels: list[int] = num_labels_K.clamp(min=1).tolist()
+        self._backend = load_backend(objective.loss)
+        self._logits_bytes = objective.logits_bytes(tokens_BS.device)
+        self._teacher_BTD: Tensor | None = None
+        self._by_offset: dict[int, Tensor] = {}
+        self._divergence_by_offset: dict[int, Tensor] = {}
+        self._token_order: Tensor | None = None
+
+    def norm(self, states_BTD: Tensor) -> Tensor:
+        return self._model.norm(states_BTD)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def teach_by(self, states_BTD: Tensor) -> None:
+        """Takes head 1's states, where later heads learn from it and come before it."""
+        if self._objective.distillation is not None:
+            self._teacher_BTD = self.norm(states_BTD)
+
+    def gradient(self, offset: int, normed_BTD: Tensor) -> Tensor:
+        """Computes all losses of one head; returns their gradient by its normed states."""
+        labels_BT = labels_for(offset, self._tokens_BS, self._documents_BS, self._num_positions)
+        weight_VD = self._model.unembedding_for(offset).weight
+        count, weight = self._num_labels[offset - 1], self._weights[offset - 1]
+        states_ND = normed_BTD.flatten(0, 1)
+        loss, grad_ND = self._backend(
+            states_ND,
+            weight_VD,
+            _gradient_of(weight_VD),
+            labels_BT.flatten(),
+            weight / count,
+            self._logits_bytes,
+        )
+        self._by_offset[offset] = loss / count
+        distillation, token_order = self._objective.distillation, self._objective.token_order
+        if distillation is not None and offset == 1:
+            self._teacher_BTD = normed_BTD
+            self._divergence_by_offset[1] = torch.zeros_like(loss)  # from itself
+        elif distillation is not None:
+            assert self._teacher_BTD is not None
+            teacher_VD = self._model.unembedding.weight
+            teacher = Teacher(offset, self._teacher_BTD, teacher_VD, labels_BT != IGNORED)
+            share = distillation.weight * weight
+            self._divergence_by_offset[offset] = self._add(
+                teacher, states_ND, grad_ND, weight_VD, share, count
+            )
+        if token_order is not None and offset == 1:
+            ranking = TokenOrder(
+                token_order.window, self._tokens_BS, self._documents_BS, self._num_positions
+            )
+            unembedding = self._model.token_order_unembedding
+            assert unembedding is not None
+            self._token_order = self._add(
+                ranking, states_ND, grad_ND, unembedding.weight, token_order.weight, count
+            )
+        return grad_ND.view_as(normed_BTD)
+
+    def figures(self) -> Figures:
+        by_offset_K = self._stacked(self._by_offset)
+        weights_K = by_offset_K.new_tensor(self._weights)
+        figures = {"loss": (weights_K * by_offset_K).nansum(), "loss_by_offset": by_offset_K}
+        if (distillation := self._objective.distillation) is not None:
+            divergence_K = self._stacked(self._divergence_by_offset)
+            figures["distillation_by_offset"] = divergence_K
+            figures["loss"] += distillation.weight * (weights_K * divergence_K).nansum()
+        if (token_order := self._objective.token_order) is not None:
+            assert self._token_order is not None
+            figures["token_order"] = self._token_order
+            figures["loss"] += token_order.weight * self._token_order
+        return figures
+
+    def _add(
+        self,
+        target: Target,
+        states_ND: Tensor,
+        grad_ND: Tensor,
+        weight_VD: Tensor,
+        weight: float,
+        count: int,
     ) -> Tensor:
-        needs_states, needs_weight, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        states_grad_ND = torch.zeros_like(states_ND) if needs_states else None
-        weight_grad_VD = torch.zeros_like(unembedding_VD) if needs_weight else None
-        row_bytes = 4 * unembedding_VD.shape[0]
-        chunk_rows = max(1, LOGITS_BYTES // row_bytes)
-        total = states_ND.new_zeros((), dtype=torch.promote_types(states_ND.dtype, torch.float32))
-        # Positions without a label cost nothing: neither logits nor gradient.
-        for rows in torch.split((labels_N != IGNORED).nonzero()[:, 0], chunk_rows):
-            states, labels = states_ND[rows], labels_N[rows]
-            logits = (states @ unembedding_VD.T).to(total.dtype)
-            log_probs = F.log_softmax(logits, dim=-1)
-            total -= log_probs.gather(1, labels[:, None]).sum()
-            if not (needs_states or needs_weight):
-                continue
-            logits_grad = log_probs.exp_()
-            logits_grad[torch.arange(len(rows), device=rows.device), labels] -= 1
-            logits_grad = logits_grad.to(states.dtype)
-            if states_grad_ND is not None:
-                states_grad_ND[rows] = logits_grad @ unembedding_VD
-            if weight_grad_VD is not None:
-                weight_grad_VD.addmm_(logits_grad.T, states)
-        ctx.grads = states_grad_ND, weight_grad_VD  # type: ignore[attr-defined]
-        return total
+        """Adds a further loss's gradients; returns the loss ÷ count."""
+        loss, more_ND = chunked_backward(
+            states_ND,
+            weight_VD,
+            _gradient_of(weight_VD),
+            target,
+            weight / count,
+            self._logits_bytes,
+        )
+        grad_ND += more_ND
+        return loss / count
 
-    @staticmethod
-    def backward(ctx: FunctionCtx, loss_grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        states_grad_ND, weight_grad_VD = ctx.grads  # type: ignore[attr-defined]
-        for grad in (states_grad_ND, weight_grad_VD):
-            if grad is not None:
-                grad.mul_(loss_grad)
-        return states_grad_ND, weight_grad_VD, None
+    def _stacked(self, by_offset: dict[int, Tensor]) -> Tensor:
+        """(K,), NaN where nothing was computed."""
+        absent = self._by_offset[1].new_tensor(torch.nan)
+        offsets = range(1, self._model.num_mtp_heads + 1)
+        return torch.stack([by_offset.get(offset, absent) for offset in offsets])
+
+
+def _gradient_of(weight: Tensor) -> Tensor | None:
+    """Where a weight's gradient adds up; None if it is not trained."""
+    if not weight.requires_grad:
+        return None
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad

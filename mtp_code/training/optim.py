@@ -15,7 +15,7 @@ from mtp_code.model.mtp import MTPModel
 
 class OptimConfig(Strict):
     kind: Literal["adamw", "muon"] = "adamw"
-    """`muon`: Muon for the layers' matrices, AdamW for embeddings, unembedding and vectors."""
+    """`muon`: Muon for the layers' matrices, AdamW for embeddings, unembeddings and vectors."""
     lr: PositiveFloat
     """AdamW's peak learning rate."""
     muon_lr: PositiveFloat = 0.02
@@ -31,7 +31,7 @@ class OptimConfig(Strict):
 
 def build_optimizers(model: MTPModel, config: OptimConfig) -> list[Optimizer]:
     """One optimizer for each update rule; every group keeps its peak rate as `peak_lr`."""
-    outer = {model.trunk.embedding.weight, model.unembedding.weight}
+    outer = model.vocabulary_weights()
     vectors = [p for p in model.parameters() if p.dim() < 2]
     matrices = [p for p in model.parameters() if p.dim() >= 2 and p not in outer]
     decayed = list(outer) if config.kind == "muon" else [*outer, *matrices]

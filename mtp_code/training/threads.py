@@ -38,7 +38,14 @@ def _step_time_s(model: MTPModel, training: TrainingConfig, num_threads: int) ->
     times_s = []
     for _ in range(3):
         begun_s = time.perf_counter()
-        backward_by_head(model, tokens_BS, tokens_BS, num_labels_K, training.mask_documents)
+        backward_by_head(
+            model,
+            tokens_BS,
+            tokens_BS,
+            num_labels_K,
+            training.mask_documents,
+            training.objective,
+        )
         times_s.append(time.perf_counter() - begun_s)
     return min(times_s)
 

@@ -1,6 +1,7 @@
 """The whole road through the command line, on a recipe of seconds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,47 @@ def test_samples_verdicts_and_scores_meet(folder):
     assert scores["isolation"] == "full"
     assert set(scores["pass_at_k"]) == {"1", "2"}
     assert scores["sampling"]["model"]["run"] == "short"
+
+
+def test_bits_of_the_reference_solutions_are_in_the_score(folder, tmp_path):
+    bits = json.loads((results(folder) / "reference-bits.json").read_text())
+    scores = json.loads((results(folder) / "scores.json").read_text())
+    assert bits["model"] == scores["sampling"]["model"]
+    assert bits["tasks"] == scores["reference_bits"]
+    assert len(bits["tasks"]) == 6
+    assert "bits per byte of the reference solutions" in run(
+        folder, "score", results(folder) / "verdicts.jsonl", "--benchmark", "tasks.jsonl",
+        "--out", tmp_path / "scores.json",
+    )  # fmt: skip
+    out = run(folder, "reference-bits", "runs/short", "--benchmark", "tasks.jsonl", "--out",
+              tmp_path / "bits.json", "--prompt-format", "chat-plain")  # fmt: skip
+    assert "bits per byte of 6 solutions" in out
+    other = json.loads((tmp_path / "bits.json").read_text())
+    assert other["prompt_format"] == "chat plain"
+    assert all(
+        other["tasks"][task][1] > num_bytes for task, (_, num_bytes) in bits["tasks"].items()
+    )
+
+
+def test_a_chat_goes_through_the_models_template_or_is_put_plainly(folder, tmp_path):
+    def drawn(name):
+        done = mtp_code("sample", tmp_path / name, "--benchmark", "tasks.jsonl", "--prompt-format",
+                        "chat", "--max-new-tokens", 8, cwd=folder)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        sampling = tmp_path / name / "eval/tasks/sampling.json"
+        return done.stderr, json.loads(sampling.read_text())
+
+    for name in ("plain", "talker"):
+        shutil.copytree(folder / "runs/short", tmp_path / name, ignore=lambda *_: ["eval"])
+    settings = tmp_path / "talker/tokenizer/tokenizer_config.json"
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"chat_template": template}))
+    said, plainly = drawn("plain")
+    assert "note: the model has no chat template; the prompt format is chat plain instead" in said
+    said, talked = drawn("talker")
+    assert "no chat template" not in said
+    assert (plainly["prompt_format"], talked["prompt_format"]) == ("chat plain", "chat")
+    assert plainly["prompts_sha256"] != talked["prompts_sha256"]
 
 
 def test_a_second_call_trains_and_samples_nothing(folder):

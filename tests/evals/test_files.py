@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evals.errors import InputError, RecordError
-from evals.files import Journal, write_whole
+from evals.files import Journal, cache_folder, write_whole
 
 
 def journal(path: Path) -> Journal:
@@ -89,3 +89,10 @@ def test_a_journal_has_one_writer(tmp_path: Path) -> None:
         pass
     with journal(tmp_path / "rows"):
         pass
+
+
+def test_the_folder_for_caches_is_that_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/mtp-code")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache/mtp-code"

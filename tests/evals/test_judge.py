@@ -1,17 +1,28 @@
 import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import sys
+import tracemalloc
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evals.benchmarks.formats import Benchmark
+from evals.benchmarks.formats import Benchmark, humaneval_benchmark
 from evals.errors import InputError
 from evals.judge import judge
-from evals.records import Judging, Sample, read_record, read_verdicts, write_samples
+from evals.oracles.expected import Reference
+from evals.records import Judging, References, Sample, read_record, read_verdicts, write_samples
 from evals.sampling import draw_samples
-from sandbox import Limits
-from tests.evals.conftest import FakePool
+from evals.work import Finding, Job
+from sandbox import Limits, Tier
+from tests.evals.conftest import ROWS, FakePool
+from tests.evals.oracles.test_expected import toy as toy_plus
 from tests.evals.test_sampling import SETTINGS, by_seed
 
 
@@ -93,8 +104,10 @@ def test_a_verdict_keeps_what_the_program_used(
         "peak_memory_bytes": 1000,
         "output_tail": "",
         "isolation": "full",
-        "num_checks_passed": None,
-        "num_checks": None,
+        "base": None,
+        "plus": None,
+        "num_checks_passed": 0,
+        "num_checks": 1,
     }
 
 
@@ -291,4 +304,200 @@ def test_progress_counts_distinct_programs_up_to_all(
     write(samples, "held", "slow", "failed", "held")
     told: list[tuple[int, int]] = []
     judge(samples, toy, verdicts, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    # Three reference solutions among them; then the checks that hold are counted, of no program.
+    assert told == [*((done, 6) for done in range(7)), (0, 0)]
+
+
+def test_a_cache_serves_later_runs_and_other_files(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache" / "verdicts.sqlite"
+    write(samples, "held", "failed", "raised")
+    judge(samples, toy, verdicts, cache_path=cache)
+    first = verdicts.read_bytes()
+    pool.examined.clear()
+    write(samples, "held", "failed", "raised", "exited")
+    with pytest.raises(ValueError, match="exited"):  # no outcome: only this one is examined
+        judge(samples, toy, verdicts, cache_path=cache)
+    write(samples, "held", "failed", "raised")
+    pool.examined.clear()
+    judge(samples, toy, tmp_path / "other.jsonl", cache_path=cache)
+    assert pool.examined == []
+    assert (tmp_path / "other.jsonl").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limits": Limits(cpu_s=1.5)},
+        {"tier": Tier.RESTRICTED},
+        {"unsafe_no_sandbox": True},
+    ],
+)
+def test_a_cache_crosses_no_change_of_conditions(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path, change: dict[str, Any]
+) -> None:
+    cache = verdicts.with_name("cache")
+    write(samples, "held", "failed")
+    judge(samples, toy, verdicts, cache_path=cache)
+    pool.examined.clear()
+    judge(samples, toy, verdicts, cache_path=cache, **change)
+    assert len(pool.examined) == 2
+
+
+def test_a_cache_crosses_no_change_of_checks_interpreter_or_code(
+    toy: Benchmark,
+    pool: FakePool,
+    samples: Path,
+    verdicts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = verdicts.with_name("cache")
+    write(samples, "held")
+    judge(samples, toy, verdicts, cache_path=cache)
+    checks = toy.tasks[0].checks + "\nassert True"
+    changed = toy.tasks[0].model_copy(update={"checks": checks})
+    judge(samples, replace(toy, tasks=(changed, *toy.tasks[1:])), verdicts, cache_path=cache)
+    assert len(pool.examined) == 2
+    monkeypatch.setattr("sys.version", sys.version.replace(" ", " (mended) ", 1))
+    judge(samples, toy, verdicts, cache_path=cache)
+    assert len(pool.examined) == 3
+    monkeypatch.setattr("evals.plan._JUDGING_CODE", ("sandbox",))
+    judge(samples, toy, verdicts, cache_path=cache)
+    assert len(pool.examined) == 4
+
+
+def test_reference_solutions_that_fail_are_kept_as_the_judges_health(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    wrong = toy.tasks[1].model_copy(update={"reference": "# ended: timed out (cpu)"})
+    write(samples, "held", "held")  # of the third task there is no sample
+    judge(samples, replace(toy, tasks=(toy.tasks[0], wrong, toy.tasks[2])), verdicts)
+    health = read_record(Judging, verdicts.with_name("judging.json")).references
+    assert health == References(num_judged=2, failed={"Toy/1": "timed out"})
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_base_and_plus_are_judged_apart_and_answers_counted(
+    samples: Path, verdicts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bodies = ["2 * x", "2 * x if x != 0.1 else 0", "x * (3 if x == 1 else 2)", "None", "2 * y"]
+    write_samples(
+        samples,
+        [
+            Sample(task_id="Toy/0", index=at, completion=f"    return {body}\n")
+            for at, body in enumerate(bodies)
+        ],
+    )
+    judge(samples, toy_plus(), verdicts)
+    judged = list(read_verdicts(verdicts))
+    assert [(each.verdict, each.base, each.plus) for each in judged] == [
+        ("passed", "passed", "passed"),
+        ("wrong answer", "passed", "wrong answer"),
+        ("wrong answer", "wrong answer", "passed"),
+        ("wrong answer", "wrong answer", "wrong answer"),
+        ("exception", "exception", "exception"),
+    ]
+    assert [(each.num_checks_passed, each.num_checks) for each in judged] == [
+        (None, None),
+        (4, 5),
+        (4, 5),
+        (0, 5),
+        (0, 5),
+    ]
+    assert judged[1].detail.startswith("input 1: double(0.1) gave 0, not 0.2; checks, line")
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_checks_that_hold_are_counted_for_programs_that_fail_others(
+    samples: Path, verdicts: Path
+) -> None:
+    test = "def check(f):\n    for x in range(3):\n        assert f(x) == x + 1\n    assert f(9)\n"
+    benchmark = humaneval_benchmark("counted", [{**ROWS[1], "test": test}])
+    bodies = ["x + 1", "1", "0", "1 // x", "exit()", "x +"]
+    write_samples(
+        samples,
+        [
+            Sample(task_id="Toy/1", index=at, completion=f"    return {body}\n")
+            for at, body in enumerate(bodies)
+        ],
+    )
+    judge(samples, benchmark, verdicts)
+    assert [
+        (each.verdict, each.num_checks_passed, each.num_checks) for each in read_verdicts(verdicts)
+    ] == [
+        ("passed", None, None),
+        ("wrong answer", 2, 4),
+        ("wrong answer", 0, 4),
+        ("exception", 0, 4),
+        ("exited", None, None),
+        ("syntax error", None, None),
+    ]
+
+
+def _rows(cache: Path) -> set[tuple[bytes, str]]:
+    with closing(sqlite3.connect(cache)) as database:
+        return set(database.execute("SELECT key, finding FROM findings"))
+
+
+def _judge_until_killed(samples: Path, verdicts: Path, cache: Path) -> None:
+    def die(done: int, total: int) -> None:
+        if done == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    toy = humaneval_benchmark("toy", ROWS)
+    judge(samples, toy, verdicts, cache_path=cache, on_progress=die)
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_a_killed_run_goes_on_with_what_it_found(
+    toy: Benchmark, samples: Path, verdicts: Path, tmp_path: Path
+) -> None:
+    write(samples, *map(str, range(90)))
+    cache = tmp_path / "cache"
+    child = multiprocessing.get_context("spawn").Process(
+        target=_judge_until_killed, args=(samples, verdicts, cache)
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not verdicts.exists()
+    kept = _rows(cache)
+    assert len(kept) == 40
+    told: list[tuple[int, int]] = []
+    judge(samples, toy, verdicts, cache_path=cache, on_progress=lambda *at: told.append(at))
+    assert told[0] == (0, 93 - 40)  # 90 samples and three reference solutions
+    assert kept <= _rows(cache)
+    assert [(each.task_id, each.index) for each in read_verdicts(verdicts)] == [
+        (f"Toy/{at % 3}", at // 3) for at in range(90)
+    ]
+    again = tmp_path / "again" / "verdicts.jsonl"
+    judge(samples, toy, again, cache_path=cache)
+    assert again.read_bytes() == verdicts.read_bytes()
+
+
+class _FindsAllPassed:
+    """An examiner that holds nothing."""
+
+    def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
+        for job in jobs:
+            yield job, Finding("passed", "", "exited", 0, 0.1, 0.1, 1000, "", "full")
+
+    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+        raise NotImplementedError
+
+
+def test_memory_does_not_grow_with_the_samples(toy: Benchmark, tmp_path: Path) -> None:
+    peaks = []
+    for count in (300, 3_000):
+        samples = tmp_path / f"{count}.jsonl"
+        with samples.open("w") as file:
+            for at in range(count):
+                row = {"task_id": f"Toy/{at % 3}", "completion": f"    return {at}"}
+                file.write(json.dumps(row) + "\n")
+        tracemalloc.start()
+        judge(samples, toy, tmp_path / str(count) / "out.jsonl", examiner=_FindsAllPassed())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 50_000

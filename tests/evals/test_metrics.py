@@ -6,6 +6,7 @@ from evals.metrics import (
     CHECKS_PASSED,
     PARSED,
     PASS_AT_1,
+    Metric,
     holds_copies,
     metric_named,
     outcomes_by_task,
@@ -19,9 +20,12 @@ def test_metrics_go_by_name() -> None:
     assert metric_named("pass@100").k == 100
     assert metric_named("parsed") == PARSED
     assert metric_named("checks passed") == CHECKS_PASSED
+    assert metric_named("base pass@7") == Metric("base pass@7", 7, is_base=True)
 
 
-@pytest.mark.parametrize("name", ["pass@0", "pass@", "pass", "pass@1.5", "bits", ""])
+@pytest.mark.parametrize(
+    "name", ["pass@0", "pass@", "pass", "pass@1.5", "bits", "", "base", "base parsed"]
+)
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="no such metric; known: pass@K, parsed, checks passed"):
         metric_named(name)
@@ -29,9 +33,11 @@ def test_other_names_are_refused(name: str) -> None:
 
 def test_each_metric_reads_its_own_of_a_sample() -> None:
     shares = {"Toy/0": (1.0, 0.5, 0.0), "Toy/1": (0.0, 0.0, 0.25)}
-    found = measured(["PWS", "STW"], checks_passed=shares)
+    base = {"Toy/0": "PPS", "Toy/1": "SPW"}
+    found = measured(["PWS", "STW"], checks_passed=shares, base_verdicts=base)
     for metric, expected in (
         (PASS_AT_1, [[1, 0, 0], [0, 0, 0]]),
+        (metric_named("base pass@1"), [[1, 1, 0], [0, 1, 0]]),
         (PARSED, [[1, 1, 0], [0, 1, 1]]),
         (CHECKS_PASSED, [[1, 0.5, 0], [0, 0, 0.25]]),
     ):
@@ -42,6 +48,8 @@ def test_each_metric_reads_its_own_of_a_sample() -> None:
 def test_what_was_not_recorded_or_drawn_is_named() -> None:
     with pytest.raises(InputError, match="do not hold how many checks passed"):
         outcomes_by_task(measured(["PW"]), CHECKS_PASSED)
+    with pytest.raises(InputError, match="base pass@2: the verdicts do not hold base checks apart"):
+        outcomes_by_task(measured(["PW"]), metric_named("base pass@2"))
     with pytest.raises(InputError, match="pass@3: needs 3 samples a task; Toy/1 has 2"):
         outcomes_by_task(measured(["PWW", "PW"]), metric_named("pass@3"))
 

@@ -1,12 +1,26 @@
 """Prompt formats, word for word: one that changes under its name would make old scores lies."""
 
+import os
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from evals.benchmarks import load_benchmark
 from evals.benchmarks.formats import Benchmark, humaneval_benchmark, mbpp_benchmark
 from evals.errors import InputError
-from evals.prompts import FORMATS, Example, PromptFormat, sample_of, with_format
+from evals.postprocess import cut_at_stops
+from evals.prompts import (
+    FORMATS,
+    Example,
+    PromptFormat,
+    prompts_read,
+    prompts_sha256,
+    reference_answer,
+    sample_of,
+    with_format,
+)
 from evals.records import Question
 from tests.evals.benchmarks.test_formats import MBPP_ROW
 from tests.evals.conftest import ROWS
@@ -15,6 +29,12 @@ HUMANEVAL = Question(code='\ndef f(x):\n    """Add one."""\n')
 MBPP = Question(text="Add one.", asserts=("assert f(1) == 2", "assert f(2) == 3"))
 APPS = Question(text="Add one.", reads_stdin=True)
 CALL = Question(text="Add one.", code="def f(x):\n")
+
+needs_data = pytest.mark.skipif(
+    not os.environ.get("MTP_CODE_DATA"), reason="data of MBPP and EvalPlus: MTP_CODE_DATA"
+)
+
+loaded = cache(load_benchmark)
 
 SHOT = (
     "You are an expert Python programmer, and here is your task: {text} Your code should pass "
@@ -67,6 +87,14 @@ def test_chat(question: Question, shown: str) -> None:
     assert FORMATS["chat"].answer_begins == "```python\n"
 
 
+def test_a_chat_without_a_template_is_its_message_and_the_beginning_of_the_answer() -> None:
+    chat, plain = FORMATS["chat"], FORMATS["chat plain"]
+    assert plain.write(MBPP, ()) == f"{chat.write(MBPP, ())}\n```python\n"
+    assert (plain.stops, plain.post_processing) == (chat.stops, chat.post_processing)
+    assert plain.answer_begins == chat.answer_begins
+    assert not plain.is_chat
+
+
 def test_chat_says_where_input_comes_from() -> None:
     assert written("chat", APPS).startswith(
         "Write a complete Python script that reads standard input and writes standard output, with"
@@ -88,6 +116,7 @@ def test_chat_says_where_input_comes_from() -> None:
         ("mbpp 3-shot", ("[DONE]",)),
         ("apps", ("\nQUESTION", "\n---", "\nANSWER")),
         ("chat", ("\n```",)),
+        ("chat plain", ("\n```",)),
     ],
 )
 def test_stops(name: str, stops: tuple[str, ...]) -> None:
@@ -159,6 +188,99 @@ def test_a_sample_is_a_completion_only_where_it_continues_the_prompt_as_others_h
         "raw": raw,
         **kept,
     }
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "answer"),
+    [
+        ("humaneval raw", "    return x\n"),
+        ("humaneval stripped", "\n    return x\n"),
+        ("chat", '\ndef f():\n  "."\n    return x\n'),
+        ("chat plain", '\ndef f():\n  "."\n    return x\n'),
+    ],
+)
+def test_a_reference_answers_as_a_model_would_have_to(prompt_format: str, answer: str) -> None:
+    row = {**ROWS[0], "prompt": '\ndef f():\n  "."\n', "entry_point": "f", "test": ""}
+    row["canonical_solution"] = "    return x\n"
+    task = humaneval_benchmark("toy", [row]).tasks[0]
+    assert reference_answer(task, prompt_format) == answer
+    assert reference_answer(task.model_copy(update={"reference": None}), prompt_format) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "humaneval",
+        "micro",
+        *(
+            pytest.param(name, marks=needs_data)
+            for name in ("humaneval+", "mbpp", "mbpp-sanitized", "mbpp+")
+        ),
+    ],
+)
+def test_prompt_and_reference_answer_make_the_reference_in_every_format(name: str) -> None:
+    benchmark = loaded(name)
+    for prompt_format in benchmark.formats:
+        for task in benchmark.tasks:
+            begun = FORMATS[prompt_format].program_prefix(task.question)
+            answer = reference_answer(task, prompt_format)
+            assert task.reference is not None
+            assert answer is not None
+            program = task.program_prefix + task.reference
+            assert (begun + answer).strip() == program.strip(), (prompt_format, task.task_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("humaneval", set()),
+        ("micro", set()),
+        pytest.param("humaneval+", set(), marks=needs_data),
+        pytest.param("mbpp", {("mbpp docstring with one assert", "Mbpp/342")}, marks=needs_data),
+        pytest.param("mbpp-sanitized", set(), marks=needs_data),
+        pytest.param("mbpp+", set(), marks=needs_data),
+    ],
+)
+def test_stops_cut_no_reference_but_one(name: str, cut: set[tuple[str, str]]) -> None:
+    benchmark = loaded(name)
+    found = set()
+    for prompt_format in benchmark.formats:
+        for task in benchmark.tasks:
+            answer = reference_answer(task, prompt_format)
+            assert answer is not None
+            if cut_at_stops(answer, FORMATS[prompt_format].stops) != answer:
+                found.add((prompt_format, task.task_id))
+    assert found == cut
+
+
+def test_three_shots_have_a_line_end_before_the_code() -> None:
+    rows = [{**MBPP_ROW, "task_id": number} for number in (2, 3)]
+    asked = with_format(mbpp_benchmark("toy", rows[1:], examples=rows[:1]), "mbpp 3-shot")
+    (task,) = asked.tasks
+    answer = reference_answer(task, "mbpp 3-shot")
+    assert answer is not None
+    shot = f"[BEGIN]{answer}\n[DONE]\n"
+    assert shot in task.prompt  # the example is the same task
+
+
+@pytest.mark.parametrize("change", ["prompt", "stops", "template", "order"])
+def test_the_hash_of_prompts_tells_whatever_the_model_reads(toy: Benchmark, change: str) -> None:
+    chat = with_format(toy, "chat")
+    prompts = prompts_read(chat, lambda message, begins: f"<user>{message}<assistant>{begins}")
+    known = prompts_sha256(chat, prompts)
+    assert known == prompts_sha256(chat, dict(reversed(prompts.items())))
+    task, *others = chat.tasks
+    match change:
+        case "prompt":
+            prompts["Toy/1"] += "\n"
+        case "stops":
+            changed = task.model_copy(update={"stops": ("```",)})
+            chat = replace(chat, tasks=(changed, *others))
+        case "template":
+            prompts = prompts_read(chat, lambda message, begins: f"{message}{begins}")
+        case "order":
+            chat = replace(chat, tasks=(*others, task))
+    assert prompts_sha256(chat, prompts) != known
 
 
 def test_names_are_those_of_the_formats(tmp_path: Path) -> None:

@@ -3,9 +3,21 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from evals.errors import RecordError
-from evals.records import Sample, Sampling, differences, read_record, read_samples, write_samples
+from evals.records import (
+    Measured,
+    ReferenceBits,
+    Sample,
+    Sampling,
+    differences,
+    read_record,
+    read_samples,
+    write_record,
+    write_samples,
+)
+from tests.evals.scored import measured
 
 TASKS = ("HumanEval/0", "HumanEval/1", "HumanEval/10")
 
@@ -124,6 +136,38 @@ def test_a_record_that_is_none_is_told_in_one_line(path: Path, content: str, mes
     with pytest.raises(RecordError) as caught:
         read_record(Sampling, path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ({"Toy/0": "PP"}, "base_verdicts and tasks do not hold the same tasks: Toy/1"),
+        ({"Toy/0": "PW", "Toy/1": "WP"}, "base_verdicts.Toy/1: WP, but by all checks PW"),
+        ({"Toy/0": "PW", "Toy/1": "P"}, "base_verdicts.Toy/1: P, but by all checks PW"),
+        ({"Toy/0": "PZ", "Toy/1": "PP"}, "base_verdicts.Toy/0: PZ, but by all checks PW"),
+    ],
+)
+def test_base_verdicts_are_of_the_same_samples(base: dict[str, str], message: str) -> None:
+    row = measured(["PW", "PW"]).as_json()
+    assert Measured.model_validate(row | {"base_verdicts": {"Toy/0": "PW", "Toy/1": "PP"}})
+    with pytest.raises(ValidationError, match=message):
+        Measured.model_validate(row | {"base_verdicts": base})
+
+
+def test_numbers_of_a_task_stand_on_one_line(path: Path) -> None:
+    bits = ReferenceBits(
+        benchmark="toy",
+        data_sha256="d",
+        prompt_format="humaneval raw",
+        model={},
+        tasks={"Toy/0": (12.5, 10), "Toy/1": (3.0, 21)},
+    )
+    write_record(path, bits)
+    assert '"Toy/0": [12.5, 10],\n' in path.read_text()
+    assert read_record(ReferenceBits, path) == bits
+    assert bits.bits_per_byte == 0.5
+    write_record(path, measured(["PWW"], checks_passed={"Toy/0": (1.0, 0.25, 0.0)}))
+    assert '"Toy/0": [1.0, 0.25, 0.0]\n' in path.read_text()
 
 
 def test_differences_name_the_field_however_deep() -> None:

@@ -403,6 +403,20 @@ def test_exact_values_can_be_read_by_program(two_runs: list[Path], page_of_two: 
     assert repr(score["pass_at_k"]["1"]["value"]) in values
 
 
+def test_base_and_all_checks_of_a_plus_benchmark_stand_apart(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "plus")
+    path = add_scores(run, "humaneval+") / "scores.json"
+    score = json.loads(path.read_text())
+    base = {"1": score["pass_at_k"]["1"] | {"value": 0.75, "low": 0.7, "high": 0.8}}
+    edit_json(path, {"base_pass_at_k": base, "base_verdicts": score["verdicts"]})
+    add_scores(run, "humaneval")
+    page = Page(report([run]))
+    assert "pass@1 (base) 75.0 % (70.0–80.0)" in page.text
+    assert "pass@1 (base + extra) " in page.text
+    assert "humaneval+ pass@1 (base)" in page.text
+    assert "humaneval pass@1 (" not in page.text
+
+
 def test_verdict_table_counts_what_the_score_counts(
     two_runs: list[Path], page_of_two: Page
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from evals.benchmarks.formats import Benchmark
 from evals.errors import InputError
-from evals.prompts import with_format
+from evals.prompts import prompts_sha256, with_format
 from evals.records import Sampling, read_record, read_samples
 from evals.sampling import Request, Settings, draw_samples, sample_seed
 
@@ -84,6 +84,23 @@ def test_a_chat_goes_through_the_models_own_template(toy: Benchmark, path: Path)
     assert asked[0].prompt.endswith("```\n<assistant>```python\n")
     sample = next(iter(read_samples(path, [task.task_id for task in toy.tasks], pytest.fail)))
     assert sample.solution == "def add0(x):\n    return x"
+
+
+def test_the_hash_of_what_was_read_is_kept_and_another_template_refused(
+    toy: Benchmark, path: Path
+) -> None:
+    asked = with_format(toy, "chat")
+
+    def noted(template: str) -> str | None:
+        draw_samples(
+            asked, by_seed, SETTINGS, path, chat=lambda said, begins: template + said + begins
+        )
+        return read_record(Sampling, path.with_name("sampling.json")).prompts_sha256
+
+    read = {task.task_id: f"<user>{task.prompt}```python\n" for task in asked.tasks}
+    assert noted("<user>") == prompts_sha256(asked, read)
+    with pytest.raises(InputError, match="are drawn with prompts_sha256"):
+        noted("[INST]")
 
 
 def test_a_model_without_a_template_is_not_chatted_with(toy: Benchmark, path: Path) -> None:

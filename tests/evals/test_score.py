@@ -1,18 +1,23 @@
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evals.baseline import write_baseline
 from evals.benchmarks.formats import Benchmark
-from evals.errors import InputError
+from evals.errors import IncomparableError, InputError
 from evals.files import file_sha256
+from evals.gate import gate
 from evals.judge import judge
+from evals.prompts import prompts_read, prompts_sha256, with_format
 from evals.records import (
     VERDICT_LETTERS,
     VERDICT_NAMES,
+    Baseline,
     Judging,
     ReferenceBits,
     References,
@@ -80,6 +85,35 @@ def test_what_the_model_read_has_its_own_hash(toy: Benchmark, verdicts: Path) ->
     assert hash_of(toy, prompt_format="one of another harness") is None
 
 
+def test_every_format_has_its_own_hash_by_name(toy: Benchmark, verdicts: Path) -> None:
+    """Whatever format the benchmark is put in when it is scored."""
+    hashes = {}
+    for name in set(toy.formats) - {"chat"}:
+        with_sampling(verdicts, prompt_format=name)
+        put = with_format(toy, name)
+        hashes[name] = prompts_sha256(put, prompts_read(put))
+        assert score(verdicts, toy).prompts_sha256 == hashes[name]
+        assert score(verdicts, put).prompts_sha256 == hashes[name]
+    assert len(set(hashes.values())) == 3
+
+
+def test_a_template_is_not_guessed_and_what_was_noted_is_believed(
+    toy: Benchmark, verdicts: Path
+) -> None:
+    with_sampling(verdicts, prompt_format="chat")
+    assert score(verdicts, toy).prompts_sha256 is None
+    with_sampling(verdicts, prompt_format="chat", prompts_sha256="5" * 64)
+    assert score(verdicts, toy).prompts_sha256 == "5" * 64
+
+
+def test_the_gate_names_a_changed_template(toy: Benchmark, verdicts: Path, tmp_path: Path) -> None:
+    with_sampling(verdicts, prompt_format="chat", prompts_sha256="5" * 64)
+    write_baseline(score(verdicts, toy), tmp_path / "baseline.json")
+    with_sampling(verdicts, prompt_format="chat", prompts_sha256="6" * 64)
+    with pytest.raises(IncomparableError, match="prompts_sha256 differs: '5555"):
+        gate(read_record(Baseline, tmp_path / "baseline.json"), score(verdicts, toy))
+
+
 def with_sampling(verdicts: Path, **changes: Any) -> None:
     """Write down how the samples were drawn."""
     path = verdicts.with_name("judging.json")
@@ -124,6 +158,7 @@ def test_tasks_of_one_origin_widen_the_interval_over_tasks(toy: Benchmark, verdi
 def test_the_share_of_checks_passed_counts_those_not_reached_as_failed(
     toy: Benchmark, verdicts: Path
 ) -> None:
+    with_checks(verdicts, {})
     assert "checks passed" not in score(verdicts, toy).graded
     with_checks(verdicts, {"wrong answer": (3, 4), "passed": (4, 4)})
     summed = score(verdicts, toy)
@@ -143,10 +178,18 @@ def test_the_share_of_checks_is_not_told_where_one_sample_has_none(
 
 def with_checks(verdicts: Path, numbers: dict[str, tuple[int, int]]) -> None:
     """Count the checks of verdicts of these kinds."""
-    rows = [json.loads(line) for line in verdicts.read_text().splitlines()]
-    for row in rows:
+
+    def counted(row: dict[str, Any]) -> dict[str, Any]:
         passed, in_all = numbers.get(row["verdict"], (None, None))
-        row.update(num_checks_passed=passed, num_checks=in_all)
+        return {"num_checks_passed": passed, "num_checks": in_all}
+
+    rewrite(verdicts, counted)
+
+
+def rewrite(verdicts: Path, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change fields of every verdict, as if the judge had said so."""
+    rows = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    rows = [row | changed(row) for row in rows]
     verdicts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = verdicts.with_name("judging.json")
     judging = read_record(Judging, path)
@@ -171,37 +214,44 @@ def test_bits_per_byte_are_read_from_beside_the_verdicts(toy: Benchmark, verdict
         score(verdicts, toy)
 
 
-def judged_references(toy: Benchmark, folder: Path, said: str) -> Path:
-    folder.mkdir()
-    write_samples(
-        folder / "samples.jsonl",
-        [Sample(task_id=task.task_id, index=0, completion=f"# {said}") for task in toy.tasks],
-    )
-    judge(folder / "samples.jsonl", toy, folder / "verdicts.jsonl")
-    return folder / "verdicts.jsonl"
-
-
-def test_reference_solutions_judged_beside_say_how_the_judge_is(
-    toy: Benchmark, verdicts: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "other"}}, "of another model than the samples"),
+        ({"prompt_format": "chat"}, "of another prompt format than the samples"),
+    ],
+)
+def test_bits_per_byte_of_another_model_or_format_are_refused(
+    toy: Benchmark, verdicts: Path, changes: dict[str, Any], message: str
 ) -> None:
-    assert score(verdicts, toy).references is None
-    well = judged_references(toy, tmp_path / "well", "held")
-    assert score(verdicts, toy, references_path=well).references == References(
-        num_judged=3, failed={}
+    with_sampling(verdicts)
+    bits = ReferenceBits(
+        benchmark="toy",
+        data_sha256=toy.data_sha256,
+        prompt_format="humaneval raw",
+        model={"name": "toy"},
+        tasks={"Toy/0": (12.0, 10)},
     )
-    sick = judged_references(toy, tmp_path / "sick", "failed")
-    found = score(verdicts, toy, references_path=sick).references
-    assert found is not None
-    assert found.failed["Toy/2"] == "wrong answer"
+    path = verdicts.with_name("reference-bits.json")
+    write_record(path, bits)
+    assert score(verdicts, toy).bits_per_byte == 1.2
+    write_record(path, bits.model_copy(update=changes))
+    with pytest.raises(InputError, match=message):
+        score(verdicts, toy)
 
 
-def test_references_judged_otherwise_are_refused(
-    toy: Benchmark, verdicts: Path, tmp_path: Path
-) -> None:
-    other = replace(toy, limits=replace(toy.limits, cpu_s=99.0))
-    lenient = judged_references(other, tmp_path / "lenient", "held")
-    with pytest.raises(InputError, match="judge the reference solutions as the samples were"):
-        score(verdicts, toy, references_path=lenient)
+def test_base_checks_have_a_score_of_their_own(toy: Benchmark, verdicts: Path) -> None:
+    assert score(verdicts, toy).base_pass_at_k is None
+    of_base = {"wrong answer": "passed", "passed": "passed", "syntax error": "syntax error"}
+    rewrite(verdicts, lambda row: {"base": of_base.get(row["verdict"], row["verdict"])})
+    summed = score(verdicts, toy, [1, 2])
+    assert summed.verdicts == {"Toy/0": "ST", "Toy/1": "PW", "Toy/2": "PP"}
+    assert summed.base_verdicts == {"Toy/0": "ST", "Toy/1": "PP", "Toy/2": "PP"}
+    assert summed.base_pass_at_k is not None
+    assert summed.base_pass_at_k["1"].value == pytest.approx(2 / 3)
+    assert summed.pass_at_k["1"].value == pytest.approx(1 / 2)
+    rewrite(verdicts, lambda row: {"base": None if row["task_id"] == "Toy/2" else row["base"]})
+    assert score(verdicts, toy).base_verdicts is None
 
 
 def test_the_judges_own_word_on_references_is_kept(toy: Benchmark, verdicts: Path) -> None:

@@ -42,7 +42,7 @@ def complaint(path: Path, overrides: list[str] | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-next-token", "smoke"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-next-token", "smoke", "bytes8-tiny"])
 def test_our_recipes_load_by_name(name):
     assert load_recipe(name).name == name
 
@@ -102,6 +102,13 @@ def test_an_unknown_section_is_named_with_its_nearest(path):
         ("optim.lr=nan", "optim.lr: "),
         ("data.sources.code.kind=stdlibb", "stdlibb"),
         ("tokenizer.vocab_size=3", "tokenizer"),
+        ("model.heads=paralel", "model.heads: "),
+        ("training.objective.loss=chunky", "training.objective.loss: "),
+        ("training.objective.weights.initial=[1, 1, 1]", "has 3 weights for model.num_mtp_heads"),
+        ("training.objective.weights.initial=[0, 1]", "offset 1 needs a weight above 0"),
+        ("training.objective.token_order.window=8", "token_order_unembedding = true need each"),
+        ("training.objective.curriculum.order=up", "training.objective.curriculum.order: "),
+        ("training.objective.curiculum.order=forward", "did you mean curriculum?"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(path, override, expected):

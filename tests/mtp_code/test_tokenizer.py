@@ -164,6 +164,22 @@ def test_digits_are_spelled_out() -> None:
     assert len(BPE.encode("2026")) == 4
 
 
+TEMPLATE = (
+    "{{ bos_token }} {% for message in messages %}{{ message.role }}:{{ message.content }}"
+    "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def write_chat_tokenizer(folder: Path, template: object = TEMPLATE) -> None:
+    folder.mkdir(exist_ok=True)
+    BPE.save(folder)
+    settings = json.loads((folder / SETTINGS_FILE).read_text())
+    matched = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    bos = {"__type": "AddedToken", "content": END_OF_TEXT, "special": True} | matched
+    settings |= {"bos_token": bos, "add_bos_token": False}
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings | {"chat_template": template}))
+
+
 class TestForeignTokenizer:
     def test_is_read_from_its_folder_with_the_end_of_text_it_names(self, tmp_path: Path) -> None:
         BPE.save(tmp_path)
@@ -204,6 +220,51 @@ class TestForeignTokenizer:
         with pytest.raises(TokenizerError, match="nobody/nothing: neither") as caught:
             open_hugging_face("nobody/nothing")
         assert "\n" not in str(caught.value)
+
+    def test_its_chat_template_is_read_saved_and_rendered(self, tmp_path: Path) -> None:
+        write_chat_tokenizer(tmp_path / "foreign")
+        open_hugging_face(str(tmp_path / "foreign")).save(tmp_path)
+        tokenizer = load_tokenizer(tmp_path)
+        assert tokenizer.chat_template is not None
+        asked = tokenizer.chat("Hello <|endoftext|>", "Ans")
+        assert asked == f"{END_OF_TEXT} user:Hello <|endoftext|>{END_OF_TEXT}\nassistant:Ans"
+
+    def test_special_tokens_are_read_out_of_chats_only(self, tmp_path: Path) -> None:
+        write_chat_tokenizer(tmp_path)
+        tokenizer = open_hugging_face(str(tmp_path))
+        text = "a<|endoftext|>b"
+        chat = tokenizer.encode_chat(text)
+        assert chat == [*tokenizer.encode("a"), tokenizer.end_of_text, *tokenizer.encode("b")]
+        assert tokenizer.end_of_text not in tokenizer.encode(text)
+        with pytest.raises(TokenizerError, match="lone surrogate"):
+            tokenizer.encode_chat("\ud800")
+
+    def test_its_chat_template_may_lie_beside_or_be_one_of_several(self, tmp_path: Path) -> None:
+        several = [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]
+        write_chat_tokenizer(tmp_path, several)
+        assert open_hugging_face(str(tmp_path)).chat("x", "") == "D"
+        (tmp_path / "chat_template.jinja").write_text("F")
+        assert open_hugging_face(str(tmp_path)).chat("x", "") == "F"
+
+    def test_a_chat_is_what_transformers_makes_of_it(self, tmp_path: Path) -> None:
+        transformers = pytest.importorskip("transformers")
+        write_chat_tokenizer(tmp_path)
+        theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+        messages = [{"role": "user", "content": "Hello"}]
+        asked = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ours = open_hugging_face(str(tmp_path))
+        assert ours.chat("Hello", "") == asked
+        assert ours.encode_chat(asked) == theirs(asked, add_special_tokens=False).input_ids
+
+    def test_without_a_template_or_with_a_broken_one_is_one_line(self, tmp_path: Path) -> None:
+        assert BPE.chat_template is None
+        with pytest.raises(TokenizerError, match="no chat template"):
+            BPE.chat("x", "")
+        for broken in ("{% for %}", "{{ raise_exception('roles\\nmust alternate') }}"):
+            write_chat_tokenizer(tmp_path, broken)
+            with pytest.raises(TokenizerError, match="its chat template fails: ") as caught:
+                open_hugging_face(str(tmp_path)).chat("x", "")
+            assert "\n" not in str(caught.value)
 
     def test_bytes_of_tokens_are_known_without_byte_level_spelling(self) -> None:
         model = {

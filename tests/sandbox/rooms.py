@@ -50,9 +50,10 @@ except BaseException:
 sys.path += shown.package_path(plan)
 os.chdir(plan.workspace or "/tmp" if not plan.for_checks else "/")
 os.environ.update(PATH="/usr/bin:/bin", HOME=os.getcwd(), TMPDIR=os.getcwd())
-pid = contain.fork_sample(plan)
+steps = contain.sample_steps(plan, plan.limits)
+pid = contain.fork_sample(plan, os.fork)
 if pid == 0:
-    contain.contain_sample(plan, plan.limits)
+    contain.contain_sample(plan, steps)
     os.dup2(contain.CONTROL, 1)
     os.dup2(contain.CONTROL, 2)
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)

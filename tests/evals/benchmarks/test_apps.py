@@ -9,9 +9,10 @@ import pytest
 
 from evals.benchmarks import load_benchmark
 from evals.errors import BenchmarkUnavailable, RecordError
+from evals.judge import judge
 from evals.program import checks_of, program_of
 from evals.prompts import sample_of, with_format
-from evals.records import Sample, StdinCase
+from evals.records import Sample, StdinCase, read_verdicts, write_samples
 from sandbox import Outcome, Pool
 from tests.evals.benchmarks.test_mbpp import write_rows
 
@@ -50,7 +51,7 @@ def test_problems_of_a_level_that_have_tests_are_its_tasks() -> None:
     benchmark = load_benchmark("apps-introductory")
     assert benchmark.name == "apps-introductory"
     assert [task.task_id for task in benchmark.tasks] == ["APPS/4000", "APPS/4001"]
-    assert benchmark.formats == ("apps", "chat")
+    assert benchmark.formats == ("apps", "chat", "chat plain")
 
 
 @pytest.mark.usefixtures("data")
@@ -215,3 +216,29 @@ def test_apps_that_is_nowhere_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.DownloadManager", DownloadManager)
     with pytest.raises(BenchmarkUnavailable, match=r"holds apps-test.jsonl.gz"):
         load_benchmark("apps-interview")
+
+
+@pytest.mark.usefixtures("data", "needs_sandbox")
+def test_both_kinds_are_judged_side_by_side(tmp_path: Path) -> None:
+    benchmark = load_benchmark("apps-introductory")
+    reads = "x, y = map(int, input().split())\nprint(x + y if x < 3 else 0)"
+    adds = "class Solution:\n    def add(self, x, y):\n        return x + y if x != [1] else []"
+    write_samples(
+        tmp_path / "samples.jsonl",
+        [
+            Sample(task_id="APPS/4000", index=0, solution=benchmark.tasks[0].reference),
+            Sample(task_id="APPS/4000", index=1, solution=reads),
+            Sample(task_id="APPS/4001", index=0, solution=adds),
+            Sample(task_id="APPS/4001", index=1, solution="def add(x, y): return x + y"),
+        ],
+    )
+    judge(tmp_path / "samples.jsonl", benchmark, tmp_path / "verdicts.jsonl")
+    assert [
+        (each.verdict, each.num_checks_passed, each.num_checks)
+        for each in read_verdicts(tmp_path / "verdicts.jsonl")
+    ] == [
+        ("passed", 2, 2),
+        ("wrong answer", 1, 2),
+        ("wrong answer", 1, 2),
+        ("passed", None, None),
+    ]

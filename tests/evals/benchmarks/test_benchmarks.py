@@ -1,14 +1,18 @@
 """The registry, and the benchmarks that are a few lines each."""
 
 import importlib.resources
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evals.benchmarks import BENCHMARKS, ORIGINALS, load_benchmark
+from evals.benchmarks import BENCHMARKS, ORIGINALS, load_benchmark, micro
+from evals.benchmarks.plus import MBPP_RULES, SLOW_REFERENCES
 from evals.errors import InputError, RecordError
+from evals.postprocess import POST_PROCESSINGS
+from evals.prompts import FORMATS
 from evals.records import read_rows
 from tests.evals.benchmarks.test_formats import MBPP_ROW
 from tests.evals.benchmarks.test_mbpp import write_rows
@@ -51,10 +55,13 @@ def test_helpers_of_humanevals_prompts_are_in_the_checks() -> None:
 
 
 @pytest.mark.parametrize("name", ["micro", "micro-hard"])
-def test_micro_is_made_of_tasks_with_references(name: str) -> None:
+def test_micro_is_made_of_tasks_with_references_and_families(name: micro.Size) -> None:
     benchmark = load_benchmark(name)
     assert benchmark.name == name
     assert all(task.reference for task in benchmark.tasks)
+    families = {row["task_id"]: row["family"] for row in micro.generate("test", name)}
+    assert {task.task_id: task.origin for task in benchmark.tasks} == families
+    assert len(set(families.values())) == {"micro": 14, "micro-hard": 24}[name]
     assert benchmark.limits.cpu_s < load_benchmark("humaneval").limits.cpu_s
 
 
@@ -103,3 +110,32 @@ def test_an_unknown_name_is_told_in_one_line(name: str, message: str) -> None:
 
 def test_training_data_is_kept_apart_from_benchmarks_there_are() -> None:
     assert set(ORIGINALS) < BENCHMARKS.keys()
+
+
+PAGE = (Path(__file__).parents[3] / "docs/benchmarks.md").read_text(encoding="utf-8")
+
+
+def test_the_page_names_every_benchmark_format_and_post_processing() -> None:
+    for name in (*BENCHMARKS, *FORMATS, *POST_PROCESSINGS, *SLOW_REFERENCES, *MBPP_RULES):
+        assert f"`{name}`" in PAGE or re.search(rf"[ (]{re.escape(name)}[ ,.]", PAGE), name
+    for prompt_format in FORMATS.values():
+        (row,) = [
+            line for line in PAGE.splitlines() if line.startswith(f"| `{prompt_format.name}`")
+        ]
+        for stop in prompt_format.stops:
+            spelled = stop.replace("\n", "\\n")
+            assert spelled in row.replace("&#124;", "|"), (prompt_format.name, stop)
+        assert f"| {prompt_format.post_processing} |" in row
+
+
+def test_tasks_as_the_page_shows_them_are_read(tmp_path: Path) -> None:
+    shown = re.findall(r"```json\n(.*)\n```", PAGE)
+    assert len(shown) == 2
+    for number, (row, task_id) in enumerate(zip(shown, ("mine/0", "Mbpp/1"), strict=True)):
+        path = tmp_path / f"tasks-{number}.jsonl"
+        path.write_text(row + "\n")
+        (task,) = load_benchmark(str(path)).tasks
+        assert (task.task_id, task.entry_point) == (task_id, "double")
+        scope: dict[str, Any] = {}
+        exec(task.program_prefix + (task.reference or ""), scope)
+        exec(task.checks, scope)

@@ -1,5 +1,6 @@
 import json
 import sys
+from collections import Counter, OrderedDict, UserList, defaultdict, namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -43,11 +44,24 @@ def test_digests_are_equal_where_values_are(one: object, other: object) -> None:
         ([(0, "a")] * _PART + [None], [(-0.0, "a")] * _PART + [None]),
         ({"a": 1, "b": 2}, {"b": 2.0, "a": True}),
         ({1, 2, 3}, frozenset({3.0, 2, 1})),
+        (["a"] * _PART, UserList(["a"] * _PART)),
+        ([1, 2], [type("Number", (int,), {})(1), 2]),
+        (["a", "b"], [type("Text", (str,), {})("a"), "b"]),
+        ([(1, 2)], [namedtuple("Pair", "one other")(1, 2)]),
+        ({"a": 1}, Counter("a")),
+        ({"a": [1]}, OrderedDict(a=[1])),
+        ({"a": 1}, defaultdict(int, a=1)),
     ],
 )
 def test_digests_of_equal_values_of_other_types_are_equal(one: object, other: object) -> None:
     assert one == other
     assert digest(one) == digest(other)
+
+
+def test_digests_are_compared_whatever_the_type_of_all() -> None:
+    assert _digest({1, 2}) == _digest(frozenset({1, 2}))
+    assert _digest([1]) == _digest(UserList([1]))
+    assert _digest([1]) != _digest((1,))
 
 
 @pytest.mark.parametrize(

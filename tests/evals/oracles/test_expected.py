@@ -15,7 +15,7 @@ import sandbox
 from evals.benchmarks.formats import DEFAULT_LIMITS, Benchmark, make_benchmark
 from evals.benchmarks.plus import HumanEvalPlusRow
 from evals.errors import InputError
-from evals.oracles.expected import Reference, default_folder, in_pool, with_expected_outputs
+from evals.oracles.expected import Reference, in_pool, with_expected_outputs
 from evals.oracles.shipping import ANSWERS
 from evals.program import checks_of, plus_checks_of, program_of
 from evals.prompts import HUMANEVAL_RAW
@@ -154,13 +154,6 @@ def test_many_inputs_are_asked_for_in_chunks(tmp_path: Path) -> None:
 def test_checks_are_not_had_before(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="Toy/0: checks are to come"):
         checks_of(toy().tasks[0])
-
-
-def test_the_folder_is_that_for_caches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert default_folder() == Path("/somewhere/mtp-code/expected")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache/mtp-code/expected"
 
 
 def as_program(source: str, **options: Any) -> SimpleNamespace:

@@ -108,7 +108,8 @@ def test_sets_are_told_in_an_order_that_no_hash_seed_changes() -> None:
 def test_a_digest_equals_digests_only() -> None:
     digest = Digest(["list", "00"])
     assert decode(encode(digest)) == digest
-    assert digest != Digest(["tuple", "00"])
+    assert digest == Digest(["its type is for messages", "00"])
+    assert digest != Digest(["list", "01"])
     assert digest != ["list", "00"]
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mtp_code.decoding.batch import Batch
 from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig
@@ -41,6 +42,80 @@ def model(request: pytest.FixtureRequest, small_model: MTPModel) -> MTPModel:
         for layer in model.trunk.layers:
             layer.attn.out.weight.mul_(0.05)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["causal", "anticausal", "linear", "sequential", "replicated", "sequential replicated"],
+)
+def other_model(request: pytest.FixtureRequest, small_model: MTPModel) -> MTPModel:
+    """Other heads than the default, which agree with head 1 now and then.
+
+    Trunk and heads add little to what they read, so heads that read the trunk alone agree where a
+    token is repeated; sequential ones, which read the tokens in between, more often.
+    """
+    heads, _, replicated = request.param.partition("replicated")
+    changes = {"heads": heads.strip() or "parallel", "replicated_unembeddings": bool(replicated)}
+    model = build_model(small_model.config.model_copy(update=changes), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(6)
+            if name.endswith("attn.out.weight"):
+                parameter.mul_(0.05)
+            if name.startswith("mtp_heads") and parameter.dim() == 2:
+                parameter.mul_(0.2)
+            if changes["heads"] == "sequential" and name.endswith("ffn.down.weight"):
+                parameter.mul_(0.2)
+            if name.endswith("project.weight"):
+                parameter[:, len(parameter) :] += torch.eye(len(parameter))
+            if name.startswith("later_unembeddings"):
+                parameter.mul_(0.2).add_(model.unembedding.weight)
+    return model.eval().requires_grad_(False)
+
+
+def test_with_other_heads_too_speculative_equals_plain_greedy(other_model, tokenizer):
+    requests = requests_for(tokenizer)[:4]
+    plain = by_prompt(list(decode_plain(other_model, tokenizer, requests, GREEDY, num_rows=3)))
+    for prompt, completion in plain.items():
+        assert completion.tokens == decode_without_cache(other_model, completion.request), prompt
+    for num_drafts, num_rows in ((0, 1), (2, 1), (1, 3), (3, 3)):
+        completions = decode_speculative(other_model, tokenizer, requests, num_drafts, num_rows)
+        for prompt, completion in by_prompt(list(completions)).items():
+            assert completion.tokens == plain[prompt].tokens
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+def test_every_draft_is_what_the_heads_say_of_the_whole_text(
+    other_model, tokenizer, num_drafts, monkeypatch
+):
+    """With rows of other lengths beside it, and after drafts that did not stand."""
+    wrong, right = 0, 0
+    real_commit = Batch.commit
+
+    def checked(batch: Batch, tokens: list[list[int]]) -> list[Completion]:
+        nonlocal wrong, right
+        texts = [
+            None
+            if answer is None
+            else [*answer.completion.request.prompt, *answer.completion.tokens, *new]
+            for answer, new in zip(batch.answers, tokens, strict=True)
+        ]
+        for text, new, drafts_k in zip(texts, tokens, batch.drafts_Bk.tolist(), strict=True):
+            if text is not None:
+                # The last token stands already; what is behind it is drafted at the one before.
+                logits_KTV = other_model(torch.tensor([text[:-1]]))[:, 0]
+                expected = logits_KTV[:, -1].argmax(dim=-1).tolist()
+                assert expected[0] == text[-1]
+                assert drafts_k == expected[1 : num_drafts + 1]
+                right += len(new) > 1
+                wrong += len(new) <= num_drafts
+        return real_commit(batch, tokens)
+
+    monkeypatch.setattr(Batch, "commit", checked)
+    requests = [replace(request, max_new_tokens=18) for request in requests_for(tokenizer)]
+    list(decode_speculative(other_model, tokenizer, requests, num_drafts, 3))
+    assert min(right, wrong) > 1
 
 
 def test_plain_greedy_equals_decoding_without_a_cache(model, tokenizer):
@@ -142,3 +217,21 @@ def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, toke
     found = by_prompt(together)
     for completion in alone:
         assert found[tuple(completion.request.prompt)].tokens == completion.tokens
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+@pytest.mark.parametrize("num_rows", [1, 4])
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_speculative_samples_equal_plain_samples(
+    model, tokenizer, num_drafts, num_rows, temperature
+):
+    sampling = SamplingConfig(temperature=temperature, top_p=0.95)
+    requests = [replace(request, seed=seed) for seed, request in enumerate(requests_for(tokenizer))]
+    plain = by_prompt(list(decode_plain(model, tokenizer, requests, sampling)))
+    speculative = list(
+        decode_speculative(model, tokenizer, requests, num_drafts, num_rows, sampling)
+    )
+    assert len(speculative) == len(requests)
+    for prompt, completion in by_prompt(speculative).items():
+        assert completion.tokens == plain[prompt].tokens
+        assert completion.ended_by == plain[prompt].ended_by

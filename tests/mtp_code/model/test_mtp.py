@@ -5,8 +5,9 @@ from torch import Tensor
 
 from mtp_code.model.cache import KeyValueCache
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.heads import StackedHeads
-from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.model.heads.parallel import StackedHeads
+from mtp_code.model.mtp import MTPModel, Reading, build_model
+from tests.reference import states_of_all_heads
 
 SHAPES = {
     "plain": {},
@@ -14,6 +15,12 @@ SHAPES = {
     "biased and normed": {"qkv_bias": True, "qk_norm": True},
     "wide attention heads": {"attn_head_width": 16},
     "tied": {"tied_embeddings": True},
+}
+
+HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
+ARCHITECTURES = {
+    **{heads: {"heads": heads} for heads in HEADS},
+    "replicated": {"replicated_unembeddings": True},
 }
 
 
@@ -102,17 +109,40 @@ def test_trunk_and_first_head_are_a_llama_model(changes):
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+def test_every_head_says_what_its_paper_says(changes):
+    for heads in ARCHITECTURES.values():
+        if heads.get("replicated_unembeddings") and changes.get("tied_embeddings"):
+            continue
+        model = model_of(**changes, **heads)
+        tokens_BT = tokens_of(2, 12)
+        found_KBTV = model(tokens_BT)
+        # Behind its end, the text goes on with what the heads expect of its last position.
+        drafts_BK = found_KBTV[:, :, -1].argmax(dim=-1).T
+        tokens_BS = torch.cat((tokens_BT, drafts_BK), dim=1)
+        attending = model.trunk.attend(tokens_BT)
+        hidden_BTD = model.trunk(tokens_BT, attending)
+        for offset, states_BTD in enumerate(
+            states_of_all_heads(model, tokens_BS, hidden_BTD, attending), 1
+        ):
+            expected_BTV = model.unembed(offset, states_BTD)
+            torch.testing.assert_close(found_KBTV[offset - 1], expected_BTV)
+
+
+@pytest.mark.parametrize("changes", [*SHAPES.values(), *ARCHITECTURES.values()])
 def test_reading_piece_by_piece_equals_reading_at_once(changes):
     model = model_of(**changes)
-    tokens_BT = tokens_of(2, 12)
-    whole_KBTV = model(tokens_BT)
+    tokens_BS = tokens_of(2, 14)
+    whole_KBTV = model(tokens_BS)[:, :, :12]
     cache = KeyValueCache(model.config, num_rows=2, capacity=12, dtype=torch.float64)
-    pieces = []
-    for piece in tokens_BT.split([5, 1, 4, 2], dim=1):
-        attending = model.trunk.attend_cached(cache, piece.shape[1])
-        hidden = model.trunk(piece, attending)
-        pieces.append(torch.stack([model.logits(k, hidden, attending) for k in (1, 2, 3)]))
-        cache.commit(torch.full((2,), piece.shape[1]))
+    pieces, begin = [], 0
+    for length in (5, 1, 4, 2):
+        attending = model.trunk.attend_cached(cache, length)
+        piece_BT = tokens_BS[:, begin : begin + length]
+        reading = model.read(piece_BT, attending)
+        reading.tokens_BS = tokens_BS[:, begin : begin + length + 2]
+        pieces.append(torch.stack([reading.logits(offset) for offset in (1, 2, 3)]))
+        cache.commit(torch.full((2,), length))
+        begin += length
     torch.testing.assert_close(torch.cat(pieces, dim=2), whole_KBTV)
 
 
@@ -129,8 +159,7 @@ def test_rows_advance_and_roll_back_on_their_own():
         wrong_BT = torch.arange(3) >= kept_B[:, None]
         piece_BT = torch.where(wrong_BT, (piece_BT + 7) % 61, piece_BT)
         attending = model.trunk.attend_cached(cache, 3)
-        hidden = model.trunk(piece_BT, attending)
-        logits_BTV = model.logits(1, hidden, attending)
+        logits_BTV = model.read(piece_BT, attending).logits(1)
         for row in range(3):
             end = int(begin_B[row] + kept_B[row])
             expected = model(tokens_BT[row : row + 1, :end])[0, 0]
@@ -139,9 +168,11 @@ def test_rows_advance_and_roll_back_on_their_own():
         cache.commit(kept_B)
 
 
-def test_answering_for_one_token_equals_answering_for_all():
-    model = model_of(num_kv_heads=2, qkv_bias=True, qk_norm=True)
-    tokens_BT = tokens_of(3, 9)
+@pytest.mark.parametrize("heads", HEADS)
+def test_answering_for_one_token_equals_answering_for_all(heads):
+    model = model_of(num_kv_heads=2, qkv_bias=True, qk_norm=True, heads=heads)
+    tokens_BS = tokens_of(3, 11)
+    tokens_BT = tokens_BS[:, :9]
     chosen_B = torch.tensor([8, 0, 4])
     for make in ("whole", "cached"):
         if make == "whole":
@@ -150,10 +181,35 @@ def test_answering_for_one_token_equals_answering_for_all():
         else:
             cache = KeyValueCache(model.config, num_rows=3, capacity=9, dtype=torch.float64)
             attending = model.trunk.attend_cached(cache, 9)
-        hidden = model.trunk(tokens_BT, attending)
-        everywhere = model.logits(2, hidden, attending)
-        only = model.logits(2, hidden, attending.only(chosen_B))
-        torch.testing.assert_close(only[:, 0], everywhere[torch.arange(3), chosen_B])
+        hidden_BTD = model.trunk(tokens_BT, attending)
+        for offset in (1, 2, 3):
+            all_BTD, only_B1D = (
+                ask(Reading(model, tokens_BS, hidden_BTD, attending), offset, chosen_B)
+                for ask in (lambda reading, k, _: reading.states(k), Reading.states_at)
+            )
+            torch.testing.assert_close(only_B1D[:, 0], all_BTD[torch.arange(3), chosen_B])
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_no_head_runs_twice_in_one_reading(heads):
+    model = model_of(heads=heads)
+    ran: list[int] = []
+    model.mtp_heads.register_forward_pre_hook(lambda _, inputs: ran.append(inputs[0]))
+    model(tokens_of(1, 6))
+    assert sorted(ran) == [1, 2, 3]
+
+
+def test_the_order_of_backward_has_each_head_before_the_one_it_reads():
+    for heads in HEADS:
+        module = model_of(heads=heads).mtp_heads
+        order = module.backward_order([1, 2, 3])
+        assert sorted(order) == [1, 2, 3]
+        for offset in order:
+            below = module.reads(offset)
+            assert below == 0 or order.index(offset) < order.index(below)
+    assert model_of().mtp_heads.backward_order([1, 2, 3]) == [1, 2, 3]
+    assert model_of(heads="causal").mtp_heads.backward_order([2]) == [2, 1]
+    assert model_of(heads="anticausal").mtp_heads.backward_order([2]) == [2, 3]
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
@@ -180,27 +236,69 @@ def test_stacked_heads_equal_the_heads_one_by_one(changes, ragged):
     torch.testing.assert_close(caches[0].keys_LBHCd[heads], caches[1].keys_LBHCd[heads])
 
 
-def test_no_position_sees_the_future():
-    model = model_of()
+@pytest.mark.parametrize("heads", HEADS)
+def test_no_position_sees_the_future(heads):
+    """But for the tokens in between, which sequential heads read by design."""
+    model = model_of(heads=heads)
     tokens_BT = tokens_of(1, 10)
     changed_BT = tokens_BT.clone()
     changed_BT[:, 6] = (changed_BT[:, 6] + 1) % 61
     ours, theirs = model(tokens_BT), model(changed_BT)
-    torch.testing.assert_close(ours[:, :, :6], theirs[:, :, :6])
-    assert not torch.allclose(ours[:, :, 6:], theirs[:, :, 6:])
+    for offset in (1, 2, 3):
+        first = 6 - (offset - 1 if heads == "sequential" else 0)
+        torch.testing.assert_close(ours[offset - 1, :, :first], theirs[offset - 1, :, :first])
+        assert not torch.allclose(ours[offset - 1, :, first], theirs[offset - 1, :, first])
 
 
+@pytest.mark.parametrize("heads", ["parallel", "causal", "anticausal"])
 @pytest.mark.parametrize("num_mtp_heads", [1, 2, 4])
-def test_heads_take_their_layers_from_the_trunk_at_equal_parameters(num_mtp_heads):
-    model = build_model(config_of(num_mtp_heads=num_mtp_heads), seed=0)
+def test_heads_take_their_layers_from_the_trunk_at_equal_parameters(heads, num_mtp_heads):
+    model = build_model(config_of(heads=heads, num_mtp_heads=num_mtp_heads), seed=0)
     plain = build_model(config_of(num_mtp_heads=1), seed=0)
     assert len(model.trunk.layers) == 5 - num_mtp_heads
     count = [sum(p.numel() for p in m.parameters()) for m in (model, plain)]
     assert count[0] == count[1]
 
 
-def test_equal_seeds_give_equal_weights():
-    first, second, other = (build_model(config_of(), seed=seed) for seed in (1, 1, 2))
+@pytest.mark.parametrize(("heads", "in_trunk"), [("linear", 5), ("sequential", 3)])
+def test_the_trunk_keeps_what_the_heads_do_not_take(heads, in_trunk):
+    model = build_model(config_of(heads=heads), seed=0)
+    assert len(model.trunk.layers) == model.config.num_trunk_layers == in_trunk
+
+
+def test_one_head_is_the_same_model_in_every_architecture():
+    tokens_BT = tokens_of(2, 9)
+    expected = model_of(num_mtp_heads=1)
+    weights = dict(expected.named_parameters())
+    for heads in HEADS[1:]:
+        model = model_of(num_mtp_heads=1, heads=heads)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                # Where the trunk's states are head 1's, its last layer is the parallel head.
+                parameter.copy_(weights[name.replace("trunk.layers.4", "mtp_heads.layers.0")])
+        torch.testing.assert_close(model(tokens_BT), expected(tokens_BT))
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_replicated_unembeddings_are_one_for_each_offset(heads):
+    model = model_of(heads=heads, replicated_unembeddings=True)
+    weights = [model.unembedding_for(offset).weight for offset in (1, 2, 3)]
+    assert len({id(weight) for weight in weights}) == 3
+    assert model.vocabulary_weights() == {model.trunk.embedding.weight, *weights}
+    shared = model_of(heads=heads)
+    assert len({id(shared.unembedding_for(offset).weight) for offset in (1, 2, 3)}) == 1
+
+
+def test_the_default_heads_keep_the_names_that_checkpoints_know():
+    names = {name.split(".layers.")[0] for name, _ in model_of().named_parameters()}
+    assert names == {
+        "trunk.embedding.weight", "trunk", "mtp_heads", "norm.weight", "unembedding.weight",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True}, {"heads": "sequential"}])
+def test_equal_seeds_give_equal_weights(changes):
+    first, second, other = (build_model(config_of(**changes), seed=seed) for seed in (1, 1, 2))
     weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -220,6 +318,9 @@ def test_more_than_the_cache_holds_is_refused():
         ({"width": 30}, "set attn_head_width"),
         ({"num_kv_heads": 3}, "no multiple of num_kv_heads"),
         ({"attn_head_width": 5}, "even width"),
+        ({"heads": "paralel"}, "parallel"),
+        ({"heads": "sequential", "num_mtp_heads": 7}, "needs at least as many num_layers"),
+        ({"tied_embeddings": True, "replicated_unembeddings": True}, "set one of them"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(changes, complaint):

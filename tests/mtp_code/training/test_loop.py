@@ -1,6 +1,7 @@
 """Runs of a very small recipe, some of them killed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from mtp_code.checkpoint import checkpoint_path, latest_checkpoint
 from mtp_code.config import validate
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
-from mtp_code.errors import CheckpointError, RecipeError, TrainingError
+from mtp_code.errors import CheckpointError, MachineError, RecipeError, TrainingError
 from mtp_code.files import alone_in
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import load_run, read_run
-from mtp_code.training.loop import train
+from mtp_code.training.loop import Progress, _validations, train
+from mtp_code.training.loop import validate as validate_losses
 from mtp_code.training.metrics import read_metrics
 
 NUM_STEPS = 24
@@ -125,6 +127,93 @@ def test_killed_at_any_moment_it_ends_bit_identical(folder, whole_run):
     expected = checkpoint_path(whole_run, NUM_STEPS)
     assert files_of(checkpoint_path(run_dir, NUM_STEPS)) == files_of(expected)
     assert losses_of(run_dir) == losses_of(whole_run)
+
+
+def with_objective(folder: Path, heads: str = "parallel", **objective: object) -> Recipe:
+    values = recipe_for(folder).model_dump()
+    values["model"] |= {
+        "heads": heads, "num_layers": 5, "num_mtp_heads": 4,
+        "token_order_unembedding": "token_order" in objective,
+    }  # fmt: skip
+    values["training"]["objective"] = objective
+    return validate(Recipe, values, where="test")
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_a_curriculum_stopped_at_any_stage_ends_bit_identical(folder, shards, order, tmp_path):
+    """Heads that have not trained yet, and those that have ceased to, survive a checkpoint."""
+    recipe = with_objective(folder, curriculum={"order": order})
+    train(recipe, shards, tmp_path / "whole")
+
+    def stop_behind_step_15(progress: Progress) -> None:
+        if progress.step == 17:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(recipe, shards, tmp_path / "stopped", stop_behind_step_15)
+    train(recipe, shards, tmp_path / "stopped")
+    ends = [checkpoint_path(tmp_path / name, NUM_STEPS) for name in ("whole", "stopped")]
+    assert files_of(ends[0]) == files_of(ends[1])
+    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "stopped")
+    rows = read_metrics(tmp_path / "whole/metrics.jsonl")
+    by_step = [row["loss_by_offset"] for row in rows if row["kind"] == "train"]
+    numbers = [1 + step // 6 for step in range(NUM_STEPS)]
+    assert [len(losses) for losses in by_step] == (
+        numbers if order == "forward" else [5 - number for number in numbers]
+    )
+    validations = [row["loss_by_offset"] for row in rows if row["kind"] == "validation"]
+    assert all(len(losses) == 4 for losses in validations)
+
+
+@pytest.mark.parametrize("heads", ["causal", "anticausal", "linear", "sequential"])
+def test_other_heads_train_and_come_back_from_their_checkpoint(folder, shards, heads, tmp_path):
+    recipe = with_objective(
+        folder,
+        heads,
+        distillation={"weight": 0.5},
+        token_order={"window": 8},
+        weights={"initial": [1, 0.5, 0.5, 0.5], "final": [1, 0.1, 0.1, 0.1]},
+    )
+    train(recipe, shards, tmp_path)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    first, last = rows[0], rows[-1]
+    assert last["loss"] < first["loss"]
+    assert last["token_order"] < first["token_order"]
+    firsts, lasts = first["loss_by_offset"], last["loss_by_offset"]
+    assert all(b < 0.95 * a for a, b in zip(firsts, lasts, strict=True))
+    assert first["weight_by_offset"] == [1, 0.5, 0.5, 0.5]
+    weights, divergences = last["weight_by_offset"], last["distillation_by_offset"]
+    assert weights == pytest.approx([1, 0.1, 0.1, 0.1])
+    assert divergences[0] == 0
+    terms = zip(weights, lasts, divergences, strict=True)
+    total = sum(weight * (loss + 0.5 * divergence) for weight, loss, divergence in terms)
+    assert last["loss"] == pytest.approx(total + last["token_order"])
+    loaded = load_run(tmp_path)
+    assert loaded.model.config.heads == heads
+    validation = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    (again,) = _validations(shards, recipe.training, 4).values()
+    assert validate_losses(loaded.model, again, recipe.training) == {
+        name: validation[name] for name in ("loss_by_offset", "bits_per_byte")
+    }
+
+
+def test_a_run_begun_before_a_key_had_a_name_goes_on(folder, shards, whole_run, tmp_path):
+    run_dir = tmp_path / "before"
+    shutil.copytree(whole_run, run_dir)
+    record = json.loads((run_dir / "run.json").read_text())
+    del record["recipe"]["training"]["objective"], record["recipe"]["model"]["heads"]
+    (run_dir / "run.json").write_text(json.dumps(record))
+    train(recipe_for(folder), shards, run_dir)
+    with pytest.raises(RecipeError, match=r"model\.heads \(parallel there, causal now\)"):
+        train(with_objective(folder, "causal"), shards, run_dir)
+
+
+def test_a_loss_that_the_machine_cannot_compute_is_refused_before_the_run_begins(
+    folder, shards, tmp_path
+):
+    with pytest.raises(MachineError, match=r"pip install 'mtp-code\[kernels\]'|needs a GPU"):
+        train(with_objective(folder, loss="cut"), shards, tmp_path)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_a_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(folder, shards, whole_run):

@@ -257,7 +257,7 @@ def square(x): return None
 """
 PATCHED_JSON = """
 import json
-json.dumps = lambda *_, **__: '["held"]'
+json.dumps = json.JSONEncoder.encode = lambda *_, **__: '["held"]'
 def square(x): return None
 """
 

@@ -1,8 +1,4 @@
-"""MTP head architectures: from the trunk's hidden states to the states of each offset.
-
-A head architecture is a module with `forward(offset, hidden_BTD, attending) -> states_BTD`
-(offsets from 1) that owns one layer for each offset.
-"""
+"""Heads side by side, and the same heads at once."""
 
 from typing import Any
 
@@ -11,26 +7,29 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtp_code.model.config import ModelConfig
+from mtp_code.model.heads.base import Heads
 from mtp_code.model.layers import Attending, Block, choose, rotate
 
 
-class ParallelHeads(nn.Module):
+class ParallelHeads(Heads):
     """n independent transformer layers over the trunk's hidden states.
 
     Source: Gloeckle et al. 2024, arXiv 2404.19737, section 2.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.first_layer = config.num_trunk_layers
+        super().__init__(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_mtp_heads))
 
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def forward(self, offset: int, hidden_BTD: Tensor, attending: Attending) -> Tensor:
+    def forward(
+        self,
+        offset: int,
+        below_BTD: Tensor,
+        attending: Attending,
+        ahead_BTD: Tensor | None = None,
+    ) -> Tensor:
         number = offset - 1
-        return self.layers[number](hidden_BTD, attending, self.first_layer + number)  # type: ignore[no-any-return]
+        return self.layers[number](below_BTD, attending, self.first_layer + number)  # type: ignore[no-any-return]
 
 
 class StackedHeads:

@@ -1,0 +1,279 @@
+"""What is to be found out about programs, and finding it out on this machine."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from typing import Final, NamedTuple, Protocol
+
+from evals.oracles.expected import Reference, in_pool
+from evals.records import StdinCase, VerdictName
+from evals.stdin_cases import is_right_output
+from sandbox import Checks, Ending, Examination, Execution, Limits, Outcome, Pool, Program, Tier
+
+# What became of a program whose checks had their say …
+_BY_OUTCOME: Final[dict[Outcome, VerdictName]] = {
+    Outcome.HELD: "passed",
+    Outcome.FAILED: "wrong answer",
+    Outcome.RAISED: "exception",
+    Outcome.SYNTAX_ERROR: "syntax error",
+    Outcome.UNDEFINED: "undefined",
+    Outcome.CHECKS_BROKEN: "exception",  # by its answer, if they are sound: see evals.judge
+}
+# … and of one that ended before they had.
+_BY_ENDING: Final[dict[Ending, VerdictName]] = {
+    Ending.EXITED: "exited",
+    Ending.SIGNALLED: "crashed",
+    Ending.TIMED_OUT_CPU: "timed out",
+    Ending.TIMED_OUT_WALL: "timed out",
+    Ending.OUT_OF_MEMORY: "out of memory",
+    Ending.TOO_MUCH_OUTPUT: "blocked",
+    Ending.TOO_MANY_PROCESSES: "blocked",
+    Ending.BLOCKED: "blocked",
+    Ending.CRASHED: "crashed",
+}
+
+_SHOWN_CHARS: Final = 60
+
+
+class Job(NamedTuple):
+    """A program, and the checks or else the cases that it is held to.
+
+    `key` is the same for the same work under the same conditions.
+    """
+
+    key: bytes
+    program: str
+    limits: Limits
+    checks: Checks | None
+    cases: tuple[StdinCase, ...] = ()
+
+
+class Finding(NamedTuple):
+    """What a verdict says of a program, whichever sample it came from.
+
+    `checks_broke` says that the checks broke, by themselves or by the program's answer.
+    """
+
+    verdict: VerdictName
+    detail: str
+    ending: str
+    exit_code: int | None
+    cpu_s: float
+    wall_s: float
+    peak_memory_bytes: int | None
+    output_tail: str
+    isolation: str
+    num_checks_passed: int | None = None
+    num_checks: int | None = None
+    checks_broke: bool = False
+
+
+class Examiner(Protocol):
+    """Where programs are run: this machine, or others."""
+
+    def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
+        """Each job and its finding, in any order; all are of checks, or all of cases.
+
+        Jobs are taken as they can be run: there may be millions.
+        """
+
+    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+        """What reference solutions answer: see `evals.oracles.expected.Run`."""
+
+
+class Here:
+    """Examines on this machine.
+
+    `limits` bound a room; each job has limits of its own in it.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        num_workers: int | None = None,
+        tier: Tier = Tier.FULL,
+        *,
+        unsafe_no_sandbox: bool = False,
+    ) -> None:
+        self._limits = limits
+        self._num_workers = num_workers
+        self._tier = tier
+        self._unsafe_no_sandbox = unsafe_no_sandbox
+
+    def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
+        """Each job and its finding, as they come.
+
+        A job that ran out of wall-clock time is examined once more, alone: it may have had to wait
+        for others. CPU time is the same however many run, and endless loops are not worth a second
+        try.
+
+        Raises:
+            SandboxUnavailable: this machine cannot contain programs; none has run.
+        """
+        jobs = iter(jobs)
+        first = next(jobs, None)
+        if first is None:
+            return
+        examine = _by_checks if first.checks is not None else _by_cases
+        again: list[Job] = []
+        with self._pool(self._num_workers) as pool:
+            for job, finding in examine(pool, itertools.chain([first], jobs)):
+                if finding.ending == Ending.TIMED_OUT_WALL.value:
+                    again.append(job)
+                else:
+                    yield job, finding
+        if again:
+            with self._pool(1) as pool:
+                yield from examine(pool, again)
+
+    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+        with self._pool(self._num_workers) as pool:
+            yield from in_pool(pool)(references)
+
+    def _pool(self, num_workers: int | None) -> Pool:
+        return Pool(
+            self._limits,
+            num_workers,
+            tier=self._tier,
+            unsafe_no_sandbox=self._unsafe_no_sandbox,
+        )
+
+
+def _by_checks(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Finding]]:
+    under_way: dict[int, Job] = {}
+
+    def handed_over() -> Iterator[tuple[str, Checks, Limits]]:
+        for position, job in enumerate(jobs):
+            assert job.checks is not None
+            under_way[position] = job
+            yield job.program, job.checks, job.limits
+
+    for position, examination in pool.examine_as_completed(handed_over()):
+        yield under_way.pop(position), _of_checks(examination)
+
+
+def _of_checks(examination: Examination) -> Finding:
+    execution = examination.execution
+    verdict = (
+        _BY_ENDING[execution.ending]
+        if examination.outcome is Outcome.ENDED
+        else _BY_OUTCOME[examination.outcome]
+    )
+    return _finding(verdict, examination.detail, [execution])._replace(
+        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN
+    )
+
+
+def _by_cases(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Finding]]:
+    """Every case is run, unless one did not come to an end: an endless loop is not tried again."""
+    under_way: dict[int, tuple[_Runs, int]] = {}
+    complete: deque[_Runs] = deque()
+
+    def handed_over() -> Iterator[tuple[Program, Limits]]:
+        position = itertools.count()
+        for job in jobs:
+            runs = _Runs(job)
+            for number, case in enumerate(job.cases):
+                if runs.has_stuck:
+                    break
+                under_way[next(position)] = runs, number
+                runs.num_open += 1
+                stdin = case.stdin.encode("utf-8", "surrogatepass")
+                yield Program(job.program, stdin=stdin, keeps_output=True), job.limits
+            runs.is_handed_over = True
+            if runs.num_open == 0:
+                complete.append(runs)
+
+    for position, execution in pool.run_as_completed(handed_over()):
+        runs, number = under_way.pop(position)
+        runs.add(number, execution)
+        if runs.is_handed_over and runs.num_open == 0:
+            complete.append(runs)
+        while complete:
+            runs = complete.popleft()
+            yield runs.job, runs.finding()
+    for runs in complete:
+        yield runs.job, runs.finding()
+
+
+class _Runs:
+    """A program's runs on its cases."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.num_open = 0
+        self.is_handed_over = False
+        self.has_stuck = False
+        self._executions: dict[int, Execution] = {}  # by number of the case
+        self._faults: dict[int, tuple[VerdictName, str]] = {}
+
+    def add(self, number: int, execution: Execution) -> None:
+        self.num_open -= 1
+        # What was written is of no use once it was compared, and may be large.
+        self._executions[number] = replace(execution, stdout=None)
+        if (fault := _fault(self.job.cases[number], execution)) is not None:
+            self._faults[number] = fault
+        self.has_stuck |= execution.ending is not Ending.EXITED
+
+    def finding(self) -> Finding:
+        """By the first case that went wrong, so that it is the same whichever came back first."""
+        stuck = [
+            number
+            for number, execution in self._executions.items()
+            if execution.ending is not Ending.EXITED
+        ]
+        counted = range(min(stuck, default=len(self.job.cases)))
+        num_passed = sum(number not in self._faults for number in counted)
+        executions = [self._executions[number] for number in sorted(self._executions)]
+        if self._faults:
+            first = min(self._faults)
+            verdict, what = self._faults[first]
+            telling = self._executions[first]
+            finding = _finding(verdict, f"case {first + 1}: {what}", executions, telling)
+        else:
+            finding = _finding("passed", "", executions)
+        return finding._replace(num_checks_passed=num_passed, num_checks=len(self.job.cases))
+
+
+def _fault(case: StdinCase, execution: Execution) -> tuple[VerdictName, str] | None:
+    """What went wrong, in words; None if nothing did."""
+    if execution.ending is not Ending.EXITED:
+        return _BY_ENDING[execution.ending], execution.ending.value
+    if execution.exit_code != 0:
+        said = execution.output_tail.rstrip().rpartition("\n")[2]
+        is_syntax = said.startswith(("SyntaxError", "IndentationError", "TabError"))
+        return "syntax error" if is_syntax else "exception", said
+    assert execution.stdout is not None  # it was to be kept
+    if not is_right_output(case.stdout, execution.stdout):
+        found = execution.stdout.decode("utf-8", "replace")
+        return "wrong answer", f"wrote {_shown(found)}, not {_shown(case.stdout)}"
+    return None
+
+
+def _shown(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…")
+
+
+def _finding(
+    verdict: VerdictName,
+    detail: str,
+    executions: list[Execution],
+    telling: Execution | None = None,
+) -> Finding:
+    telling = telling or executions[-1]
+    peaks = [each.peak_memory_bytes for each in executions if each.peak_memory_bytes is not None]
+    return Finding(
+        verdict=verdict,
+        detail=detail,
+        ending=telling.ending.value,
+        exit_code=telling.exit_code,
+        cpu_s=round(sum(each.cpu_s for each in executions), 4),
+        wall_s=round(sum(each.wall_s for each in executions), 4),
+        peak_memory_bytes=max(peaks, default=None),
+        output_tail=telling.output_tail,
+        isolation=telling.isolation,
+    )

@@ -1,0 +1,1 @@
+"""Losses of states behind an unembedding, whose logits never exist as a whole."""

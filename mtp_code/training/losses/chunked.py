@@ -1,0 +1,162 @@
+"""Cross-entropy against any target, a chunk of positions at a time, with its gradients.
+
+The gradients are taken while a chunk's logits exist, so no logits are kept or computed twice, and
+the unembedding's goes straight to where it is wanted: no second matrix of its size is made.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED = -1
+"""The label of a position that has nothing to learn."""
+
+Rows = Tensor | slice
+"""Some of N positions."""
+
+
+class Target(Protocol):
+    """What the logits of N positions should say."""
+
+    def chunks(self, num_rows: int) -> Iterator[Rows]:
+        """The positions that have something to learn, so many at a time."""
+
+    def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
+        """Summed loss in nats; turns the log-probabilities into its gradient by the logits."""
+
+
+class Labels:
+    """One right token for each position, or `IGNORED`."""
+
+    def __init__(self, labels_N: Tensor) -> None:
+        self._labels_N = labels_N
+        self._known_N = labels_N != IGNORED
+
+    def chunks(self, num_rows: int) -> Iterator[Rows]:
+        return chunks_of(self._known_N, num_rows)
+
+    def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
+        labels_R1 = self._labels_N[rows, None]
+        if isinstance(rows, slice):
+            labels_R1 = labels_R1.clamp(min=0)
+            loss = -(log_probs_RV.gather(1, labels_R1) * self._known_N[rows, None]).sum()
+        else:
+            loss = -log_probs_RV.gather(1, labels_R1).sum()
+        log_probs_RV.exp_().scatter_add_(1, labels_R1, -torch.ones_like(log_probs_RV[:, :1]))
+        blank_(log_probs_RV, self._known_N, rows)
+        return loss
+
+
+def chunks_of(known_N: Tensor, num_rows: int) -> Iterator[Rows]:
+    """The known positions, so many at a time.
+
+    On a GPU all positions: to ask it which are known would be to wait for it.
+    """
+    if known_N.device.type == "cpu":
+        yield from torch.split(known_N.nonzero()[:, 0], num_rows)
+    else:
+        for start in range(0, len(known_N), num_rows):
+            yield slice(start, min(start + num_rows, len(known_N)))
+
+
+def blank_(gradient_RV: Tensor, known_N: Tensor, rows: Rows) -> None:
+    """Takes out positions that are not known, if there can be any among the rows."""
+    if isinstance(rows, slice):
+        gradient_RV.mul_(known_N[rows, None])
+
+
+@torch.no_grad()
+def chunked_backward(
+    states_ND: Tensor,
+    weight_VD: Tensor,
+    weight_grad_VD: Tensor | None,
+    target: Target,
+    scale: float,
+    logits_bytes: int,
+) -> tuple[Tensor, Tensor]:
+    """The target's summed loss (nats) of `states @ weight.T`, and the states' gradient, (N, D).
+
+    Products are computed in the states' type, or autocast's if it is on; the softmax, the loss and
+    the sum of the unembedding's gradient in fp32 at least.
+
+    Args:
+        weight_grad_VD: is added to; None where nobody wants it.
+        scale: what the loss is multiplied by; so are the gradients, but not the loss returned.
+        logits_bytes: of a chunk's logits in fp32.
+    """
+    total, states_grad_ND = _new_total(states_ND), torch.zeros_like(states_ND)
+    summed_VD = weight_grad_VD
+    if weight_grad_VD is not None and weight_grad_VD.dtype.itemsize < 4:
+        summed_VD = torch.zeros_like(weight_grad_VD, dtype=torch.float32)
+    with torch.autocast(states_ND.device.type, enabled=False):
+        for rows, states, weight, log_probs_RV in _chunks(
+            states_ND, weight_VD, target, logits_bytes
+        ):
+            total += target.loss_and_gradient_(log_probs_RV, rows)
+            if summed_VD is not None:
+                _add_product(summed_VD, log_probs_RV, states, scale)
+            states_grad_ND[rows] = (log_probs_RV.to(weight.dtype) @ weight).to(states_ND.dtype)
+    if weight_grad_VD is not None and summed_VD is not None and summed_VD is not weight_grad_VD:
+        weight_grad_VD += summed_VD
+    return total, states_grad_ND.mul_(scale)
+
+
+@torch.no_grad()
+def chunked_loss(states_ND: Tensor, weight_VD: Tensor, target: Target, logits_bytes: int) -> Tensor:
+    """The target's summed loss alone."""
+    total = _new_total(states_ND)
+    with torch.autocast(states_ND.device.type, enabled=False):
+        for rows, _, _, log_probs_RV in _chunks(states_ND, weight_VD, target, logits_bytes):
+            total += target.loss_and_gradient_(log_probs_RV, rows)
+    return total
+
+
+def rows_of(logits_bytes: int, vocab_size: int) -> int:
+    """Positions whose logits fit into so many bytes in fp32; at least one."""
+    return max(1, logits_bytes // (4 * vocab_size))
+
+
+def compute_dtype(states: Tensor) -> torch.dtype:
+    """What products are computed in: the states' type, or autocast's if it is on."""
+    kind = states.device.type
+    on = torch.is_autocast_enabled(kind) and states.dtype == torch.float32
+    return torch.get_autocast_dtype(kind) if on else states.dtype
+
+
+def _chunks(
+    states_ND: Tensor, weight_VD: Tensor, target: Target, logits_bytes: int
+) -> Iterator[tuple[Rows, Tensor, Tensor, Tensor]]:
+    dtype = compute_dtype(states_ND)
+    states_ND, weight_VD = states_ND.to(dtype), weight_VD.to(dtype)
+    for rows in target.chunks(rows_of(logits_bytes, weight_VD.shape[0])):
+        states = states_ND[rows]
+        yield rows, states, weight_VD, log_probs(states, weight_VD)
+
+
+def log_probs(states_RD: Tensor, weight_VD: Tensor) -> Tensor:
+    """Of `states @ weight.T`, in fp32 at least."""
+    logits_RV = states_RD @ weight_VD.T
+    return F.log_softmax(logits_RV, dim=-1, dtype=_at_least_fp32(logits_RV.dtype))
+
+
+def _new_total(states_ND: Tensor) -> Tensor:
+    return states_ND.new_zeros((), dtype=_at_least_fp32(states_ND.dtype))
+
+
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _add_product(total_VD: Tensor, left_RV: Tensor, right_RD: Tensor, scale: float) -> None:
+    """total += scale · leftᵀ @ right, summed in the total's type."""
+    if right_RD.dtype != total_VD.dtype and total_VD.device.type == "cuda":
+        # Tensor cores multiply in bf16 and add up in fp32.
+        left_VR = left_RV.to(right_RD.dtype).T
+        dtype = total_VD.dtype
+        torch.addmm(total_VD, left_VR, right_RD, alpha=scale, out_dtype=dtype, out=total_VD)
+    else:
+        left_VR = left_RV.to(total_VD.dtype).T
+        total_VD.addmm_(left_VR, right_RD.to(total_VD.dtype), alpha=scale)

@@ -1,0 +1,168 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtp_code.training.losses import chunked
+from mtp_code.training.losses.chunked import IGNORED, Labels, Rows, chunked_backward, chunked_loss
+from mtp_code.training.losses.distillation import Teacher
+from mtp_code.training.losses.token_order import TokenOrder
+
+VOCAB_SIZE, WIDTH = 50, 24
+SEVEN_ROWS = VOCAB_SIZE * 4 * 7
+
+
+def problem(rows: int = 6, positions: int = 10) -> tuple[Tensor, Tensor, Tensor]:
+    """States (N, D), unembedding (V, D) and labels (N,), some of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    states_ND = torch.randn(rows * positions, WIDTH, generator=generator, dtype=torch.float64)
+    weight_VD = torch.randn(VOCAB_SIZE, WIDTH, generator=generator, dtype=torch.float64)
+    labels_N = torch.randint(0, VOCAB_SIZE, (rows * positions,), generator=generator)
+    labels_N[::3] = IGNORED
+    return states_ND, weight_VD, labels_N
+
+
+def by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All positions, known or not, as on a GPU."""
+
+    def all_rows(known_N: Tensor, num_rows: int) -> Iterator[Rows]:
+        for start in range(0, len(known_N), num_rows):
+            yield slice(start, min(start + num_rows, len(known_N)))
+
+    for module in ("chunked", "distillation", "token_order"):
+        monkeypatch.setattr(f"mtp_code.training.losses.{module}.chunks_of", all_rows)
+
+
+def targets() -> dict[str, Any]:
+    states_ND, weight_VD, labels_N = problem()
+    tokens_BT = labels_N.clamp(min=0).view(6, 10)
+    tokens_BS = torch.cat((tokens_BT, tokens_BT[:, :2]), dim=1)
+    documents_BS = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, -1]]).expand(6, -1)
+    teacher_BTD = states_ND.view(6, 10, WIDTH).flip(0)
+    return {
+        "labels": Labels(labels_N),
+        "teacher": Teacher(3, teacher_BTD, weight_VD, labels_N.view(6, 10) != IGNORED),
+        "order": TokenOrder(4, tokens_BS, documents_BS, num_positions=10),
+    }
+
+
+def test_labels_cost_what_torch_says():
+    states_ND, weight_VD, labels_N = problem()
+    states_ND.requires_grad_()
+    weight_VD.requires_grad_()
+    expected = F.cross_entropy(
+        states_ND @ weight_VD.T, labels_N, ignore_index=IGNORED, reduction="sum"
+    )
+    (expected * 0.25).backward()
+    weight_grad_VD = torch.ones_like(weight_VD)  # what was there stays
+    loss, states_grad_ND = chunked_backward(
+        states_ND.detach(), weight_VD, weight_grad_VD, Labels(labels_N), 0.25, SEVEN_ROWS
+    )
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(states_grad_ND, states_ND.grad)
+    torch.testing.assert_close(weight_grad_VD - 1, weight_VD.grad)
+    alone = chunked_loss(states_ND.detach(), weight_VD, Labels(labels_N), SEVEN_ROWS)
+    assert torch.equal(alone, loss)
+
+
+@pytest.mark.parametrize("name", ["labels", "teacher", "order"])
+def test_all_positions_in_slices_give_the_same_as_the_known_ones(name, monkeypatch):
+    states_ND, weight_VD, _ = problem()
+    found = []
+    for sliced in (False, True):
+        if sliced:
+            by_slices(monkeypatch)
+        weight_grad_VD = torch.zeros_like(weight_VD)
+        target = targets()[name]
+        loss, grad_ND = chunked_backward(
+            states_ND, weight_VD, weight_grad_VD, target, 0.5, SEVEN_ROWS
+        )
+        found.append((loss, grad_ND, weight_grad_VD))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.any()
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["labels", "teacher", "order"])
+def test_gradients_are_those_of_the_loss(name):
+    """Against differences of the loss itself."""
+    states_ND, weight_VD, _ = problem()
+    target = targets()[name]
+    weight_grad_VD = torch.zeros_like(weight_VD)
+    _, states_grad_ND = chunked_backward(
+        states_ND, weight_VD, weight_grad_VD, target, 1.0, SEVEN_ROWS
+    )
+    generator = torch.Generator().manual_seed(1)
+    for values, grad in ((states_ND, states_grad_ND), (weight_VD, weight_grad_VD)):
+        step = torch.randn(values.shape, generator=generator, dtype=torch.float64) * 1e-5
+        ends = []
+        for sign in (1, -1):
+            moved = {id(values): values + sign * step}
+            ends.append(
+                chunked_loss(
+                    moved.get(id(states_ND), states_ND),
+                    moved.get(id(weight_VD), weight_VD),
+                    target,
+                    SEVEN_ROWS,
+                )
+            )
+        slope = (grad * step).sum() * 2
+        torch.testing.assert_close(ends[0] - ends[1], slope, rtol=1e-6, atol=1e-9)
+
+
+def test_only_one_chunk_of_logits_is_ever_held(monkeypatch):
+    sizes = []
+    real = F.log_softmax
+
+    def noted(logits: Tensor, **options: Any) -> Tensor:
+        sizes.append(logits.shape)
+        return real(logits, **options)
+
+    monkeypatch.setattr(chunked.F, "log_softmax", noted)
+    states_ND, weight_VD, labels_N = problem()
+    chunked_backward(states_ND, weight_VD, None, Labels(labels_N), 1.0, SEVEN_ROWS)
+    assert sizes == [(7, 50)] * 5 + [(5, 50)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_second_matrix_of_the_vocabularys_size_is_made(dtype):
+    """With weights in fp32; states in bf16 need the weights in bf16 beside them, once."""
+    states_ND, weight_VD, labels_N = problem(rows=2)
+    weight_VD = weight_VD.float().repeat(20, 1)
+    made: list[tuple[int, torch.dtype]] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = function(*args, **(kwargs or {}))
+            inputs = {x.data_ptr() for x in args if isinstance(x, Tensor)}
+            if isinstance(result, Tensor) and result.data_ptr() not in inputs:
+                made.append((result.numel(), result.dtype))
+            return result
+
+    weight_grad_VD = torch.zeros_like(weight_VD)
+    with Noted():
+        chunked_backward(
+            states_ND.to(dtype), weight_VD, weight_grad_VD, Labels(labels_N), 1.0, 1000 * 4 * 5
+        )
+    assert weight_grad_VD.any()
+    large = [kind for size, kind in made if size >= weight_VD.numel()]
+    assert large == ([] if dtype == torch.float32 else [torch.bfloat16])
+    assert max(size for size, _ in made) >= 5 * 1000  # control: a chunk's logits are seen
+
+
+def test_sums_over_many_chunks_keep_fp32_under_states_in_bf16():
+    """Added up in bf16, small gradients would be lost beside the sum of those before."""
+    states_ND, weight_VD, labels_N = problem(rows=100)
+    states, weight = states_ND.bfloat16(), weight_VD.bfloat16().float()
+    exact = torch.zeros_like(weight_VD)
+    chunked_backward(states.double(), weight.double(), exact, Labels(labels_N), 1.0, SEVEN_ROWS)
+    errors = []
+    for rows in (1, 1000):
+        summed = torch.zeros_like(weight)
+        chunked_backward(states, weight, summed, Labels(labels_N), 1.0, VOCAB_SIZE * 4 * rows)
+        errors.append(((summed - exact).norm() / exact.norm()).item())
+    assert errors[0] < 1.5 * errors[1]
