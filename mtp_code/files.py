@@ -40,12 +40,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of folders of this name, which may be a pattern.
+    """Removes what killed processes left of folders or files of this name, perhaps a pattern.
 
-    For the one process that may make such folders now.
+    For the one process that may make such now.
     """
     for aside in path.parent.glob(f".{path.name}.*.aside"):
-        shutil.rmtree(aside)
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
 
 
 @contextlib.contextmanager

@@ -122,7 +122,8 @@ class Contamination:
         length = self._code.num_telling[number]
         if length == 0:
             return False
-        if length >= LONG_TOKENS:
+        # However often something is repeated, it says the same.
+        if self._code.num_grams[number] + GRAM_TOKENS - 1 >= LONG_TOKENS:
             return _covers(matches, length, COVERED_LONG_TOKENS)
         if not _covers(matches, length, COVERED_TOKENS):
             return False
@@ -140,6 +141,7 @@ class _Reading:
     Attributes:
         tasks: words or tokens of each.
         num_telling: how many of those are in a gram that is looked for; 0 if too few of them are.
+        num_grams: how many different ones there are in each.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class _Reading:
             for num_tokens, task in zip(covered, self.tasks, strict=True)
         ]
         self._places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        grams_of_task: dict[int, set[int]] = defaultdict(set)
         for gram, number, start in zip(
             found[telling].tolist(),
             numbers.tolist(),
@@ -175,6 +178,8 @@ class _Reading:
             strict=True,
         ):
             self._places[gram].append((number, start))
+            grams_of_task[number].add(gram)
+        self.num_grams = [len(grams_of_task[number]) for number in range(len(texts))]
         self._table = np.zeros(1 << _TABLE_BITS, dtype=bool)
         self._table[_slots(np.fromiter(self._places, dtype=np.uint64))] = True
 
