@@ -25,6 +25,8 @@ from sandbox import SandboxUnavailable, Tier
 
 # Importing torch takes seconds, so each command imports what it needs: judging needs none of it.
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from evals.benchmarks import Benchmark
     from evals.coverage import Condition
     from evals.gate import GateResult
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from evals.self_test import SelfTest
     from evals.sweep import Sweep
     from evals.work import Examiner
-    from mtp_code.data.filters import Reference
+    from mtp_code.data.contamination import Reference
+    from mtp_code.data.prepare import Progress as DataProgress
     from mtp_code.recipe import Recipe
     from mtp_code.run_folder import TrainedModel
 
@@ -140,11 +143,23 @@ def micro(
 
 
 @app.command()
-def prepare(recipe: RecipeName, tokens: TokensDir = None, overrides: Overrides = None) -> None:
-    """Turn a recipe's corpora into token shards."""
+def prepare(
+    recipe: RecipeName,
+    tokens: TokensDir = None,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. [default: one a core]")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Then read all of it again.")] = False,
+) -> None:
+    """Turn a recipe's corpora into token shards and a data card; goes on where it was stopped."""
+    from mtp_code.data.shards import open_shards
     from mtp_code.recipe import load_recipe
 
-    _prepare(load_recipe(recipe, overrides or ()), tokens)
+    folder = _prepare(load_recipe(recipe, overrides or ()), tokens, workers)
+    if check:
+        open_shards(folder, check_all=True)
+        typer.echo(f"{folder}: all as it was written")
 
 
 @app.command()
@@ -694,6 +709,27 @@ def bench_sandbox(
         raise typer.Exit(1)
 
 
+@bench.command("data")
+def bench_data(
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the middle one counts.")] = 3,
+    vocab_size: Annotated[int, typer.Option(min=257, help="Of the BPE.")] = 32_000,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """How fast the standard library is prepared, and what decontamination finds."""
+    from mtp_code.data import bench as data_bench
+    from mtp_code.files import write_json
+    from mtp_code.machine import describe_versions
+
+    references = _references()
+    with _progress("preparing") as on_progress:
+        record = _provenance() | {"versions": describe_versions()}
+        record |= data_bench.run(references, rounds, vocab_size, on_progress)
+    if out is not None:
+        write_json(out, record)
+    for line in data_bench.lines(record):
+        typer.echo(line)
+
+
 @bench.command("judge")
 def bench_judge(
     agreement: Annotated[
@@ -723,9 +759,9 @@ def bench_judge(
     Without an option that says which, all three parts are measured. Speed that is missed breaks
     no promise: that may be the machine's.
     """
+    from evals.judge_bench import run, tables
     from rich.console import Console
 
-    from evals.judge_bench import run, tables
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
 
@@ -826,20 +862,14 @@ def _benchmark(name: str) -> "Benchmark":
     return load_benchmark(name)
 
 
-def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:
+def _prepare(recipe: "Recipe", tokens: Path | None, workers: int | None = None) -> Path:
     """The folder of the recipe's token shards, made if they are not there."""
     from mtp_code.data.prepare import prepare
 
     folder = tokens or Path("tokens") / recipe.name
-    with _status_line() as show:
+    with _stages() as on_progress:
         manifest = prepare(
-            recipe.data,
-            recipe.tokenizer,
-            folder,
-            _references(),
-            lambda p: show(
-                f"{p.stage} {p.source} | {p.num_documents} documents | {p.num_bytes / 1e6:.1f} MB"
-            ),
+            recipe.data, recipe.tokenizer, folder, _references(), on_progress, workers
         )
     num_tokens = sum(source.train.num_tokens for source in manifest.sources.values())
     typer.echo(f"{folder}: {num_tokens / 1e6:.2f} M tokens to train on")
@@ -849,7 +879,7 @@ def _prepare(recipe: "Recipe", tokens: Path | None) -> Path:
 def _references() -> "list[Reference]":
     """Prompts and solutions of all benchmarks within reach: what must not be trained on."""
     from evals.benchmarks import ORIGINALS
-    from mtp_code.data.filters import Reference
+    from mtp_code.data.contamination import Reference
 
     references = []
     for name in ORIGINALS:
@@ -946,6 +976,7 @@ def _examiner(
         yield None
         return
     from evals.cluster.over_ray import on_cluster
+
     from evals.program import room_of
 
     with (
@@ -1119,6 +1150,28 @@ def _status_line() -> Iterator[Callable[[str], None]]:
     yield show
     if newest:
         console.print(newest, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _stages() -> "Iterator[Callable[[DataProgress], None]]":
+    """A bar for each stage of preparation, or lines where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with _status_line() as show:
+            yield lambda p: show(f"{p.stage}: {p.done / max(p.total, 1):.0%}")
+        return
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(progress: "DataProgress") -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage)
+            bar.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+
+        yield on_progress
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of folders of this name, which may be a pattern.
+    """Removes what killed processes left of folders or files of this name, perhaps a pattern.
 
-    For the one process that may make such folders now.
+    For the one process that may make such now.
     """
     for aside in path.parent.glob(f".{path.name}.*.aside"):
-        shutil.rmtree(aside)
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
 
 
 @contextlib.contextmanager
@@ -70,6 +73,20 @@ def alone_in(folder: Path, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes `path`'s place when the block ends well."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    try:
+        with aside.open("wb") as file:
+            yield file
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replaces a file by this value as JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -78,14 +95,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replaces a file by this text."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def sync(path: Path) -> None:

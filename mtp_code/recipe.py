@@ -11,7 +11,7 @@ from mtp_code.config import Strict, merge, parse_override, read_with_base, valid
 from mtp_code.data.config import DataConfig
 from mtp_code.errors import RecipeError, did_you_mean
 from mtp_code.model.config import ModelConfig
-from mtp_code.tokenizer import BpeConfig, TokenizerConfig
+from mtp_code.tokenizer import BpeConfig, BytesConfig, TokenizerConfig
 from mtp_code.training.config import TrainingConfig
 from mtp_code.training.optim import OptimConfig
 from mtp_code.training.schedule import ScheduleConfig
@@ -34,8 +34,9 @@ class Recipe(Strict):
         match values:
             case {"model": {"vocab_size": _}}:
                 return values
-            case {"model": {**model}, "tokenizer": {"kind": "bytes"}}:
-                return values | {"model": model | {"vocab_size": 257}}
+            case {"model": {**model}, "tokenizer": {"kind": "bytes", **tokenizer}}:
+                config = BytesConfig(kind="bytes", fim_tokens=tokenizer.get("fim_tokens") is True)
+                return values | {"model": model | {"vocab_size": config.vocab_size}}
             case {"model": {**model}, "tokenizer": {"kind": "bpe", **tokenizer}}:
                 size = tokenizer.get("vocab_size", BpeConfig.model_fields["vocab_size"].default)
                 return values | {"model": model | {"vocab_size": size}}

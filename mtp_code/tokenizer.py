@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from mtp_code.config import Strict
@@ -50,27 +50,74 @@ _CHAT_TOKENS: Final = tuple(f"{name}_token" for name in ("bos", "unk", "sep", "p
 _BYTE_TOKEN: Final = re.compile("<0x[0-9A-F]{2}>")
 
 
+# What fill-in-the-middle's prefix, middle and suffix are marked with: ours first, which other
+# families use too.
+FIM_TOKENS: Final = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>")
+_KNOWN_FIM_TOKENS: Final = (
+    FIM_TOKENS,
+    ("<fim_prefix>", "<fim_middle>", "<fim_suffix>"),
+    ("<fim-prefix>", "<fim-middle>", "<fim-suffix>"),
+    ("▁<PRE>", "▁<MID>", "▁<SUF>"),
+    ("[PREFIX]", "[MIDDLE]", "[SUFFIX]"),
+    ("<｜fim▁begin｜>", "<｜fim▁end｜>", "<｜fim▁hole｜>"),
+)
+_FIM_KEY: Final = "fim_tokens"
+
+_NUM_BYTES: Final = 256
+
+
 class BytesConfig(Strict):
+    """`fim_tokens` adds three that mark fill-in-the-middle."""
+
     kind: Literal["bytes"]
+    fim_tokens: bool = False
+
+    @property
+    def vocab_size(self) -> int:
+        return _least_vocab_size(self.fim_tokens)
 
 
 class BpeConfig(Strict):
+    """`fim_tokens` adds three that mark fill-in-the-middle; they count towards `vocab_size`."""
+
     kind: Literal["bpe"]
     vocab_size: int = Field(default=512, ge=257)
     training_bytes: int = Field(default=8_000_000, gt=0)
+    fim_tokens: bool = False
+
+    @model_validator(mode="after")
+    def _holds_all_bytes(self) -> Self:
+        if self.vocab_size < (least := _least_vocab_size(self.fim_tokens)):
+            raise ValueError(f"vocab_size = {self.vocab_size} is less than {least}")
+        return self
 
 
 class HuggingFaceConfig(Strict):
-    """`name` is a tokenizer.json, a folder that holds one, or a name on the hub."""
+    """
+    Attributes:
+        name: a tokenizer.json, a folder that holds one, or a name on the hub.
+        end_of_text: by default, what the tokenizer's settings call `eos_token`.
+        fim_tokens: what marks prefix, middle and suffix of fill-in-the-middle; by default, looked
+            for under the names that are in use.
+    """
 
     kind: Literal["hugging-face"]
     name: str
     end_of_text: str | None = None
+    fim_tokens: tuple[str, str, str] | None = None
 
 
 TokenizerConfig = Annotated[
     BytesConfig | BpeConfig | HuggingFaceConfig, Field(discriminator="kind")
 ]
+
+
+class FimIds(NamedTuple):
+    """The ids that mark the parts of a document in fill-in-the-middle."""
+
+    prefix: int
+    middle: int
+    suffix: int
 
 
 @dataclass(frozen=True)
@@ -93,16 +140,22 @@ class Tokenizer:
     """
 
     def __init__(
-        self, definition: str, end_of_text: str, chat_template: ChatTemplate | None = None
+        self,
+        definition: str,
+        end_of_text: str,
+        chat_template: ChatTemplate | None = None,
+        fim_tokens: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
             definition: the content of a tokenizer.json.
             end_of_text: as it is spelled in the vocabulary.
             chat_template: None for a model that is not talked to.
+            fim_tokens: as they are spelled for prefix, middle and suffix; by default those in
+                use, if the vocabulary has them.
 
         Raises:
-            TokenizerError: not a tokenizer definition, or without that token.
+            TokenizerError: not a tokenizer definition, or without those tokens.
         """
         try:
             backend = tokenizers.Tokenizer.from_str(definition)
@@ -121,6 +174,8 @@ class Tokenizer:
         self._end_of_text_text = end_of_text
         self.chat_template: Final = chat_template
         self.end_of_text: Final[int] = end_of_text_id
+        self._fim_tokens = fim_tokens
+        self.fim: Final = _fim_ids(backend, fim_tokens)
         # Some vocabularies have gaps, so their size is not their count.
         self.vocab_size: Final[int] = 1 + max(backend.get_vocab().values())
 
@@ -212,6 +267,8 @@ class Tokenizer:
             "eos_token": self._end_of_text_text,
             "clean_up_tokenization_spaces": False,
         }
+        if self._fim_tokens is not None:
+            settings[_FIM_KEY] = list(self._fim_tokens)
         if self.chat_template is not None:
             settings |= self.chat_template.special_tokens
             settings["chat_template"] = self.chat_template.source
@@ -250,8 +307,8 @@ class BytesTokenizer(Tokenizer):
     search for its id.
     """
 
-    def __init__(self) -> None:
-        super().__init__(_BYTES_DEFINITION, END_OF_TEXT)
+    def __init__(self, fim_tokens: bool = False) -> None:
+        super().__init__(_BYTES_DEFINITIONS[fim_tokens], END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
         return list(_utf8(text))
@@ -260,28 +317,28 @@ class BytesTokenizer(Tokenizer):
         return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return bytes(byte for byte in ids if byte < 256).decode("utf-8", errors="replace")
+        return bytes(byte for byte in ids if byte < _NUM_BYTES).decode("utf-8", errors="replace")
 
 
 def build_tokenizer(config: TokenizerConfig, training_texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that the configuration asks for; only a BPE reads the training texts."""
     match config:
         case BytesConfig():
-            return BytesTokenizer()
+            return BytesTokenizer(config.fim_tokens)
         case BpeConfig():
-            return train_bpe(training_texts, config.vocab_size)
+            return train_bpe(training_texts, config.vocab_size, config.fim_tokens)
         case HuggingFaceConfig():
-            return open_hugging_face(config.name, config.end_of_text)
+            return open_hugging_face(config.name, config.end_of_text, config.fim_tokens)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, fim_tokens: bool = False) -> Tokenizer:
     """A byte-level BPE with at most `vocab_size` ids, fewer if the texts run out of pairs.
 
     Raises:
-        ValueError: `vocab_size` cannot hold the 256 bytes and end of text.
+        ValueError: `vocab_size` cannot hold the 256 bytes and the special tokens.
     """
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size must be at least 257 (bytes, end of text), got {vocab_size}")
+    if vocab_size < (least := _least_vocab_size(fim_tokens)):
+        raise ValueError(f"vocab_size must be at least {least} (bytes, specials), got {vocab_size}")
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -292,7 +349,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *(FIM_TOKENS if fim_tokens else ())],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -300,11 +357,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend.to_str(), END_OF_TEXT)
 
 
-def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
+def open_hugging_face(
+    name: str, end_of_text: str | None = None, fim_tokens: Sequence[str] | None = None
+) -> Tokenizer:
     """Somebody else's tokenizer, from disk if `name` exists there, else from the hub.
 
     Args:
         end_of_text: by default, what its tokenizer_config.json calls `eos_token`.
+        fim_tokens: for prefix, middle and suffix; by default what its tokenizer_config.json calls
+            `fim_tokens`, or those in use.
 
     Raises:
         TokenizerError: it is in neither place, or its end of text is unknown.
@@ -315,6 +376,7 @@ def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
     if path.is_file():
         definition = _read(path)
         settings = _settings_beside(path)
+        fim_tokens = fim_tokens or settings.get(_FIM_KEY)
     elif path.suffix == ".json" or path.is_absolute() or name.startswith("."):
         raise TokenizerError(f"{path}: no such tokenizer; name a tokenizer.json or its folder")
     else:
@@ -323,7 +385,7 @@ def open_hugging_face(name: str, end_of_text: str | None = None) -> Tokenizer:
     if end_of_text is None:
         raise TokenizerError(f"{name}: names no end-of-text token; set tokenizer.end_of_text")
     try:
-        return Tokenizer(definition, end_of_text, _chat_template(settings))
+        return Tokenizer(definition, end_of_text, _chat_template(settings), fim_tokens)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from None
 
@@ -335,8 +397,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         TokenizerError: none was, or its files are damaged.
     """
     path = folder / DEFINITION_FILE
-    if path.is_file() and _read(path) == _BYTES_DEFINITION:
-        return BytesTokenizer()
+    if path.is_file() and (definition := _read(path)) in _BYTES_DEFINITIONS:
+        return BytesTokenizer(fim_tokens=definition == _BYTES_DEFINITIONS[True])
     return open_hugging_face(str(path))
 
 
@@ -400,6 +462,22 @@ def _spelling(token: Any) -> str | None:
     return spelled if isinstance(spelled, str) else None
 
 
+def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:
+    for tokens in _KNOWN_FIM_TOKENS if spelled is None else (spelled,):
+        found = {token: backend.token_to_id(token) for token in tokens}
+        ids = [token_id for token_id in found.values() if token_id is not None]
+        if len(ids) == len(FIM_TOKENS):
+            return FimIds(*ids)
+        if spelled is not None:
+            missing = next(token for token, token_id in found.items() if token_id is None)
+            raise TokenizerError(f"the vocabulary has no {missing!r}; set tokenizer.fim_tokens")
+    return None
+
+
+def _least_vocab_size(fim_tokens: bool) -> int:
+    return _NUM_BYTES + 1 + len(FIM_TOKENS) * fim_tokens
+
+
 def _checked(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         _utf8(text)
@@ -425,7 +503,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _bytes_definition() -> str:
+def _bytes_definition(fim_tokens: bool) -> str:
     """A tokenizer.json for plain bytes, spelled out so that no library version changes it."""
     # The ByteLevel convention: a byte that prints stands for itself, the others for U+0100 on.
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -433,12 +511,16 @@ def _bytes_definition() -> str:
     spelling = {byte: chr(byte) for byte in printing}
     spelling |= {byte: chr(0x100 + i) for i, byte in enumerate(others)}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
-    end_of_text = {"id": 256, "content": END_OF_TEXT, "special": True, "normalized": False}
+    special_tokens = (END_OF_TEXT, *(FIM_TOKENS if fim_tokens else ()))
     match_anywhere = {"single_word": False, "lstrip": False, "rstrip": False}
     return json.dumps(
         {
             "version": "1.0",
-            "added_tokens": [end_of_text | match_anywhere],
+            "added_tokens": [
+                {"id": 256 + i, "content": token, "special": True, "normalized": False}
+                | match_anywhere
+                for i, token in enumerate(special_tokens)
+            ],
             "pre_tokenizer": byte_level | {"use_regex": False},
             "decoder": byte_level | {"use_regex": False},
             "model": {
@@ -450,4 +532,5 @@ def _bytes_definition() -> str:
     )
 
 
-_BYTES_DEFINITION: Final = _bytes_definition()
+# Without and with fill-in-the-middle.
+_BYTES_DEFINITIONS: Final = (_bytes_definition(False), _bytes_definition(True))

@@ -1,8 +1,11 @@
 """Slow, obvious twins of fast code."""
 
 import ast
+import builtins
 import itertools
+import keyword
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
@@ -202,3 +205,81 @@ def numpy_all_close(answer: object, right: object, atol: float) -> bool:
             return bool(np.allclose(answer, right, rtol=1e-07, atol=atol))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def words_one_by_one(text: str) -> list[str]:
+    """What `mtp_code.data.lexing.words` tells apart."""
+    found = re.findall(rb"[A-Za-z0-9_\x80-\xff]+", text.encode().lower())
+    return [_eights(word) for word in found if not word[:1].isdigit()]
+
+
+def code_tokens_one_by_one(text: str, keep_numbers: bool) -> list[str]:
+    """What `mtp_code.data.lexing.code_tokens` tells apart."""
+    code = _without_literals(text.encode())
+    tokens = []
+    for found in re.finditer(rb"[A-Za-z0-9_\x80-\xff]+|[-+*/%<>=!&|^~@\[{]", code):
+        token = found[0]
+        before, after = code[: found.start()][-1:], code[found.end() :]
+        if not re.match(rb"[A-Za-z0-9_\x80-\xff]", token):
+            tokens.append(token.decode())
+        elif after.startswith(b'"'):
+            continue
+        elif token[:1].isdigit():
+            tokens.append(f"{before == b'.'} {_eights(token)}" if keep_numbers else "<number>")
+        elif before == b".":
+            tokens.append(f".{_eights(token)}")
+        else:
+            name = token.decode(errors="replace")
+            is_called = after.startswith((b"(", b" ("))
+            kept = keyword.iskeyword(name) or (
+                is_called and not name.startswith("_") and hasattr(builtins, name)
+            )
+            tokens.append(name if kept else "<name>")
+    return tokens
+
+
+def _without_literals(code: bytes) -> bytes:
+    """Comments and strings as a quote each, found character by character."""
+    left, place = [], 0
+    while place < len(code):
+        quote = next((q for q in (b'"""', b"'''", b'"', b"'") if code.startswith(q, place)), None)
+        end = place
+        if code.startswith(b"#", place):
+            end = code.find(b"\n", place)
+            end = len(code) if end < 0 else end
+        elif quote is not None:
+            end = _end_of_string(code, place, quote)
+            if end == place and len(quote) == 3:  # an empty string and a quote of another
+                end = _end_of_string(code, place, quote[:1])
+        left.append(code[place : place + 1] if end == place else b'"')
+        place = max(end, place + 1)
+    return b"".join(left)
+
+
+def _end_of_string(code: bytes, place: int, quote: bytes) -> int:
+    """Behind its last quote; `place` if there is none."""
+    at = place + len(quote)
+    while at < len(code):
+        if code.startswith(quote, at):
+            return at + len(quote)
+        if len(quote) == 1 and code.startswith(b"\n", at):
+            return place
+        if code.startswith(b"\\", at):
+            at += 1
+            if at == len(code):
+                return place
+        at += 1
+    return place
+
+
+def _eights(word: bytes) -> str:
+    return f"{word[:8]!r} {word[-8:]!r} {len(word)}"
+
+
+def similar_pairs(documents: list[set[object]], threshold: float) -> set[tuple[int, int]]:
+    """All pairs whose Jaccard similarity reaches the threshold, the earlier one first."""
+    return {
+        (i, j)
+        for i, j in itertools.combinations(range(len(documents)), 2)
+        if len(documents[i] & documents[j]) >= threshold * len(documents[i] | documents[j])
+    }

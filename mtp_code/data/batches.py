@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtp_code.data.config import DataConfig
-from mtp_code.data.packing import NO_DOCUMENT, Row, Rows, StreamRows, WholeRows
+from mtp_code.data.packing import NO_DOCUMENT, Row, StreamRows, WholeRows
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import ShardError
 
@@ -49,9 +49,12 @@ class TrainingBatches:
             raise ShardError(
                 f"{shards.folder}: has no source {missing[0]!r}; prepare the data of this recipe"
             )
-        pack: Callable[..., Rows] = StreamRows if config.packing == "stream" else WholeRows
+        pack: Callable[..., StreamRows | WholeRows] = (
+            StreamRows if config.packing == "stream" else WholeRows
+        )
         self._batch_rows = batch_rows
-        self._mixture = Mixture({name: c.weight for name, c in config.sources.items()})
+        self._folder = shards.folder
+        self._vocab_size = shards.tokenizer.vocab_size
         # Another seed for each source: sources of equal size are not shuffled alike.
         self._rows = {
             name: pack(
@@ -62,14 +65,39 @@ class TrainingBatches:
             )
             for name in config.sources
         }
+        self._weights = {
+            name: corpus.weight
+            if corpus.epochs is None
+            else corpus.epochs * self._rows[name].rows_per_epoch
+            for name, corpus in config.sources.items()
+        }
+        self._mixture = Mixture(self._weights)
+
+    def epochs(self, num_steps: int) -> dict[str, float]:
+        """How often a run of that many steps reads each source."""
+        num_rows = num_steps * self._batch_rows / sum(self._weights.values())
+        return {
+            name: num_rows * weight / self._rows[name].rows_per_epoch
+            for name, weight in self._weights.items()
+        }
 
     def batch(self, step: int) -> Batch:
         return self.rows(step * self._batch_rows, self._batch_rows)
 
     def rows(self, first: int, count: int) -> Batch:
-        """Rows of the run, which are counted from 0: a worker's or a micro-batch's share."""
+        """Rows of the run, which are counted from 0: a worker's or a micro-batch's share.
+
+        Raises:
+            ShardError: the tokens are none of the tokenizer's.
+        """
         places = [self._mixture.locate(row) for row in range(first, first + count)]
         rows = [self._rows[source].row(index) for source, index in places]
+        for (source, index), row in zip(places, rows, strict=True):
+            if (found := int(row.tokens.max())) >= self._vocab_size:
+                raise ShardError(
+                    f"{self._folder}: row {index} of {source} holds token {found}, the vocabulary "
+                    f"{self._vocab_size}: changed since it was written; prepare the data again"
+                )
         return _batch(rows, [source for source, _ in places])
 
 

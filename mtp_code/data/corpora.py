@@ -1,7 +1,8 @@
 """Where training text comes from: one configuration class a kind of corpus, which also reads it.
 
-A corpus yields its documents in an order that depends on nothing but its content, and yields what
-it could not use as `Skipped`, so that nothing is left out unseen.
+A corpus comes in parts, each of which can be read alone, by any process. The parts, and the
+documents of each, are in an order that depends on nothing but the corpus's content. What could not
+be used comes as `Skipped`, so that nothing is left out unseen.
 """
 
 import gzip
@@ -13,25 +14,33 @@ import tokenize
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any, ClassVar, Final, Literal, NamedTuple
+from typing import IO, Annotated, Any, ClassVar, Final, Literal, NamedTuple, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from mtp_code.config import Strict
+from mtp_code.data.documents import Document, Skipped
+from mtp_code.data.filters import FilterConfig
 from mtp_code.errors import CorpusError, MachineError, did_you_mean
 
+# A part holds about so many bytes of text, where the corpus can be cut.
+PART_BYTES: Final = 32_000_000
 
-class Document(NamedTuple):
-    """`name` says where in its source the text stands: a path, or a file and line."""
-
-    name: str
-    text: str
+# A corpus up to this size is known by its bytes, a larger one by sizes and times of its files.
+HASHED_BYTES: Final = 1_000_000_000
 
 
-class Skipped(NamedTuple):
-    name: str
-    reason: str
+class Part(NamedTuple):
+    """
+    Attributes:
+        num_bytes: on disk, for telling progress; 1 where it is unknown.
+        where: what the corpus finds it by; plain data.
+    """
+
+    num_bytes: int
+    where: tuple[Any, ...]
 
 
 class Corpus(Strict):
@@ -39,20 +48,41 @@ class Corpus(Strict):
 
     Attributes:
         weight: share of the training rows, relative to the other sources.
+        epochs: instead of a weight, how often training reads the source while it reads the others
+            as often as they say; all sources say one, or none does.
         decontaminate: drop documents that contain benchmark text; copies of a benchmark's task
             are always dropped.
+        filters: for this source, instead of those of the data section.
     """
 
     weight: PositiveFloat = 1.0
+    epochs: PositiveFloat | None = None
     decontaminate: bool = True
+    filters: FilterConfig | None = None
+
+    @property
+    def knows_licences(self) -> bool:
+        return False
 
     @abstractmethod
-    def documents(self) -> Iterator[Document | Skipped]:
-        """All documents, line ends as newlines.
-
+    def parts(self) -> list[Part]:
+        """
         Raises:
             CorpusError: the corpus is missing, or not in the form that the configuration says.
         """
+
+    @abstractmethod
+    def read(self, part: Part) -> Iterator[Document | Skipped]:
+        """The documents of a part, line ends as newlines.
+
+        Raises:
+            CorpusError: the corpus is not in the form that the configuration says.
+        """
+
+    def documents(self) -> Iterator[Document | Skipped]:
+        """All documents, part by part."""
+        for part in self.parts():
+            yield from self.read(part)
 
     @abstractmethod
     def content_hash(self) -> str:
@@ -67,24 +97,38 @@ class _LocalCorpus(Corpus):
         """The files by name."""
 
     def content_hash(self) -> str:
+        files = sorted(self.files().items())
+        stats = [path.stat() for _, path in files]
+        is_small = sum(stat.st_size for stat in stats) <= HASHED_BYTES
         combined = hashlib.sha256()
-        for name, path in sorted(self.files().items()):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            combined.update(f"{name}\n{digest}\n".encode())
+        for (name, path), stat in zip(files, stats, strict=True):
+            known_by = _sha256(path) if is_small else f"{stat.st_size} {stat.st_mtime_ns}"
+            combined.update(f"{name}\n{known_by}\n".encode(errors="surrogateescape"))
         return combined.hexdigest()
 
 
 class _SourceFiles(_LocalCorpus):
     """A corpus in which a file is a document."""
 
-    def documents(self) -> Iterator[Document | Skipped]:
+    def parts(self) -> list[Part]:
         # Shuffled by name: the first megabytes then stand for the whole corpus, which is what a
         # tokenizer is trained on, and not for its packages with a.
         files = sorted(self.files().items(), key=lambda item: _scatter(item[0]))
+        parts = []
+        held: list[tuple[str, str]] = []
+        num_bytes = 0
         for name, path in files:
+            held.append((name, str(path)))
+            num_bytes += path.stat().st_size
+            if num_bytes >= PART_BYTES:
+                parts.append(Part(num_bytes, tuple(held)))
+                held, num_bytes = [], 0
+        return [*parts, Part(num_bytes, tuple(held))] if held else parts
+
+    def read(self, part: Part) -> Iterator[Document | Skipped]:
+        for name, path in part.where:
             try:
-                yield Document(name, _decode(path))
+                yield Document(name, _decode(Path(path)))
             except (UnicodeDecodeError, SyntaxError, LookupError):
                 yield Skipped(name, "undecodable")
 
@@ -146,6 +190,7 @@ class _Records(_LocalCorpus):
 
     path: Path
     text_field: str = "text"
+    licence_field: str | None = None
 
     _SUFFIXES: ClassVar[tuple[str, ...]] = ()
 
@@ -166,28 +211,53 @@ class _Records(_LocalCorpus):
             raise CorpusError(f"{self.path}: no such file; set path to a file or a folder of them")
         return {self.path.name: self.path}
 
-    def _document(self, name: str, record: Any) -> Document | Skipped:
-        if not isinstance(record, dict):
-            return Skipped(name, "not a record")
-        text = _field(record, self.text_field, where=name)
-        return _document(name, text)
+    @property
+    def knows_licences(self) -> bool:
+        return self.licence_field is not None
 
 
 class JsonLines(_Records):
-    """Records in JSON Lines, perhaps gzipped."""
+    """Records in JSON Lines, perhaps packed by gzip or Zstandard."""
 
     kind: Literal["jsonl"]
 
-    _SUFFIXES: ClassVar[tuple[str, ...]] = (".jsonl", ".jsonl.gz", ".json.gz")
+    _SUFFIXES: ClassVar[tuple[str, ...]] = tuple(
+        f"{name}{packed}" for name in (".jsonl", ".json") for packed in ("", ".gz", ".zst")
+    )
 
-    def documents(self) -> Iterator[Document | Skipped]:
+    def parts(self) -> list[Part]:
+        parts = []
         for name, path in sorted(self.files().items()):
-            with _open(path) as lines:
-                try:
-                    for number, line in enumerate(lines, start=1):
-                        yield self._parse(f"{name}:{number}", line)
-                except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                    raise CorpusError(f"{path}: damaged gzip file ({error}); restore it") from None
+            size = path.stat().st_size
+            if path.suffix in {".gz", ".zst"}:
+                parts.append(Part(size, (name, str(path), 0, None)))
+                continue
+            for start in range(0, max(size, 1), PART_BYTES):
+                stop = min(start + PART_BYTES, size)
+                parts.append(Part(stop - start, (name, str(path), start, stop)))
+        return parts
+
+    def read(self, part: Part) -> Iterator[Document | Skipped]:
+        """The lines that begin in the part; named by number, and after how many bytes."""
+        name, path, start, stop = part.where
+        within = name if start == 0 else f"{name}+{start}"
+        with _open(Path(path)) as lines:
+            if start > 0:
+                lines.seek(start - 1)
+                start += len(lines.readline()) - 1  # what an earlier part has begun
+            place = start
+            try:
+                for number, line in enumerate(lines, start=1):
+                    if stop is not None and place >= stop:
+                        break
+                    place += len(line)
+                    yield self._parse(f"{within}:{number}", line)
+            except (OSError, EOFError, zlib.error) as error:
+                if path.endswith((".gz", ".zst")):
+                    raise CorpusError(
+                        f"{path}: damaged packed file ({error}); restore it"
+                    ) from None
+                raise
 
     def _parse(self, name: str, line: bytes) -> Document | Skipped:
         if not line.strip():
@@ -198,7 +268,9 @@ class JsonLines(_Records):
             return Skipped(name, "undecodable")
         except json.JSONDecodeError:
             return Skipped(name, "not JSON")
-        return self._document(name, record)
+        if not isinstance(record, dict):
+            return Skipped(name, "not a record")
+        return _document(name, record, self.text_field, self.licence_field)
 
 
 class Parquet(_Records):
@@ -208,22 +280,32 @@ class Parquet(_Records):
 
     _SUFFIXES: ClassVar[tuple[str, ...]] = (".parquet",)
 
-    def documents(self) -> Iterator[Document | Skipped]:
-        # Comes with datasets.
-        import pyarrow  # type: ignore[import-untyped]
-        from pyarrow import parquet
-
+    def parts(self) -> list[Part]:
+        parts = []
         for name, path in sorted(self.files().items()):
-            try:
-                with parquet.ParquetFile(path) as file:
-                    _field(dict.fromkeys(file.schema_arrow.names), self.text_field, where=str(path))
-                    number = 0
-                    for batch in file.iter_batches(batch_size=1024, columns=[self.text_field]):
-                        for text in batch.column(0).to_pylist():
-                            number += 1
-                            yield _document(f"{name}:{number}", text)
-            except pyarrow.ArrowException as error:
-                raise CorpusError(f"{path}: not a Parquet file: {error}; restore it") from None
+            with _parquet_file(path) as file:
+                groups: list[int] = []
+                num_bytes = first_row = num_rows = 0
+                for group in range(file.num_row_groups):
+                    metadata = file.metadata.row_group(group)
+                    groups.append(group)
+                    num_bytes += metadata.total_byte_size
+                    num_rows += metadata.num_rows
+                    if num_bytes >= PART_BYTES or group == file.num_row_groups - 1:
+                        parts.append(Part(num_bytes, (name, str(path), tuple(groups), first_row)))
+                        groups, num_bytes, first_row = [], 0, num_rows
+        return parts
+
+    def read(self, part: Part) -> Iterator[Document | Skipped]:
+        name, path, groups, number = part.where
+        columns = [field for field in (self.text_field, self.licence_field) if field is not None]
+        with _parquet_file(Path(path)) as file:
+            for column in columns:
+                _field(dict.fromkeys(file.schema_arrow.names), column, where=path)
+            for batch in file.iter_batches(batch_size=1024, row_groups=groups, columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield _document(f"{name}:{number}", record, self.text_field, self.licence_field)
 
 
 class Hub(Corpus):
@@ -235,30 +317,48 @@ class Hub(Corpus):
     split: str = "train"
     revision: str | None = None
     text_field: str = "text"
+    licence_field: str | None = None
     max_documents: PositiveInt | None = None
+
+    @property
+    def knows_licences(self) -> bool:
+        return self.licence_field is not None
 
     def content_hash(self) -> str:
         # Name the revision where the dataset may change: what the hub holds is not hashed.
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
-    def documents(self) -> Iterator[Document | Skipped]:
-        for number, record in enumerate(self._records(), start=1):
-            name = f"{self.dataset}:{number}"
-            yield _document(name, _field(record, self.text_field, where=name))
-            if number == self.max_documents:
-                return
+    def parts(self) -> list[Part]:
+        """The dataset's own files, unless only its first documents are asked for."""
+        if self.max_documents is not None:
+            return [Part(1, (0, 1))]
+        with self._told_in_one_line():
+            num_shards = self._stream().num_shards
+        return [Part(1, (index, num_shards)) for index in range(num_shards)]
 
-    def _records(self) -> Iterator[dict[str, Any]]:
+    def read(self, part: Part) -> Iterator[Document | Skipped]:
+        index, num_shards = part.where
+        with self._told_in_one_line():
+            stream = self._stream()
+            if num_shards > 1:
+                stream = stream.shard(num_shards=num_shards, index=index)
+            within = self.dataset if num_shards == 1 else f"{self.dataset}/{index}"
+            for number, record in enumerate(stream, start=1):
+                yield _document(f"{within}:{number}", record, self.text_field, self.licence_field)
+                if number == self.max_documents:
+                    return
+
+    def _stream(self) -> Any:
         import datasets  # a second to import, and only this corpus needs it
 
+        return datasets.load_dataset(
+            self.dataset, self.subset, split=self.split, revision=self.revision, streaming=True
+        )
+
+    @contextmanager
+    def _told_in_one_line(self) -> Iterator[None]:
         try:
-            yield from datasets.load_dataset(
-                self.dataset,
-                self.subset,
-                split=self.split,
-                revision=self.revision,
-                streaming=True,
-            )
+            yield
         except FileNotFoundError:
             raise CorpusError(
                 f"{self.dataset}: no such dataset on the hub, or it asks for a login; "
@@ -296,28 +396,65 @@ def _decode(path: Path) -> str:
     """The text of a file: UTF-8 unless a Python file declares otherwise (PEP 263)."""
     data = path.read_bytes()
     encoding = "utf-8-sig"
-    if path.suffix in {".py", ".pyi"}:
+    # Few declare one, in the first two lines, and asking takes longer than reading the file.
+    if path.suffix in {".py", ".pyi"} and b"coding" in b"".join(data.split(b"\n", 2)[:2]):
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
     return _with_newlines(data.decode(encoding))
 
 
-def _document(name: str, text: Any) -> Document | Skipped:
+def _document(
+    name: str, record: dict[str, Any], text_field: str, licence_field: str | None
+) -> Document | Skipped:
+    text = _field(record, text_field, where=name)
     if text is None:
         return Skipped(name, "empty")
     if not isinstance(text, str):
         return Skipped(name, "not text")
-    return Document(name, _with_newlines(text))
+    licences = None if licence_field is None else _field(record, licence_field, where=name)
+    return Document(name, _with_newlines(text), _names(licences))
+
+
+def _names(licences: Any) -> tuple[str, ...]:
+    """What a licence field holds: a name, a list of them, or nothing."""
+    if isinstance(licences, str):
+        return (licences,) if licences else ()
+    return tuple(map(str, licences or ()))
 
 
 def _with_newlines(text: str) -> str:
+    if "\r" not in text:
+        return text
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _field(record: dict[str, Any], field: str, where: str) -> Any:
     if field not in record:
-        raise CorpusError(f"{where}: no text_field {field!r}{did_you_mean(field, record)}")
+        raise CorpusError(f"{where}: no field {field!r}{did_you_mean(field, record)}")
     return record[field]
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        import pyarrow  # type: ignore[import-untyped]  # comes with datasets
+
+        return cast(IO[bytes], io.BufferedReader(pyarrow.input_stream(path, compression="zstd")))
+    return path.open("rb")
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
+    import pyarrow  # comes with datasets
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except pyarrow.ArrowException as error:
+        raise CorpusError(f"{path}: not a Parquet file: {error}; restore it") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,11 @@ the ends of text as int64, one more than there are documents.
 """
 
 import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,25 +21,34 @@ from pydantic import ConfigDict, Field, NonNegativeInt, ValidationError
 from mtp_code.config import Strict
 from mtp_code.data.config import TokenType
 from mtp_code.errors import ShardError, TokenizerError
-from mtp_code.tokenizer import TokenIds, Tokenizer, load_tokenizer
+from mtp_code.tokenizer import Tokenizer, load_tokenizer
 
 Split = Literal["train", "validation"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation")
 
 MANIFEST_FILE: Final = "manifest.json"
 
-# Opening a folder reads it all to check it, up to this size: about a second.
+# Files are checked in pieces of this size, so that damage is found where it is.
+PIECE_BYTES: Final = 64_000_000
+# Opening a folder reads it all to check it, up to this size: about a second. Of a larger one it
+# reads this much, pieces evenly spread over all files.
 CHECKED_BYTES: Final = 1_000_000_000
 
 
 class SplitRecord(Strict):
-    """`num_tokens` counts each document's end of text; `num_bytes` is of its text as UTF-8."""
+    """
+    Attributes:
+        num_tokens: with each document's end of text.
+        num_bytes: of the texts as UTF-8.
+        tokens_sha256: of each `PIECE_BYTES` of the file of tokens.
+        index_sha256: of the other file, likewise.
+    """
 
     num_documents: NonNegativeInt
     num_tokens: NonNegativeInt
     num_bytes: NonNegativeInt
-    tokens_sha256: str
-    index_sha256: str
+    tokens_sha256: tuple[str, ...]
+    index_sha256: tuple[str, ...]
 
 
 class SourceRecord(Strict):
@@ -50,7 +61,7 @@ class SourceRecord(Strict):
 class Manifest(Strict):
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     inputs_sha256: str
     """Of all that the shards follow from: configuration, corpora, benchmark texts."""
     tokenizer_fingerprint: str
@@ -89,9 +100,10 @@ class ShardWriter:
     ) -> None:
         self._folder, self._source, self._split = folder, source, split
         self._end_of_text = np.asarray([tokenizer.end_of_text], dtype=token_type)
-        self._borders = [0]
+        self._num_tokens = 0
+        self._lengths: list[npt.NDArray[np.int64]] = []
         self._num_bytes = 0
-        self._sha256 = hashlib.sha256()
+        self._sums = _PieceSums()
 
     def __enter__(self) -> Self:
         self._file = _tokens_path(self._folder, self._source, self._split).open("wb")
@@ -106,29 +118,64 @@ class ShardWriter:
     ) -> None:
         self._file.close()
 
-    def append(self, ids: TokenIds, num_bytes: int) -> None:
-        """Add a document of that many bytes of text."""
-        self._write(ids.astype(self._end_of_text.dtype))
-        self._write(self._end_of_text)
-        self._borders.append(self._borders[-1] + len(ids) + 1)
+    def append(
+        self, tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64], num_bytes: int
+    ) -> None:
+        """Add documents, each with the end of text behind it.
+
+        Args:
+            tokens: all of them in one piece.
+            lengths: of each, with its end of text.
+            num_bytes: of their texts.
+        """
+        assert lengths.sum() == len(tokens)
+        self._write(tokens.astype(self._end_of_text.dtype, copy=False))
+        self._lengths.append(lengths)
+        self._num_tokens += len(tokens)
         self._num_bytes += num_bytes
 
     def finish(self) -> SplitRecord:
         """Write the index; what the manifest says of the shard."""
-        borders = np.asarray(self._borders, dtype=np.int64).tobytes()
-        _index_path(self._folder, self._source, self._split).write_bytes(borders)
+        lengths = np.concatenate([np.zeros(1, dtype=np.int64), *self._lengths])
+        borders = np.cumsum(lengths, dtype=np.int64)
+        _index_path(self._folder, self._source, self._split).write_bytes(borders.data)
+        index_sums = _PieceSums()
+        index_sums.update(borders.data.cast("B"))
         return SplitRecord(
-            num_documents=len(self._borders) - 1,
-            num_tokens=self._borders[-1],
+            num_documents=len(borders) - 1,
+            num_tokens=self._num_tokens,
             num_bytes=self._num_bytes,
-            tokens_sha256=self._sha256.hexdigest(),
-            index_sha256=hashlib.sha256(borders).hexdigest(),
+            tokens_sha256=self._sums.finish(),
+            index_sha256=index_sums.finish(),
         )
 
     def _write(self, tokens: npt.NDArray[Any]) -> None:
-        data = tokens.tobytes()
+        data = np.ascontiguousarray(tokens).data.cast("B")
         self._file.write(data)
-        self._sha256.update(data)
+        self._sums.update(data)
+
+
+class _PieceSums:
+    """Checksums of a file's pieces, as it is written."""
+
+    def __init__(self) -> None:
+        self._sums: list[str] = []
+        self._begun = hashlib.sha256()
+        self._room = PIECE_BYTES
+
+    def update(self, data: memoryview) -> None:
+        while len(data) >= self._room:
+            self._begun.update(data[: self._room])
+            data = data[self._room :]
+            self._sums.append(self._begun.hexdigest())
+            self._begun, self._room = hashlib.sha256(), PIECE_BYTES
+        self._begun.update(data)
+        self._room -= len(data)
+
+    def finish(self) -> tuple[str, ...]:
+        if self._room < PIECE_BYTES:
+            self._sums.append(self._begun.hexdigest())
+        return tuple(self._sums)
 
 
 class ShardSet:
@@ -156,18 +203,19 @@ class ShardSet:
         sums = [self.manifest.tokenizer_fingerprint]
         for source, record in sorted(self.manifest.sources.items()):
             for split in (record.train, record.validation):
-                sums += [source, split.tokens_sha256, split.index_sha256]
+                sums += [source, *split.tokens_sha256, *split.index_sha256]
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
     def shard(self, source: str, split: Split) -> Shard:
         return self._shards[source, split]
 
 
-def open_shards(folder: Path, check_content: bool | None = None) -> ShardSet:
-    """The shards of a folder, after checking sizes, tokenizer and, in time, content.
+def open_shards(folder: Path, check_all: bool = False) -> ShardSet:
+    """The shards of a folder, after checking sizes, tokenizer and content.
 
     Args:
-        check_content: compare checksums; by default, if that takes about a second at most.
+        check_all: compare all content with its checksums, however long it takes; by default no
+            more than takes about a second.
 
     Raises:
         ShardError: something is missing, or not as it was written.
@@ -182,17 +230,12 @@ def open_shards(folder: Path, check_content: bool | None = None) -> ShardSet:
             f"{folder}: its tokenizer is not the one that made its tokens; prepare the data again"
         )
     check_sizes(folder, manifest)
-    if check_content is None:
-        check_content = _total_bytes(manifest) <= CHECKED_BYTES
+    _check_content(folder, manifest, check_all)
     shards = {}
-    for source, record in manifest.sources.items():
+    for source in manifest.sources:
         for split in SPLITS:
-            split_record: SplitRecord = getattr(record, split)
             tokens_path = _tokens_path(folder, source, split)
             index_path = _index_path(folder, source, split)
-            if check_content:
-                _check_sha256(tokens_path, split_record.tokens_sha256)
-                _check_sha256(index_path, split_record.index_sha256)
             shards[source, split] = Shard(
                 np.memmap(tokens_path, dtype=manifest.token_type, mode="r"),
                 np.memmap(index_path, dtype=np.int64, mode="r"),
@@ -239,17 +282,45 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
                     )
 
 
-def _check_sha256(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-            raise ShardError(f"{path}: changed since it was written; prepare the data again")
+class _Piece(NamedTuple):
+    path: Path
+    number: int
+    sha256: str
 
 
-def _total_bytes(manifest: Manifest) -> int:
-    return sum(
-        _tokens_bytes(split, manifest) + _index_bytes(split)
-        for record in manifest.sources.values()
-        for split in (record.train, record.validation)
+def _check_content(folder: Path, manifest: Manifest, check_all: bool) -> None:
+    pieces = list(_pieces(folder, manifest))
+    if not check_all:
+        most = CHECKED_BYTES // PIECE_BYTES
+        pieces = pieces[:: -(-len(pieces) // most)] if len(pieces) > most else pieces
+    with ThreadPoolExecutor() as threads:  # hashing holds no lock of the interpreter's
+        for error in threads.map(_damage, pieces):
+            if error is not None:
+                raise ShardError(error)
+
+
+def _pieces(folder: Path, manifest: Manifest) -> Iterator[_Piece]:
+    for source, record in manifest.sources.items():
+        for split in SPLITS:
+            split_record: SplitRecord = getattr(record, split)
+            for path, sums in (
+                (_tokens_path(folder, source, split), split_record.tokens_sha256),
+                (_index_path(folder, source, split), split_record.index_sha256),
+            ):
+                yield from (_Piece(path, number, sha256) for number, sha256 in enumerate(sums))
+
+
+def _damage(piece: _Piece) -> str | None:
+    """What is wrong with a piece of a file, if it is not what was written."""
+    first = piece.number * PIECE_BYTES
+    with piece.path.open("rb") as file:
+        file.seek(first)
+        data = file.read(PIECE_BYTES)
+    if hashlib.sha256(data).hexdigest() == piece.sha256:
+        return None
+    return (
+        f"{piece.path}: changed since it was written, in bytes {first} to {first + len(data)}; "
+        "prepare the data again"
     )
 
 

@@ -20,6 +20,7 @@ from mtp_code.checkpoint import (
     save_checkpoint,
 )
 from mtp_code.data.batches import Batch, TrainingBatches, Validation, validation_batches
+from mtp_code.data.loader import LoadedBatch, loading
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import RecipeError, TrainingError
 from mtp_code.files import alone_in, remove_leftovers
@@ -112,7 +113,13 @@ def _train(
     validations = _validations(shards, training, num_offsets)
     clock = Clock(state)
 
-    with MetricsLog(run_dir, state.step) as metrics:
+    for source, epochs in batches.epochs(num_steps).items():
+        log.info("%s: read %.2f times in %d steps", source, epochs, num_steps)
+
+    with (
+        MetricsLog(run_dir, state.step) as metrics,
+        loading(batches.batch, range(state.step, num_steps)) as loaded,
+    ):
         window: list[Figures] = []
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
@@ -126,7 +133,7 @@ def _train(
                 training.objective.weights,
                 training.objective.curriculum,
             )
-            figures = backward(model, batches.batch(step), training, weights)
+            figures = backward(model, next(loaded), training, weights)
             grad_norm = nn.utils.clip_grad_norm_(
                 model.parameters(), recipe.optim.clip_norm or math.inf
             )
@@ -180,7 +187,7 @@ def _train(
 
 
 def backward(
-    model: MTPModel, batch: Batch, training: TrainingConfig, weights: Sequence[float]
+    model: MTPModel, batch: Batch | LoadedBatch, training: TrainingConfig, weights: Sequence[float]
 ) -> Figures:
     """Adds a step's gradients to the parameters, micro-batch by micro-batch; the losses."""
     tokens_BS, documents_BS = _tensors(batch)
@@ -250,8 +257,8 @@ def _validations(
     return {source: validation for source, validation in found.items() if validation is not None}
 
 
-def _tensors(batch: Batch) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents)
+def _tensors(batch: Batch | LoadedBatch) -> tuple[Tensor, Tensor]:
+    return torch.as_tensor(batch.tokens), torch.as_tensor(batch.documents)
 
 
 def _check_vocabulary(recipe: Recipe, shards: ShardSet) -> None:

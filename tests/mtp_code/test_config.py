@@ -64,6 +64,7 @@ def test_the_vocabulary_comes_from_the_tokenizer(path):
     assert load_recipe(str(path)).model.vocab_size == 257
     bpe = ["tokenizer.kind=bpe", "tokenizer.vocab_size=300"]
     assert load_recipe(str(path), bpe).model.vocab_size == 300
+    assert load_recipe(str(path), ["tokenizer.fim_tokens=true"]).model.vocab_size == 260
 
 
 def test_values_override_those_of_the_base(path, tmp_path):

@@ -280,3 +280,32 @@ class TestForeignTokenizer:
         }
         tokenizer = Tokenizer(json.dumps(definition), "</s>")
         assert tokenizer.token_num_bytes().tolist() == [5, 0, 1, 2, 2]
+
+
+class TestFillInTheMiddle:
+    def test_our_tokenizers_add_its_tokens_where_asked(self, tmp_path: Path) -> None:
+        trained = train_bpe(["ab ab"], 300, fim_tokens=True)
+        for tokenizer in (BytesTokenizer(fim_tokens=True), trained):
+            assert tokenizer.fim is not None
+            assert len({tokenizer.end_of_text, *tokenizer.fim}) == 4
+            assert tokenizer.token_num_bytes()[list(tokenizer.fim)].tolist() == [0, 0, 0]
+            tokenizer.save(tmp_path)
+            loaded = load_tokenizer(tmp_path)
+            assert (type(loaded), loaded.fim) == (type(tokenizer), tokenizer.fim)
+        assert BYTES.fim is BPE.fim is None
+        assert BytesTokenizer(fim_tokens=True).vocab_size == 260
+
+    def test_foreign_ones_are_found_by_name_or_as_the_recipe_says(self, tmp_path: Path) -> None:
+        train_bpe(["ab ab"], 300, fim_tokens=True).save(tmp_path)
+        path = tmp_path / DEFINITION_FILE
+        path.write_text(path.read_text().replace("<|fim_", "<fim_").replace("fix|>", "fix>"))
+        path.write_text(path.read_text().replace("middle|>", "middle>"))
+        found = open_hugging_face(str(tmp_path)).fim
+        assert found is not None
+        named = ("<fim_suffix>", "<fim_middle>", "<fim_prefix>")
+        tokenizer = open_hugging_face(str(tmp_path), fim_tokens=named)
+        assert tokenizer.fim == tuple(reversed(found))
+        tokenizer.save(tmp_path)
+        assert load_tokenizer(tmp_path).fim == tokenizer.fim
+        with pytest.raises(TokenizerError, match="the vocabulary has no '<none>'"):
+            open_hugging_face(str(tmp_path), fim_tokens=("<none>", *named[1:]))

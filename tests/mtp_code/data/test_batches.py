@@ -13,7 +13,7 @@ from mtp_code.data.batches import Mixture, TrainingBatches, validation_batches
 from mtp_code.data.config import DataConfig
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
-from mtp_code.errors import ShardError
+from mtp_code.errors import RecipeError, ShardError
 from mtp_code.tokenizer import BytesConfig
 
 NUM_DOCUMENTS = 60
@@ -175,3 +175,45 @@ class TestValidation:
         out = folder / "all-training"
         prepare(config_for(folder, validation_share=0), BytesConfig(kind="bytes"), out)
         assert validation_batches(open_shards(out), "a", 4, 32, 3, 1000) is None
+
+
+def with_epochs(folder: Path, a: float, b: float, packing: str = "stream") -> DataConfig:
+    config = config_for(folder, packing=packing)
+    epochs = {"a": a, "b": b}
+    sources = {
+        name: corpus.model_dump() | {"epochs": epochs[name]}
+        for name, corpus in config.sources.items()
+    }
+    return validate(DataConfig, config.model_dump() | {"sources": sources}, where="test")
+
+
+@pytest.mark.parametrize("packing", ["stream", "whole"])
+def test_sources_are_read_as_often_as_their_epochs_say(
+    shards: ShardSet, folder: Path, packing: str
+) -> None:
+    batches = batches_of(shards, with_epochs(folder, 1, 3, packing))
+    epochs = batches.epochs(50)
+    assert epochs["b"] / epochs["a"] == pytest.approx(3)
+    found = Counter(source for step in range(50) for source in batches.batch(step).sources)
+    equally = batches_of(shards, with_epochs(folder, 1, 1, packing)).epochs(50)
+    assert equally["a"] == pytest.approx(equally["b"])
+    rows = {name: found[name] / epochs[name] for name in epochs}
+    assert sum(rows.values()) == pytest.approx(200 / equally["a"], rel=0.02)
+
+
+def test_epochs_are_said_for_all_sources_or_none(folder: Path) -> None:
+    sources = {
+        name: {"kind": "folder", "path": str(folder / "a")} | more
+        for name, more in (("a", {"epochs": 2}), ("b", {}))
+    }
+    with pytest.raises(RecipeError, match=r"sources\.a says epochs and sources\.b does not"):
+        validate(DataConfig, {"sources": sources}, where="test")
+
+
+def test_tokens_that_the_tokenizer_does_not_have_are_refused(
+    shards: ShardSet, config: DataConfig
+) -> None:
+    batches = batches_of(shards, config)
+    batches._vocab_size = 200
+    with pytest.raises(ShardError, match=r"row \d+ of [ab] holds token 256, the vocabulary 200"):
+        batches.batch(0)

@@ -1,23 +1,26 @@
 import gzip
 import json
+import os
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mtp_code.config import validate
+from mtp_code.data import corpora
+from mtp_code.data.config import DataConfig
 from mtp_code.data.corpora import (
     Corpus,
-    Document,
     Folder,
     Hub,
     JsonLines,
     Packages,
     Parquet,
-    Skipped,
     StandardLibrary,
 )
-from mtp_code.errors import CorpusError, MachineError
+from mtp_code.data.documents import Document, Skipped
+from mtp_code.errors import CorpusError, MachineError, RecipeError
 
 
 def texts(corpus: Corpus) -> list[str]:
@@ -115,7 +118,7 @@ def test_parquet_is_read_field_by_name(tmp_path: Path) -> None:
     corpus = Parquet(kind="parquet", path=path, text_field="code")
     assert texts(corpus) == ["a", "c\n"]
     assert skipped(corpus) == {"data.parquet:2": "empty"}
-    with pytest.raises(CorpusError, match=r"no text_field 'text'; known: code, id"):
+    with pytest.raises(CorpusError, match=r"no field 'text'; known: code, id"):
         texts(Parquet(kind="parquet", path=path))
 
 
@@ -168,7 +171,7 @@ def test_missing_corpus_is_one_line(tmp_path: Path, make: Any, message: str) -> 
 
 def test_wrong_text_field_names_the_fields_there_are(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "data.jsonl", {"content": "a", "id": 1})
-    with pytest.raises(CorpusError, match=r"data\.jsonl:1: no text_field 'contents'; did you mean"):
+    with pytest.raises(CorpusError, match=r"data\.jsonl:1: no field 'contents'; did you mean"):
         texts(JsonLines(kind="jsonl", path=path, text_field="contents"))
 
 
@@ -189,3 +192,97 @@ def test_content_hash_changes_with_content_and_names_only(tmp_path: Path) -> Non
     changed = corpus.content_hash()
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert len({before, changed, corpus.content_hash()}) == 3
+
+
+def names_and_texts(corpus: Corpus) -> list[tuple[str, str]]:
+    return [(found.name, found.text) for found in corpus.documents() if isinstance(found, Document)]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 7, 20, 50, 1000])
+def test_json_lines_cut_anywhere_are_the_same_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    expected = [f"text {'x' * (i % 7)} {i}" for i in range(20)]
+    path = write_lines(tmp_path / "data.jsonl", *({"text": text} for text in expected))
+    monkeypatch.setattr(corpora, "PART_BYTES", part_bytes)
+    corpus = JsonLines(kind="jsonl", path=path)
+    found = names_and_texts(corpus)
+    assert [text for _, text in found] == expected
+    assert len({name for name, _ in found}) == 20
+    assert sum(part.num_bytes for part in corpus.parts()) == path.stat().st_size
+
+
+def test_json_lines_are_read_from_zstandard(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "data.jsonl.zst"
+    with pyarrow.output_stream(path, compression="zstd") as file:
+        file.write(b'{"text": "a"}\n{"text": "b"}\n')
+    assert texts(JsonLines(kind="jsonl", path=tmp_path)) == ["a", "b"]
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CorpusError, match=r"data\.jsonl\.zst: damaged .* restore it"):
+        texts(JsonLines(kind="jsonl", path=tmp_path))
+
+
+def test_parquet_parts_are_groups_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": [f"t{i}" for i in range(10)], "licence": ["mit", None] * 5})
+    parquet.write_table(table, tmp_path / "data.parquet", row_group_size=3)
+    monkeypatch.setattr(corpora, "PART_BYTES", 1)
+    corpus = Parquet(kind="parquet", path=tmp_path, licence_field="licence")
+    assert len(corpus.parts()) == 4
+    assert names_and_texts(corpus) == [(f"data.parquet:{i + 1}", f"t{i}") for i in range(10)]
+    licences = [found.licences for found in corpus.documents() if isinstance(found, Document)]
+    assert licences == [("mit",), ()] * 5
+
+
+def test_folder_parts_hold_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        (tmp_path / f"{i}.py").write_text(f"x = {i}\n")
+    corpus = Folder(kind="folder", path=tmp_path)
+    whole = names_and_texts(corpus)
+    monkeypatch.setattr(corpora, "PART_BYTES", 20)
+    assert len(corpus.parts()) > 3
+    assert names_and_texts(corpus) == whole
+
+
+def test_hub_parts_are_the_datasets_own_files(tmp_path: Path) -> None:
+    for number in range(3):
+        write_lines(tmp_path / f"{number}.jsonl", *({"text": f"{number} {i}"} for i in range(4)))
+    corpus = Hub(kind="hub", dataset=str(tmp_path))
+    assert len(corpus.parts()) == 3
+    assert sorted(texts(corpus)) == [f"{number} {i}" for number in range(3) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "licence, expected", [("mit", ("mit",)), (["mit", "bsd"], ("mit", "bsd")), (None, ()), ("", ())]
+)
+def test_licences_are_read_from_their_field(
+    tmp_path: Path, licence: Any, expected: tuple[str, ...]
+) -> None:
+    path = write_lines(tmp_path / "data.jsonl", {"text": "a", "licence": licence})
+    (found,) = JsonLines(kind="jsonl", path=path, licence_field="licence").documents()
+    assert isinstance(found, Document)
+    assert found.licences == expected
+
+
+def test_licences_cannot_be_filtered_where_none_are_known(tmp_path: Path) -> None:
+    values = {
+        "sources": {"a": {"kind": "folder", "path": str(tmp_path)}},
+        "filters": {"licences": ["mit"]},
+    }
+    with pytest.raises(RecipeError, match=r"sources\.a: filters\.licences needs the licence_field"):
+        validate(DataConfig, values, where="test")
+
+
+def test_a_large_corpus_is_known_by_sizes_and_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(corpora, "HASHED_BYTES", 1)
+    corpus = Folder(kind="folder", path=tmp_path)
+    before = corpus.content_hash()
+    assert corpus.content_hash() == before
+    os.utime(tmp_path / "a.py", ns=(1, 1))
+    assert corpus.content_hash() != before

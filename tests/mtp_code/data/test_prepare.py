@@ -4,18 +4,21 @@ import logging
 import multiprocessing
 import os
 import signal
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mtp_code.config import validate
+from mtp_code.data import corpora, screening
 from mtp_code.data import prepare as prepare_module
 from mtp_code.data.config import DataConfig
-from mtp_code.data.filters import Reference
+from mtp_code.data.contamination import Reference
 from mtp_code.data.prepare import Progress, prepare
 from mtp_code.data.shards import SPLITS, ShardWriter, open_shards
-from mtp_code.errors import CorpusError, RecipeError, ShardError
+from mtp_code.errors import CorpusError, MachineError, RecipeError, ShardError, TokenizerError
 from mtp_code.tokenizer import BpeConfig, BytesConfig, BytesTokenizer, HuggingFaceConfig
 
 BYTES = BytesConfig(kind="bytes")
@@ -72,7 +75,7 @@ def test_manifest_counts_documents_tokens_and_bytes(source: Path, out: Path) -> 
     assert record.train.num_bytes + record.validation.num_bytes == num_bytes
     for split in (record.train, record.validation):
         assert split.num_tokens == split.num_bytes + split.num_documents
-    assert json.loads((out / "manifest.json").read_text())["schema"] == 1
+    assert json.loads((out / "manifest.json").read_text())["schema"] == 2
     assert manifest == open_shards(out).manifest
 
 
@@ -208,53 +211,178 @@ def test_tokenizer_reads_sources_in_proportion_to_their_weights(
 def test_progress_reaches_every_document(source: Path, out: Path) -> None:
     seen: list[Progress] = []
     prepare(config_for(source), BpeConfig(kind="bpe", vocab_size=300), out, (), seen.append)
-    assert [(progress.stage, progress.source) for progress in seen] == [
-        ("reading for the tokenizer", "code"),
-        ("encoding", "code"),
+    assert list(dict.fromkeys(progress.stage for progress in seen)) == [
+        "reading for the tokenizer",
+        "encoding",
+        "finding duplicates",
+        "writing",
     ]
-    assert seen[-1].num_documents == 40
+    num_bytes = sum(path.stat().st_size for path in source.iterdir())
+    encoding = [progress for progress in seen if progress.stage == "encoding"]
+    assert (encoding[0].done, encoding[-1].done) == (0, num_bytes)
+    assert {progress.total for progress in encoding} == {num_bytes}
 
 
-def test_failed_preparation_leaves_the_earlier_shards_and_nothing_else(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where, what", [(ShardWriter, "append"), (np, "savez")])
+def test_a_full_disk_leaves_the_earlier_shards_and_nothing_half_written(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, where: Any, what: str
 ) -> None:
     before = prepare(config_for(source), BYTES, out)
     (source / "new.py").write_text("x = 1\n")
 
-    def disk_full(*_: object) -> None:
+    def disk_full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ShardWriter, "append", disk_full)
+    monkeypatch.setattr(where, what, disk_full)
     with pytest.raises(OSError, match="No space left"):
         prepare(config_for(source), BYTES, out)
     assert open_shards(out).manifest == before
-    assert list(out.parent.iterdir()) == [out]
+    assert set(out.parent.iterdir()) == {out, work_of(out)}
+    assert not list(work_of(out).glob("*.aside"))
 
 
-def _prepare_and_die(config: DataConfig, out: Path, num_appended: int) -> None:
-    def append(*_: object) -> None:
-        nonlocal num_appended
-        num_appended -= 1
-        if num_appended < 0:
+def work_of(out: Path) -> Path:
+    """Where unfinished work is kept."""
+    return out.with_name(f".{out.name}.work")
+
+
+def _prepare_and_die(config: DataConfig, out: Path, num_parts: int) -> None:
+    """Killed while the record of the part after these is written."""
+    savez = np.savez
+
+    def dying_savez(*args: Any, **columns: Any) -> None:
+        nonlocal num_parts
+        num_parts -= 1
+        if num_parts < 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        savez(*args, **columns)
 
-    ShardWriter.append = append  # type: ignore[method-assign]
-    prepare(config, BYTES, out)
+    np.savez = dying_savez
+    corpora.PART_BYTES = 500  # type: ignore[misc]
+    prepare(config, BYTES, out, num_workers=1)
 
 
-def test_killed_preparation_leaves_nothing_that_passes_for_whole(source: Path, out: Path) -> None:
+def test_killed_preparation_goes_on_and_does_nothing_twice(
+    source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = config_for(source)
     process = multiprocessing.get_context("spawn").Process(
-        target=_prepare_and_die, args=(config, out, 5)
+        target=_prepare_and_die, args=(config, out, 2)
     )
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
     with pytest.raises(ShardError, match="no token shards there"):
         open_shards(out)
-    prepare(config, BYTES, out)
-    assert sum(map(len, documents(out).values())) == 40
-    assert list(out.parent.iterdir()) == [out]  # what the killed one had begun is gone
+    assert list(work_of(out).glob(".*.aside"))
+
+    done: list[Path] = []
+
+    def screen_part(path: Path, *args: Any) -> None:
+        done.append(path)
+        screening.screen_part(path, *args)
+
+    monkeypatch.setattr(corpora, "PART_BYTES", 500)
+    monkeypatch.setattr(prepare_module, "screen_part", screen_part)
+    before = prepare(config, BYTES, tmp_path / "whole")
+    num_parts = len(done)
+    manifest = prepare(config, BYTES, out)
+    assert num_parts > 2
+    assert len(done) == num_parts + num_parts - 2
+    assert manifest == before
+    assert not work_of(out).exists()
+
+
+def test_work_on_other_inputs_is_not_gone_on_with(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(config_for(source), BYTES, out)
+    assert work_of(out).exists()
+    (source / "f0.py").write_text("changed = True\n")
+    prepare(config_for(source), BYTES, out)
+    assert "changed = True\n" in [text for texts in documents(out).values() for text in texts]
+
+
+def test_order_does_not_depend_on_the_number_of_processes(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "PART_BYTES", 500)
+    monkeypatch.setattr(prepare_module, "PART_BYTES", 500)
+    for num_workers in (1, 2):
+        prepare(config_for(source), BYTES, tmp_path / f"out{num_workers}", num_workers=num_workers)
+    for path in (tmp_path / "out1").iterdir():
+        assert (tmp_path / "out2" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_killed_process_is_one_line_and_what_was_finished_is_kept(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(ProcessPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+            return super().submit(os._exit, 9)
+
+    monkeypatch.setattr(corpora, "PART_BYTES", 500)
+    monkeypatch.setattr(prepare_module, "PART_BYTES", 500)
+    monkeypatch.setattr(prepare_module, "ProcessPoolExecutor", Killed)
+    with pytest.raises(MachineError, match="fewer workers"):
+        prepare(config_for(source), BYTES, out, num_workers=2)
+    assert work_of(out).exists()
+
+
+def test_near_duplicates_are_left_out_where_asked(source: Path, out: Path) -> None:
+    words = [f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(300)]
+    (source / "first.py").write_text(" ".join(words))
+    (source / "again.py").write_text(" ".join(words[:-3]))
+    assert prepare(config_for(source), BYTES, out).sources["code"].dropped == {}
+    config = config_for(source, near_duplicates={}, filters={"min_bytes": 100})
+    record = prepare(config, BYTES, out).sources["code"]
+    assert record.dropped == {"near-duplicate": 1, "too few bytes": 40}
+
+
+def test_a_source_may_have_filters_of_its_own(source: Path, out: Path) -> None:
+    config = config_for(source, filters={"min_bytes": 10**6}, source={"filters": {}})
+    assert prepare(config, BYTES, out).sources["code"].dropped == {}
+
+
+def test_training_documents_are_cut_and_held_out_ones_are_not(source: Path, out: Path) -> None:
+    tokenizer = BytesConfig(kind="bytes", fim_tokens=True)
+    config = config_for(source, validation_share=0.3, fim={"rate": 1})
+    prepare(config, tokenizer, out)
+    shards = open_shards(out)
+    for split in SPLITS:
+        shard = shards.shard("code", split)
+        for i in range(shard.num_documents):
+            marks = [int(token) for token in shard.framed(i) if token > 256]
+            assert sorted(marks) == ([257, 258, 259] if split == "train" else [])
+    with pytest.raises(TokenizerError, match=r"set tokenizer\.fim_tokens"):
+        prepare(config, BYTES, out)
+
+
+def test_the_card_says_what_was_read_left_out_and_kept(source: Path, out: Path) -> None:
+    (source / "again.py").write_text((source / "f0.py").read_text())
+    (source / "long.py").write_text("x" * 200)
+    manifest = prepare(config_for(source, filters={"max_line_length": 100}), BYTES, out)
+    card = json.loads((out / "data-card.json").read_text())
+    found = card["sources"]["code"]
+    assert found["read"] == {
+        "documents": 42,
+        "bytes": sum(path.stat().st_size for path in source.iterdir()),
+    }
+    assert found["left_out"] == {
+        "duplicate": {"documents": 1, "bytes": (source / "again.py").stat().st_size},
+        "line too long": {"documents": 1, "bytes": 200},
+    }
+    for unit in ("documents", "bytes"):
+        kept = sum(found[split][unit] for split in SPLITS)
+        left_out = sum(counts[unit] for counts in found["left_out"].values())
+        assert kept + left_out == found["read"][unit]
+    assert found["train"]["tokens"] == manifest.sources["code"].train.num_tokens
+    page = (out / "data-card.md").read_text()
+    assert "| left out: line too long | 1 | 200 | |" in page
+    assert "Filters: max_line_length = 100." in page
 
 
 def test_two_at_once_wait_for_each_other(source: Path, out: Path) -> None:

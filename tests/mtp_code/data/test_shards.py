@@ -1,12 +1,14 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mtp_code.config import validate
+from mtp_code.data import shards
 from mtp_code.data.config import DataConfig
 from mtp_code.data.prepare import prepare
-from mtp_code.data.shards import open_shards
+from mtp_code.data.shards import ShardWriter, open_shards
 from mtp_code.errors import ShardError
 from mtp_code.tokenizer import BytesConfig, BytesTokenizer, train_bpe
 
@@ -60,7 +62,35 @@ def test_changed_files_are_named_when_content_is_checked(folder: Path, name: str
     (folder / name).write_bytes(data)
     with pytest.raises(ShardError, match=f"{name}: changed since it was written"):
         open_shards(folder)
-    open_shards(folder, check_content=False)  # control: sizes are as they were
+
+
+def test_of_large_shards_some_pieces_are_checked_and_all_on_request(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "text.train.idx"
+    data = bytearray(path.read_bytes())
+    data[2] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr(shards, "CHECKED_BYTES", shards.PIECE_BYTES)  # one piece: of the tokens
+    open_shards(folder)
+    with pytest.raises(ShardError, match=r"text\.train\.idx: changed .* in bytes 0 to 32;"):
+        open_shards(folder, check_all=True)
+
+
+def test_pieces_have_the_sums_of_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "PIECE_BYTES", 10)
+    written = np.arange(100, 123, dtype=np.uint16)
+    with ShardWriter(tmp_path, "a", "train", BytesTokenizer(), "uint16") as writer:
+        for part in np.split(written, [2, 3, 15]):
+            writer.append(part, np.array([len(part)]), 1)
+        record = writer.finish()
+    data = (tmp_path / "a.train.bin").read_bytes()
+    assert data == np.concatenate([[END], written]).astype(np.uint16).tobytes()
+    assert record.tokens_sha256 == tuple(
+        hashlib.sha256(data[first : first + 10]).hexdigest() for first in range(0, len(data), 10)
+    )
 
 
 def test_another_tokenizer_is_refused(folder: Path) -> None:
