@@ -6,14 +6,15 @@ also read as the two formats people already have, human-eval's and EvalPlus's.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
-import re
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -141,7 +142,7 @@ class Sample(Strict):
     """
 
     task_id: str
-    index: NonNegativeInt
+    index: NonNegativeInt = Field(strict=True)
     completion: str | None = None
     solution: str | None = None
     raw: str | None = None
@@ -200,6 +201,15 @@ class Verdict(Strict):
     plus: VerdictName | None = None
     num_checks_passed: NonNegativeInt | None = None
     num_checks: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _checks_agree(self) -> Self:
+        passed, in_all = self.num_checks_passed, self.num_checks
+        if (passed is None) != (in_all is None):
+            raise ValueError("expected both of num_checks_passed and num_checks, or neither")
+        if passed is not None and in_all is not None and passed > in_all:
+            raise ValueError(f"num_checks_passed is {passed}, but num_checks {in_all}")
+        return self
 
 
 class References(Strict):
@@ -272,6 +282,9 @@ class Estimate(Strict):
     over_samples: Range | None
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class Measured(Strict):
     """What became of each task's samples, and all that could move it but the model.
 
@@ -297,7 +310,7 @@ class Measured(Strict):
     tasks: dict[str, tuple[PositiveInt, NonNegativeInt]]
     verdicts: dict[str, str]
     base_verdicts: dict[str, str] | None = None
-    checks_passed: dict[str, tuple[float, ...]] | None = None
+    checks_passed: dict[str, tuple[Share, ...]] | None = None
     reference_bits: dict[str, tuple[NonNegativeFloat, PositiveInt]] | None = None
     origins: dict[str, str] | None = None
 
@@ -512,7 +525,7 @@ def read_record(kind: type[Model], path: Path) -> Model:
         row = json.loads(path.read_bytes())
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror}; expected {kind.__name__} as JSON") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not JSON ({error})") from None
     if not isinstance(row, dict):
         raise RecordError(f"{path}: holds {type(row).__name__}; expected {kind.__name__} as JSON")
@@ -520,11 +533,31 @@ def read_record(kind: type[Model], path: Path) -> Model:
 
 
 def write_record(path: Path, record: Strict) -> None:
-    text = json.dumps(record.as_json(), indent=1)
-    # A task's numbers on one line, for whoever reads the difference of two files.
-    text = re.sub(r"\[\s+([\d.,\s]+)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     with write_whole(path) as file:
-        file.write(text.encode("ascii") + b"\n")
+        file.write(_indented(record.as_json()).encode("ascii") + b"\n")
+
+
+def _indented(value: Any, line_start: str = "\n") -> str:
+    """JSON as `json.dumps` writes it with an indent of 1, but for lists of numbers.
+
+    These stand on one line, a task's numbers, for whoever reads the difference of two files.
+    """
+    inside = f"{line_start} "
+    if isinstance(value, dict) and value:
+        parts = (f"{_as_key(key)}: {_indented(held, inside)}" for key, held in value.items())
+        return f"{{{inside}{f',{inside}'.join(parts)}{line_start}}}"
+    if isinstance(value, list | tuple) and not all(map(_is_number, value)):
+        parts = (_indented(held, inside) for held in value)
+        return f"[{inside}{f',{inside}'.join(parts)}{line_start}]"
+    return json.dumps(value)
+
+
+def _as_key(key: Any) -> str:
+    return json.dumps(key if isinstance(key, str) else json.dumps(key))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def differences(ours: Any, theirs: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -537,15 +570,40 @@ def differences(ours: Any, theirs: Any, field: str = "") -> Iterator[tuple[str, 
         yield field, ours, theirs
 
 
+class FileRow(dict[str, Any]):
+    """A row of a file that knows its place there, "file:line", for whoever finds fault with it."""
+
+    def __init__(self, where: str, row: dict[str, Any]) -> None:
+        super().__init__(row)
+        self.where = where
+
+
+class LongInteger:
+    """Stands for a whole number of more digits than Python reads; no field takes one."""
+
+    def __init__(self, digits: str) -> None:
+        self.digits = digits
+
+    def __repr__(self) -> str:
+        return f"<a number of {len(self.digits)} digits>"
+
+
+def _integer(digits: str) -> int | LongInteger:
+    try:
+        return int(digits)
+    except ValueError:
+        return LongInteger(digits)
+
+
 def read_rows(
     path: Path, keep: Callable[[dict[str, Any]], bool] = lambda row: True
-) -> list[dict[str, Any]]:
+) -> list[FileRow]:
     """The rows of a JSON Lines file, gzipped or not, that are to be kept.
 
     Raises:
         RecordError: the file cannot be read, or a line of it.
     """
-    return [row for _, row in _rows(path) if keep(row)]
+    return [FileRow(where, row) for where, row in _rows(path) if keep(row)]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -560,7 +618,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if broken is not None:
             raise RecordError(f"{broken}; expected one JSON object a line")
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = json.loads(line.decode("utf-8"), parse_int=_integer)
         except UnicodeDecodeError as error:
             broken = f"{where}: not UTF-8 text (byte {error.start + 1} of the line)"
         except (ValueError, RecursionError) as error:
@@ -574,14 +632,20 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Place and bytes of each line that is not blank."""
+    """Place and bytes of each line that is not blank, without a byte order mark."""
     number = 0
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # Opening a pipe could wait forever; and the files here are read several times.
+            raise RecordError(f"{path}: no regular file; write it to one first")
         with path.open("rb") as plain:
             # By its magic number: a name is easily wrong.
             is_gzip = plain.peek(2)[:2] == b"\x1f\x8b"
             file = gzip.GzipFile(fileobj=plain) if is_gzip else plain
             for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield f"{path}:{number}", line
     except EOFError:

@@ -18,7 +18,6 @@ from evals.intervals import (
     interval_over_tasks,
 )
 from evals.pass_at_k import mean_pass_at_k
-from evals.prompts import FORMATS, prompts_read, prompts_sha256, with_format
 from evals.records import (
     JUDGING_FILE,
     REFERENCE_BITS_FILE,
@@ -88,7 +87,7 @@ def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -
         benchmark=benchmark.name,
         data_sha256=benchmark.data_sha256,
         prompt_format=sampling.prompt_format if sampling else None,
-        prompts_sha256=_prompts_sha256(benchmark, sampling),
+        prompts_sha256=sampling.prompts_sha256 if sampling else None,
         post_processing=sampling.post_processing if sampling else None,
         seed_rule=SEED_RULE if sampling else None,
         limits=judging.limits,
@@ -210,25 +209,6 @@ def _origins(benchmark: Benchmark) -> dict[str, str] | None:
     """What each task was made from; None where no two tasks share that."""
     origins = {task.task_id: task.origin or task.task_id for task in benchmark.tasks}
     return origins if len(set(origins.values())) < len(origins) else None
-
-
-def _prompts_sha256(benchmark: Benchmark, sampling: Sampling | None) -> str | None:
-    """As it was when the samples were drawn; where that was not noted, as the format has it now.
-
-    None where nobody knows: the format is unknown, or up to a template that is not here.
-    """
-    if sampling is None:
-        return None
-    if sampling.prompts_sha256 is not None:
-        return sampling.prompts_sha256
-    name = sampling.prompt_format
-    if name != benchmark.prompt_format:
-        if name not in benchmark.formats:
-            return None
-        benchmark = with_format(benchmark, name)
-    if name not in FORMATS or FORMATS[name].is_chat:
-        return None
-    return prompts_sha256(benchmark, prompts_read(benchmark))
 
 
 def _reference_bits_beside(

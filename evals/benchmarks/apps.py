@@ -1,40 +1,64 @@
 """APPS (Hendrycks et al. 2021, arXiv 2105.09938): contest problems of three levels, test split.
 
 Programs either read standard input, or have a function (or a method of a class Solution) called.
-Held to be right are answers that equal the expected ones up to white space and the rounding of
-floats; the original's metric also takes lines and words in any order, which we do not. Problems
-that come without any tests are left out.
+What is written has to be as expected up to white space and the rounding of numbers, see
+`evals.stdin_cases`; what is returned, up to the rounding of floats, and lists may be tuples. There
+the original's metric asks for the same floats, and takes True for 1.
+
+Problems are left out that come without any tests, which all programs would pass, or with unlike
+numbers of inputs and outputs: with fewer outputs than inputs no program passes the original's
+metric, and outputs beyond are ignored.
 """
 
 from __future__ import annotations
 
 import json
+import keyword
+import re
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
 from pydantic import AliasChoices, Field
 
-from evals.benchmarks.formats import DEFAULT_LIMITS, Benchmark, Row, make_benchmark
+from evals.benchmarks.formats import (
+    DEFAULT_LIMITS,
+    Benchmark,
+    Row,
+    UnusableRowError,
+    make_benchmark,
+)
 from evals.benchmarks.sources import rows_from_url
 from evals.errors import RecordError
 from evals.oracles.shipping import function_of
 from evals.oracles.values import encode
 from evals.prompts import APPS, CHAT, CHAT_PLAIN
 from evals.records import Question, StdinCase, Task
+from evals.stdin_cases import ATOL, RTOL
 
 LEVELS: Final = ("introductory", "interview", "competition")
 
 # The hub's data set is a script, which `datasets` no longer runs; this is the file that it reads.
 URL: Final = "hf://datasets/codeparrot/apps/test.jsonl"
 
-# Sequences are lists in JSON, whatever the program makes of them.
-_AGREE: Final = """
-def __mtp_code_agree__(answer, expected):
-    answer = list(answer) if type(answer) is tuple else answer
-    if type(answer) is list and answer and type(answer[0]) is tuple:
-        answer = [list(each) if type(each) is tuple else each for each in answer]
-    return any(answer == each for each in expected)
+# Sequences are lists in JSON, whatever the program makes of them. Only where both sides are plain
+# data of known types is anything asked but `==`: a recording (sandbox.recording) sees no more.
+_AGREE: Final = f"""
+def __mtp_code_agree__(answer, right):
+    if type(right) is list and (type(answer) is list or type(answer) is tuple):
+        return len(answer) == len(right) and all(map(__mtp_code_agree__, answer, right))
+    if type(right) is dict and type(answer) is dict:
+        return (
+            answer.keys() == right.keys()
+            and not any(type(key) is bool for key in answer)
+            and all(__mtp_code_agree__(answer[key], right[key]) for key in right)
+        )
+    if type(right) is bool or type(answer) is bool:
+        return answer is right
+    if type(right) is float and (type(answer) is float or type(answer) is int):
+        margin = {ATOL} + {RTOL} * abs(right)
+        return answer == right or right - margin <= answer <= right + margin
+    return answer == right
 """
 
 
@@ -47,21 +71,16 @@ class AppsRow(Row):
     solutions: str = ""
     starter_code: str = ""
 
-    def task(self) -> Task:
-        tests = _parsed(self.input_output)
-        name = (tests.get("fn_name") or "").strip()
-        inputs, outputs = tests.get("inputs"), tests.get("outputs")
-        if not isinstance(inputs, list) or not isinstance(outputs, list):
-            raise SyntaxError("input_output has no lists of inputs and outputs")
-        if len(inputs) != len(outputs):
-            raise SyntaxError(f"{len(inputs)} inputs, but {len(outputs)} outputs")
-        solutions = _parsed(self.solutions) if self.solutions else []
+    def task(self) -> Task | None:
+        name, inputs, outputs = _tests(self.input_output)
+        if not inputs or len(inputs) != len(outputs):
+            return None
         cases = () if name else tuple(map(_stdin_case, inputs, outputs))
         return Task(
             task_id=f"APPS/{self.problem_id}",
             prompt="",
             entry_point=name,
-            reference=solutions[0] if solutions else None,
+            reference=_first_solution(self.solutions),
             stops=(),
             program_prefix="",
             checks=_call_checks(name, inputs, outputs) if name else "",
@@ -80,20 +99,50 @@ def load(level: str) -> Benchmark:
     """
     name = f"apps-{level}"
     source, rows = rows_from_url(name, "apps-test", URL, partial(_is_of_level, level))
-    if not rows:
+    formats = (APPS, CHAT, CHAT_PLAIN)
+    benchmark = make_benchmark(name, rows, AppsRow, formats, source, DEFAULT_LIMITS)
+    if not benchmark.tasks:
         raise RecordError(f"{source}: holds no problem with tests of difficulty {level}")
-    return make_benchmark(name, rows, AppsRow, (APPS, CHAT, CHAT_PLAIN), source, DEFAULT_LIMITS)
+    return benchmark
 
 
 def _is_of_level(level: str, row: dict[str, Any]) -> bool:
     return row.get("difficulty") == level and bool(row.get("input_output"))
 
 
-def _parsed(text: str) -> Any:
+def _tests(text: str) -> tuple[str, list[Any], list[Any]]:
+    """The name of the function to call, empty if there is none; inputs, and outputs."""
+    tests = _parsed("input_output", text)
+    if not isinstance(tests, dict):
+        raise UnusableRowError(f"input_output: {type(tests).__name__}; expected a JSON object")
+    name, inputs, outputs = (tests.get(key) for key in ("fn_name", "inputs", "outputs"))
+    if not isinstance(inputs, list) or not isinstance(outputs, list):
+        raise UnusableRowError("input_output: has no lists of inputs and outputs")
+    if name is None or name == "":
+        return "", inputs, outputs
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise UnusableRowError(f"input_output: fn_name is {str(name)[:60]!r}; expected a name")
+    for arguments in inputs:
+        if not isinstance(arguments, list):
+            raise UnusableRowError(
+                f"input_output: {type(arguments).__name__} among the inputs; "
+                f"expected a list of arguments for each call of {name}"
+            )
+    return name, inputs, outputs
+
+
+def _first_solution(text: str) -> str | None:
+    solutions = _parsed("solutions", text) if text else []
+    if not isinstance(solutions, list) or not all(isinstance(each, str) for each in solutions):
+        raise UnusableRowError("solutions: expected a JSON list of programs")
+    return solutions[0] if solutions else None
+
+
+def _parsed(field: str, text: str) -> Any:
     try:
         return json.loads(text, parse_int=_int)
     except (ValueError, RecursionError) as error:
-        raise SyntaxError(f"no JSON ({error})") from None
+        raise UnusableRowError(f"{field}: not JSON ({error})") from None
 
 
 def _int(digits: str) -> int:
@@ -116,15 +165,19 @@ def _call_checks(name: str, inputs: list[Any], outputs: list[Any]) -> str:
     return (
         f"{_AGREE}"
         f"__mtp_code_decode__ = {function_of('values', 'decode')}\n"
+        # Whether there is such a class: what goes wrong in it is an error of the program.
         "try:\n"
-        f"    __mtp_code_called__ = Solution().{name}\n"
+        "    Solution\n"
         "except NameError:\n"
         f"    __mtp_code_called__ = {name}\n"
+        "else:\n"
+        f"    __mtp_code_called__ = Solution().{name}\n"
         "for arguments, expected in zip(\n"
         f"    __mtp_code_decode__({encode(arguments)!r}),\n"
         f"    __mtp_code_decode__({encode(expected)!r}),\n"
         "):\n"
-        "    assert __mtp_code_agree__(__mtp_code_called__(*arguments), expected)\n"
+        "    __mtp_code_answer__ = __mtp_code_called__(*arguments)\n"
+        "    assert any(__mtp_code_agree__(__mtp_code_answer__, each) for each in expected)\n"
     )
 
 
@@ -134,9 +187,9 @@ def _with_int_keys(arguments: Any) -> Any:
 
 
 def _int_keys(value: Any) -> Any:
-    if not isinstance(value, dict) or not all(key.lstrip("-").isdecimal() for key in value):
+    if not isinstance(value, dict) or not all(re.fullmatch("-?[0-9]+", key) for key in value):
         return value
-    return {int(key): held for key, held in value.items()}
+    return {_int(key): held for key, held in value.items()}
 
 
 def _alternatives(output: Any) -> list[Any]:

@@ -25,6 +25,6 @@ def load(path: Path) -> Benchmark:
     if "test_list" in rows[0]:
         return replace(mbpp_benchmark(name, rows, str(path)), is_custom=True)
     raise RecordError(
-        f"{path}:1: neither HumanEval's record format (prompt, entry_point, test) "
+        f"{rows[0].where}: neither HumanEval's record format (prompt, entry_point, test) "
         f"nor MBPP's (text, code, test_list); its keys are {', '.join(rows[0])}"
     )

@@ -23,7 +23,7 @@ from evals.prompts import (
     PromptFormat,
     put,
 )
-from evals.records import Question, Task, validated
+from evals.records import FileRow, LongInteger, Question, Task, validated
 from sandbox import Limits
 
 
@@ -53,16 +53,22 @@ class Benchmark:
 DEFAULT_LIMITS: Final = Limits(cpu_s=10.0)
 
 
+class UnusableRowError(Exception):
+    """A row's fields make no task; the message says which, and why."""
+
+
 class Row(BaseModel):
     """A row of a foreign file: strict on what is read, fields beyond it pass."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    def task(self) -> Task:
-        """The task, before its question is put in some format.
+    def task(self) -> Task | None:
+        """The task, before its question is put in some format; None if it is to be left out.
 
         Raises:
+            UnusableRowError: its fields make no task.
             SyntaxError: its tests are no Python.
+            ValueError, RecursionError, MemoryError: Python cannot read them.
         """
         raise NotImplementedError
 
@@ -150,7 +156,7 @@ def mbpp_benchmark(
         RecordError: a row is not of that format; told as a line of `source`.
     """
     source = source or name
-    shown = [validated(MbppRow, row, f"{source}, examples").task() for row in examples]
+    shown = [_task_of(MbppRow, row, f"{source}, examples") for row in examples]
     formats = (MBPP_DOCSTRING, *([MBPP_3_SHOT] if shown else []), CHAT, CHAT_PLAIN)
     return make_benchmark(
         name,
@@ -159,7 +165,7 @@ def mbpp_benchmark(
         formats,
         source,
         limits,
-        tuple(Example(task.question, task.reference or "") for task in shown),
+        tuple(Example(task.question, task.reference or "") for task in shown if task),
     )
 
 
@@ -175,16 +181,16 @@ def make_benchmark(
     """A benchmark from rows of any kind that makes tasks, put in the first of the formats.
 
     Raises:
-        RecordError: a row is not of that kind; told as a line of `source`.
+        RecordError: a row is not of that kind; told by its place in its file, or in `source`.
     """
     tasks: dict[str, Task] = {}
     for number, row in enumerate(rows, start=1):
-        try:
-            task = validated(kind, row, f"{source}:{number}").task()
-        except SyntaxError as error:
-            raise RecordError(f"{source}:{number}: its tests are no Python: {error}") from None
+        where = row.where if isinstance(row, FileRow) else f"{source}:{number}"
+        task = _task_of(kind, row, where)
+        if task is None:
+            continue
         if task.task_id in tasks:
-            raise RecordError(f"{source}:{number}: task {task.task_id} was given before")
+            raise RecordError(f"{where}: task {task.task_id} was given before")
         tasks[task.task_id] = put(task, formats[0], examples)
     return Benchmark(
         name=name,
@@ -199,12 +205,31 @@ def make_benchmark(
     )
 
 
+def _task_of(kind: type[Row], row: Mapping[str, Any], where: str) -> Task | None:
+    try:
+        return validated(kind, row, where).task()
+    except UnusableRowError as error:
+        raise RecordError(f"{where}: {error}") from None
+    except SyntaxError as error:
+        raise RecordError(f"{where}: its tests are no Python: {error}") from None
+    except (ValueError, RecursionError, MemoryError) as error:
+        # Half of a surrogate pair, say, or a sum of ten thousand terms.
+        reason = str(error) or "too long or too deep"
+        raise RecordError(f"{where}: Python cannot read its tests: {reason}") from None
+
+
 def fingerprint(rows: Iterable[Mapping[str, Any]]) -> str:
     """sha256 of the rows as such: packing, key order and spacing of their file leave it alone."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+        text = json.dumps(row, sort_keys=True, separators=(",", ":"), default=_digits)
+        digest.update(text.encode() + b"\n")
     return digest.hexdigest()
+
+
+def _digits(value: Any) -> str:
+    assert isinstance(value, LongInteger)  # all else in rows is plain
+    return value.digits
 
 
 def with_unix_ends(text: str) -> str:

@@ -43,7 +43,7 @@ def load(name: str, edition: Edition, *, only_test: bool = True) -> Benchmark:
     source, rows = rows_from_hub(
         name, edition.stem, HUB_NAME, edition.config, "prompt+test+validation+train"
     )
-    by_id = {row.get("task_id"): row for row in rows}
+    by_id = {row["task_id"]: row for row in rows if isinstance(row.get("task_id"), int)}
     ids = [number for number in range(1, 975) if number in by_id]
     tests = [number for number in ids if number in TEST_IDS]
     for found, expected, what in (

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from evals.benchmarks.formats import DEFAULT_LIMITS, Benchmark, Row, make_benchmark
+from evals.benchmarks.formats import (
+    DEFAULT_LIMITS,
+    Benchmark,
+    Row,
+    UnusableRowError,
+    make_benchmark,
+)
 from evals.benchmarks.sources import rows_from_url
 from evals.errors import RecordError
 from evals.oracles.shipping import ANSWERS
@@ -64,10 +70,12 @@ class HumanEvalPlusRow(PlusRow):
 
 class MbppPlusRow(PlusRow):
     def task(self) -> Task:
-        number = int(self.task_id.removeprefix("Mbpp/"))
+        number = self.task_id.removeprefix("Mbpp/")
+        if not re.fullmatch(r"[0-9]{1,9}", number):
+            raise UnusableRowError(f"task_id: {self.task_id!r}; expected one such as Mbpp/2")
         shown = re.fullmatch(r'"""\n(.*)\n(assert .*)\n"""\n', self.prompt, re.DOTALL)
         if shown is None:
-            raise SyntaxError("the prompt is no docstring with an assert")
+            raise UnusableRowError("prompt: no docstring with an assert")
         return Task(
             task_id=self.task_id,
             prompt="",
@@ -78,7 +86,7 @@ class MbppPlusRow(PlusRow):
             checks="",
             checked_names=(self.entry_point, ANSWERS),
             question=Question(text=shown[1], asserts=(shown[2],)),
-            oracle=self.oracle(MBPP_RULES, _MBPP_TYPES.get(number, list)),
+            oracle=self.oracle(MBPP_RULES, _MBPP_TYPES.get(int(number), list)),
             cpu_s=SLOW_REFERENCES.get(self.task_id),
             memory_bytes=LARGE_REFERENCES.get(self.task_id),
         )

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from evals.records import read_rows
 DATA_FOLDER: Final = "MTP_CODE_DATA"
 HUB: Final = "https://huggingface.co"
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[dict[str, Any]]
 Keep = Callable[[dict[str, Any]], bool]
 
 log = logging.getLogger(__name__)

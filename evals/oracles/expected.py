@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from evals.errors import InputError
 from evals.files import Progress, cache_folder, json_line, write_whole
-from evals.oracles.shipping import checks_source, source_sha256, with_record
+from evals.oracles.shipping import checks_source, with_record
 
 if TYPE_CHECKING:
     from evals.benchmarks.formats import Benchmark
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 1  # of the file; what its answers hang on is hashed
 _FIRST_CHUNK: Final = 10  # most wrong programs are wrong at once
 _CHUNK_CHARS: Final = 1_000_000  # of expected answers; the sandbox takes 8 MB
 _PARTS: Final = ("base", "plus")
@@ -58,8 +58,8 @@ def with_expected_outputs(
     """The benchmark with the checks of its + tasks; one that has none is returned as it is.
 
     `run` gives what each program wrote, in order; `in_pool` is such a one. It is not called where
-    `folder` (by default one in the user's cache) holds the answers of the same solutions to the
-    same inputs, asked by the same code under the same version of Python.
+    `folder` (by default one in the user's cache) holds the answers of the same programs, our own
+    code in them included, to the same inputs under the same version of Python.
 
     Raises:
         InputError: a reference solution fails.
@@ -113,23 +113,30 @@ def in_pool(pool: Pool) -> Run:
 
 def _key(benchmark: Benchmark) -> str:
     """Whatever the answers depend on; sums of floats, for one, are others from Python 3.12 on."""
-    parts = [_SCHEMA, benchmark.data_sha256, source_sha256("answering"), sys.version_info[:2]]
-    return hashlib.sha256(json_line(parts)).hexdigest()
+    digest = hashlib.sha256(json_line([_SCHEMA, sys.version_info[:2]]))
+    for task, part in _places(benchmark):
+        asked = _reference(task, part)
+        of_task = [task.task_id, part, asked.source, hashlib.sha256(asked.stdin).hexdigest()]
+        digest.update(json_line(of_task))
+    return digest.hexdigest()
+
+
+def _places(benchmark: Benchmark) -> list[tuple[Task, str]]:
+    return [(task, part) for task in benchmark.tasks if task.oracle for part in _PARTS]
 
 
 def _ask(benchmark: Benchmark, run: Run, on_progress: Progress) -> dict[str, dict[str, str]]:
-    tasks = [task for task in benchmark.tasks if task.oracle is not None]
-    places = [(task, part) for task in tasks for part in _PARTS]
-    outputs: dict[str, dict[str, str]] = {task.task_id: {} for task in tasks}
+    places = _places(benchmark)
+    outputs: dict[str, dict[str, str]] = {task.task_id: {} for task, _ in places}
     on_progress(0, len(places))
-    written = run(_reference(benchmark, task, part) for task, part in places)
+    written = run(_reference(task, part) for task, part in places)
     for num_done, ((task, part), stdout) in enumerate(zip(places, written, strict=True), start=1):
         outputs[task.task_id][part] = stdout.decode("ascii")
         on_progress(num_done, len(places))
     return outputs
 
 
-def _reference(benchmark: Benchmark, task: Task, part: str) -> Reference:
+def _reference(task: Task, part: str) -> Reference:
     oracle = task.oracle
     assert oracle is not None
     assert task.reference is not None

@@ -7,7 +7,6 @@ It travels as text and gets a namespace of its own: a program may call its funct
 from __future__ import annotations
 
 import ast
-import hashlib
 from functools import cache
 from importlib import resources
 from typing import Final
@@ -58,28 +57,17 @@ def _held() -> str:
 
 
 def _line_end(program: str) -> str:
-    """A backslash at the end of a program is an error, and must not become a continued line."""
-    if not program.endswith("\\"):
-        return "\n"
-    return "\n" if _is_python(program) else ""
+    """A backslash at the end of a program must not become a continued line.
 
-
-def _is_python(program: str) -> bool:
-    try:
-        ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+    It belongs to a comment, or is an error. A blank behind it leaves either as it is: outside of
+    comments and strings no blank may follow one, and a string that is open there stays open.
+    """
+    return " \n" if program.endswith("\\") else "\n"
 
 
 def function_of(module: str, function: str) -> str:
     """An expression for a function of that module of this package."""
     return f"{_loaded(module)}[{function!r}]"
-
-
-def source_sha256(module: str) -> str:
-    """Of the code that is shipped for that module of this package."""
-    return hashlib.sha256(_source(module).encode()).hexdigest()
 
 
 @cache

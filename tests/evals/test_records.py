@@ -1,5 +1,8 @@
+import codecs
 import gzip
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,17 +10,19 @@ from pydantic import ValidationError
 
 from evals.errors import RecordError
 from evals.records import (
+    Baseline,
     Measured,
     ReferenceBits,
     Sample,
     Sampling,
+    Verdict,
     differences,
     read_record,
     read_samples,
     write_record,
     write_samples,
 )
-from tests.evals.scored import measured
+from tests.evals.scored import measured, sampling
 
 TASKS = ("HumanEval/0", "HumanEval/1", "HumanEval/10")
 
@@ -101,6 +106,13 @@ def test_a_gzip_file_that_ends_early_is_read_up_to_there(path: Path) -> None:
         (lines({**GOOD, "solution": ""}), ":1: expected one of completion and solution"),
         (lines({**GOOD, "completion": 1}), ":1: completion: Input should be a valid string"),
         (lines({**GOOD, "index": -1}), ":1: index: Input should be greater than"),
+        (lines({**GOOD, "index": True}), ":1: index: Input should be a valid integer"),
+        (lines({**GOOD, "index": "0"}), ":1: index: Input should be a valid integer"),
+        (lines({**GOOD, "index": "LONG"}).replace(b'"LONG"', b"1" * 5000), ":1: index: Input"),
+        (
+            lines({"task_id": "LONG"}).replace(b'"LONG"', b"1" * 5000),
+            ":1: unknown task <a number of 5000 digits>",
+        ),
         (
             lines({**GOOD, "index": 1}, {**GOOD, "index": 1}),
             ":2: sample 1 of HumanEval/0 was given before",
@@ -117,6 +129,23 @@ def test_what_is_wrong_with_a_file_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_passed_over(path: Path, pack: Callable[[bytes], bytes]) -> None:
+    samples, _ = read(path, pack(codecs.BOM_UTF8 + lines(GOOD, GOOD)))
+    assert len(samples) == 2
+
+
+def test_a_number_that_nobody_reads_may_be_of_any_length(path: Path) -> None:
+    samples, _ = read(path, lines({**GOOD, "seed": "LONG"}).replace(b'"LONG"', b"-" + b"1" * 5000))
+    assert samples == [Sample(index=0, **GOOD)]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(RecordError, match=r"samples.jsonl: no regular file; write it to one first"):
+        list(read_samples(path, TASKS, pytest.fail))
+
+
 def test_a_missing_file_is_told_in_one_line(path: Path) -> None:
     with pytest.raises(RecordError, match=r"samples.jsonl: No such file or directory; expected"):
         list(read_samples(path, TASKS, pytest.fail))
@@ -126,6 +155,7 @@ def test_a_missing_file_is_told_in_one_line(path: Path) -> None:
     ("content", "message"),
     [
         ("", "not JSON"),
+        pytest.param("[" * 200_000, "not JSON", id="deep"),
         ("[]", "holds list; expected Sampling as JSON"),
         ('{"schema": 2}', "schema: Input should be 1"),
         ('{"sead": 2}', "unknown key sead; did you mean seed?"),
@@ -168,6 +198,70 @@ def test_numbers_of_a_task_stand_on_one_line(path: Path) -> None:
     assert bits.bits_per_byte == 0.5
     write_record(path, measured(["PWW"], checks_passed={"Toy/0": (1.0, 0.25, 0.0)}))
     assert '"Toy/0": [1.0, 0.25, 0.0]\n' in path.read_text()
+
+
+def test_a_record_is_written_as_json_is_but_for_lists_of_numbers(path: Path) -> None:
+    texts = {
+        "list in a text": "[\n 1,\n 2\n]",
+        "blanks": "[" + " " * 100_000,
+        "é\ud800": [["[ 1 ]", None, True], [True, False], [], {}],
+        "empty": {"list": [], "dict": {}},
+    }
+    write_record(path, sampling(model=texts))
+    assert path.read_text() == json.dumps(sampling(model=texts).as_json(), indent=1) + "\n"
+    numbers = {"kept": [[1, 2], [0.5, -1e-05], [1, "a"]]}
+    write_record(path, sampling(model=numbers))
+    assert (
+        '"kept": [\n   [1, 2],\n   [0.5, -1e-05],\n   [\n    1,\n    "a"\n   ]\n'
+        in path.read_text()
+    )
+    assert read_record(Sampling, path) == sampling(model=numbers)
+
+
+def test_the_baseline_in_git_is_written_as_it_stands(path: Path) -> None:
+    kept = Path(__file__).parents[2] / "evals/baselines/micro-tiny.json"
+    write_record(path, read_record(Baseline, kept))
+    assert path.read_bytes() == kept.read_bytes()
+
+
+VERDICT = {
+    "task_id": "Toy/0",
+    "index": 0,
+    "verdict": "wrong answer",
+    "detail": "",
+    "ending": "exited",
+    "exit_code": 0,
+    "cpu_s": 0.1,
+    "wall_s": 0.1,
+    "peak_memory_bytes": None,
+    "output_tail": "",
+    "isolation": "full",
+}
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"num_checks_passed": 3, "num_checks": 2}, "num_checks_passed is 3, but num_checks 2"),
+        ({"num_checks_passed": 3}, "both of num_checks_passed and num_checks, or neither"),
+        ({"num_checks": 3}, "both of num_checks_passed and num_checks, or neither"),
+    ],
+)
+def test_of_a_verdicts_checks_no_more_pass_than_there_are(
+    counts: dict[str, int], message: str
+) -> None:
+    for possible in ({}, {"num_checks_passed": 2, "num_checks": 2}):
+        assert Verdict.model_validate(VERDICT | possible)
+    with pytest.raises(ValidationError, match=message):
+        Verdict.model_validate(VERDICT | counts)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan"), float("inf")])
+def test_shares_of_checks_are_shares(share: float) -> None:
+    row = measured(["PW"]).as_json()
+    assert Measured.model_validate(row | {"checks_passed": {"Toy/0": (1.0, 0.0)}})
+    with pytest.raises(ValidationError, match=r"checks_passed.Toy/0.1"):
+        Measured.model_validate(row | {"checks_passed": {"Toy/0": (1.0, share)}})
 
 
 def test_differences_name_the_field_however_deep() -> None:

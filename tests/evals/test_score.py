@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from evals.baseline import write_baseline
+from evals.benchmarks import load_benchmark
 from evals.benchmarks.formats import Benchmark
 from evals.errors import IncomparableError, InputError
 from evals.files import file_sha256
 from evals.gate import gate
 from evals.judge import judge
-from evals.prompts import prompts_read, prompts_sha256, with_format
+from evals.prompts import prompts_read, prompts_sha256
 from evals.records import (
     VERDICT_LETTERS,
     VERDICT_NAMES,
@@ -73,37 +74,20 @@ def test_a_score_keeps_the_conditions(toy: Benchmark, verdicts: Path) -> None:
     assert (summed.prompts_sha256, summed.seed_rule, summed.origins) == (None, None, None)
 
 
-def test_what_the_model_read_has_its_own_hash(toy: Benchmark, verdicts: Path) -> None:
-    def hash_of(benchmark: Benchmark, **changes: Any) -> str | None:
-        with_sampling(verdicts, **changes)
-        return score(verdicts, benchmark).prompts_sha256
-
-    plain = hash_of(toy)
-    tasks = [task.model_copy(update={"prompt": task.prompt.rstrip()}) for task in toy.tasks]
-    assert plain is not None
-    assert hash_of(replace(toy, tasks=tuple(tasks))) != plain
-    assert hash_of(toy, prompt_format="one of another harness") is None
-
-
-def test_every_format_has_its_own_hash_by_name(toy: Benchmark, verdicts: Path) -> None:
-    """Whatever format the benchmark is put in when it is scored."""
-    hashes = {}
-    for name in set(toy.formats) - {"chat"}:
-        with_sampling(verdicts, prompt_format=name)
-        put = with_format(toy, name)
-        hashes[name] = prompts_sha256(put, prompts_read(put))
-        assert score(verdicts, toy).prompts_sha256 == hashes[name]
-        assert score(verdicts, put).prompts_sha256 == hashes[name]
-    assert len(set(hashes.values())) == 3
-
-
-def test_a_template_is_not_guessed_and_what_was_noted_is_believed(
-    toy: Benchmark, verdicts: Path
+@pytest.mark.parametrize("name", ["humaneval raw", "chat", "one of another harness"])
+def test_what_the_model_read_is_what_was_noted_or_nobody_knows(
+    toy: Benchmark, verdicts: Path, name: str
 ) -> None:
-    with_sampling(verdicts, prompt_format="chat")
+    with_sampling(verdicts, prompt_format=name)
     assert score(verdicts, toy).prompts_sha256 is None
-    with_sampling(verdicts, prompt_format="chat", prompts_sha256="5" * 64)
+    with_sampling(verdicts, prompt_format=name, prompts_sha256="5" * 64)
     assert score(verdicts, toy).prompts_sha256 == "5" * 64
+
+
+def test_the_baseline_in_git_is_of_what_models_read_now() -> None:
+    baseline = read_record(Baseline, Path(__file__).parents[2] / "evals/baselines/micro-tiny.json")
+    micro = load_benchmark("micro")
+    assert baseline.prompts_sha256 == prompts_sha256(micro, prompts_read(micro))
 
 
 def test_the_gate_names_a_changed_template(toy: Benchmark, verdicts: Path, tmp_path: Path) -> None:

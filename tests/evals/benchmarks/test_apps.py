@@ -118,6 +118,8 @@ def outcome(pool: Pool, data: Path, tests: dict[str, Any], program: str) -> Outc
         ("def add(x, y): return 3", Outcome.FAILED),
         ("def sub(x, y): return 3", Outcome.UNDEFINED),
         ("class Solution:\n    def sub(self): pass", Outcome.RAISED),
+        ("class Solution:\n    def __init__(self): x\ndef add(x, y): return x + y", Outcome.RAISED),
+        ("def Solution(): undefined\ndef add(x, y): return x + y", Outcome.RAISED),
         ("def add(x, y: return 3", Outcome.SYNTAX_ERROR),
     ],
 )
@@ -136,7 +138,27 @@ def test_functions_and_methods_are_called(
         ([1], [1], "return 1", Outcome.HELD),
         ([{"1": "a"}], {"1": 2}, "return {k: 2 for k in x if type(k) is int}", Outcome.HELD),
         ([{"a": 1}], "a", "return min(x)", Outcome.HELD),
+        ([1], [[0.3], {"a": 0.3}], "return (0.1 + 0.2,), {'a': 0.1 + 0.2}", Outcome.HELD),
+        ([1], 0.3, "return 0.1 + 0.2", Outcome.HELD),
+        ([1], 2.0, "return 2", Outcome.HELD),
+        ([1], 2, "return 2.0", Outcome.HELD),
+        ([1], [[[1, 2]]], "return [[(1, 2)]]", Outcome.HELD),
+        ([1], True, "return True", Outcome.HELD),
+        ([1], {"a": 0.3}, "return {'a': 0.1 + 0.2}", Outcome.HELD),
+        ([{"--1": 1}], "--1", "return min(x)", Outcome.HELD),
+        ([1], 0.3, "return 0.3001", Outcome.FAILED),
+        ([1], 100000.0, "return 10 ** 400", Outcome.FAILED),
+        ([1], 1000000, "return 1000001", Outcome.FAILED),
+        ([1], 2, "return 2.0000001", Outcome.FAILED),
+        ([1], 1, "return True", Outcome.FAILED),
+        ([1], 1.0, "return True", Outcome.FAILED),
+        ([1], True, "return 1", Outcome.FAILED),
+        ([1], [[0, 1]], "return [False, True]", Outcome.FAILED),
+        ([1], {"1": 2}, "return {True: 2}", Outcome.FAILED),
+        ([1], [1.5], "return [float('nan')]", Outcome.FAILED),
+        ([1], [1, 2], "return {1, 2}", Outcome.FAILED),
         ([1], [1, 2], "return [2, 1]", Outcome.FAILED),
+        ([1], [1, 2], "return [1, 2, 3]", Outcome.FAILED),
         ([1], 1, "return '1'", Outcome.FAILED),
         (
             [1],
@@ -166,12 +188,25 @@ def test_numbers_may_have_more_digits_than_python_reads(pool: Pool, data: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_output": "{"}, ":1: its tests are no Python: no JSON"),
-        ({"input_output": "{}"}, ":1: its tests are no Python: input_output has no lists"),
+        ({"input_output": "{"}, ":1: input_output: not JSON"),
+        ({"input_output": "{}"}, ":1: input_output: has no lists"),
+        ({"input_output": "[]"}, ":1: input_output: list; expected a JSON object"),
+        ({"input_output": "[" * 100_000}, ":1: input_output: not JSON"),
         (
-            {"input_output": json.dumps({"inputs": ["1"], "outputs": []})},
-            ":1: its tests are no Python: 1 inputs, but 0 outputs",
+            {"input_output": json.dumps({**CALLED, "fn_name": 5})},
+            ":1: input_output: fn_name is '5'; expected a name",
         ),
+        (
+            {"input_output": json.dumps({**CALLED, "fn_name": "f(); g"})},
+            ":1: input_output: fn_name is 'f(); g'; expected a name",
+        ),
+        (
+            {"input_output": json.dumps({**CALLED, "inputs": [[1, 2], 5]})},
+            ":1: input_output: int among the inputs; expected a list of arguments for each call",
+        ),
+        ({"solutions": '{"a": 1}'}, ":1: solutions: expected a JSON list of programs"),
+        ({"solutions": "[5]"}, ":1: solutions: expected a JSON list of programs"),
+        ({"solutions": "["}, ":1: solutions: not JSON"),
         ({"question": None}, ":1: question: Input should be a valid string"),
     ],
 )
@@ -180,6 +215,30 @@ def test_a_row_of_another_shape_is_named(data: Path, changes: dict[str, Any], me
     with pytest.raises(RecordError) as caught:
         load_benchmark("apps-introductory")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_row_is_named_by_its_line_in_the_file(data: Path) -> None:
+    """Also where those of other levels are passed over."""
+    broken = {**ROWS[0], "input_output": "{"}
+    write_rows(data / "apps-test.jsonl.gz", [ROWS[2], ROWS[3], broken])
+    with pytest.raises(RecordError, match=r"apps-test.jsonl.gz:3: input_output: not JSON"):
+        load_benchmark("apps-introductory")
+
+
+@pytest.mark.parametrize("name", [None, "f"])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [([], []), ([["1"]], []), ([["1"]], ["1", "2"]), ([], ["1"])]
+)
+def test_problems_that_any_or_no_program_would_pass_are_left_out(
+    data: Path, name: str | None, inputs: list[Any], outputs: list[Any]
+) -> None:
+    odd = row(1, {"fn_name": name, "inputs": inputs, "outputs": outputs})
+    write_rows(data / "apps-test.jsonl.gz", [odd, ROWS[0]])
+    assert [task.task_id for task in load_benchmark("apps-introductory").tasks] == ["APPS/4000"]
+    write_rows(data / "apps-test.jsonl.gz", [odd])
+    with pytest.raises(RecordError, match="no problem with tests of difficulty introductory"):
+        load_benchmark("apps-introductory")
 
 
 @pytest.mark.usefixtures("data")

@@ -1,6 +1,7 @@
 """The registry, and the benchmarks that are a few lines each."""
 
 import importlib.resources
+import json
 import re
 import sys
 from pathlib import Path
@@ -85,6 +86,32 @@ def test_a_file_of_neither_format_is_refused(
 ) -> None:
     write_rows(tmp_path / "mine.jsonl", rows)
     with pytest.raises(RecordError, match=message):
+        load_benchmark(str(tmp_path / "mine.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("def check(", ":6: its tests are no Python"),
+        ("x = '\ud800'", ":6: Python cannot read its tests"),
+        (f"x={'+'.join('1' * 20_000)}", ":6: Python cannot read its tests"),
+        (None, ":6: test: Input should be a valid string"),
+    ],
+)
+def test_a_row_is_named_by_its_line_blank_ones_counted(
+    tmp_path: Path, test: str | None, message: str
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(f"\n\n{json.dumps(ROWS[0])}\n\n\n{json.dumps({**ROWS[1], 'test': test})}\n")
+    with pytest.raises(RecordError) as caught:
+        load_benchmark(str(path))
+    assert str(caught.value).startswith(f"{path}{message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_first_row_of_neither_format_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('\n{"question": "?"}\n')
+    with pytest.raises(RecordError, match=r"mine.jsonl:2: neither HumanEval's record format"):
         load_benchmark(str(tmp_path / "mine.jsonl"))
 
 

@@ -1,10 +1,17 @@
 import json
+from pathlib import Path
 
 import pytest
 
-from evals.benchmarks.formats import fingerprint, humaneval_benchmark, mbpp_benchmark
+from evals.benchmarks.formats import (
+    Benchmark,
+    fingerprint,
+    humaneval_benchmark,
+    mbpp_benchmark,
+)
 from evals.errors import RecordError
 from evals.postprocess import CUT
+from evals.records import read_rows
 from tests.evals.conftest import ROWS
 
 MBPP_ROW = {
@@ -58,9 +65,27 @@ def test_the_fingerprint_is_of_the_rows_and_not_of_their_spelling() -> None:
         ({"test": None}, "file:2: test: Input should be a valid string"),
         ({"test": "def check("}, "file:2: its tests are no Python"),
         ({"task_id": "Toy/0"}, "file:2: task Toy/0 was given before"),
+        ({"test": "x = '\ud800'"}, "file:2: Python cannot read its tests: 'utf-8' codec"),
+        ({"test": f"x={'-' * 300_000}1"}, "file:2: Python cannot read its tests: "),
+        (
+            {"test": "assert x", "prompt": f"x=0x{'f' * 9000}\ndef f():\n"},
+            "file:2: Python cannot read its tests: ",
+        ),
     ],
 )
 def test_a_row_of_another_shape_is_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(RecordError) as caught:
         humaneval_benchmark("toy", [ROWS[0], {**ROWS[1], **change}], "file")
     assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_longer_than_python_reads_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    def benchmark_of(digits: str) -> Benchmark:
+        row = json.dumps({**ROWS[0], "nobody_reads": 1})
+        (tmp_path / "mine.jsonl").write_text(row.replace('_reads": 1', f'_reads": {digits}'))
+        return humaneval_benchmark("toy", read_rows(tmp_path / "mine.jsonl"))
+
+    long, other = benchmark_of("1" * 5000), benchmark_of("1" * 4999 + "2")
+    assert long.tasks == other.tasks
+    assert long.data_sha256 != other.data_sha256

@@ -64,10 +64,10 @@ def test_mbpp_rows_make_tasks() -> None:
 
 
 def test_a_prompt_of_another_shape_is_refused() -> None:
-    with pytest.raises(
-        RecordError, match="toy:1: its tests are no Python: the prompt is no docstr"
-    ):
+    with pytest.raises(RecordError, match="toy:1: prompt: no docstring with an assert"):
         mbpp_task(prompt="Write a function.")
+    with pytest.raises(RecordError, match="toy:1: task_id: 'Mbpp/two'; expected one such as"):
+        mbpp_task(task_id="Mbpp/two")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import lzma
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,28 @@ def test_other_data_is_asked_anew(tmp_path: Path) -> None:
     other = [ROWS[0], {**ROWS[1], "canonical_solution": "    return []\n"}]
     benchmark = with_expected_outputs(toy(other), run_here, tmp_path)
     assert passes(benchmark, "    return []\n", at=1) == (True, True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reference": "    return [x, x]\n"},
+        {"program_prefix": "def double(x, y=1):\n"},
+        {"oracle": {"atol": 0.5}},
+        {"oracle": {"rule": "set"}},
+        {"oracle": {"inputs": {"base": '[[{"tuple":[1]}]]', "plus": "[]"}}},
+    ],
+)
+def test_whatever_is_asked_otherwise_is_asked_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Of the same rows: how these are turned into inputs and rules is ours, and may change."""
+    with_expected_outputs(toy(), run_here, tmp_path)
+    first, *others = toy().tasks
+    assert first.oracle is not None
+    if "oracle" in change:
+        change = {"oracle": first.oracle.model_copy(update=change["oracle"])}
+    changed = replace(toy(), tasks=(first.model_copy(update=change), *others))
+    with_expected_outputs(changed, run_here, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 
