@@ -759,9 +759,9 @@ def bench_judge(
     Without an option that says which, all three parts are measured. Speed that is missed breaks
     no promise: that may be the machine's.
     """
-    from evals.judge_bench import run, tables
     from rich.console import Console
 
+    from evals.judge_bench import run, tables
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
 
@@ -976,7 +976,6 @@ def _examiner(
         yield None
         return
     from evals.cluster.over_ray import on_cluster
-
     from evals.program import room_of
 
     with (

@@ -209,7 +209,8 @@ def numpy_all_close(answer: object, right: object, atol: float) -> bool:
 
 def words_one_by_one(text: str) -> list[str]:
     """What `mtp_code.data.lexing.words` tells apart."""
-    found = re.findall(rb"[A-Za-z0-9_\x80-\xff]+", text.encode().lower())
+    plain = re.sub(rb"\\[ntr]", b"  ", text.encode().lower())
+    found = re.findall(rb"[A-Za-z0-9_\x80-\xff]+", plain)
     return [_eights(word) for word in found if not word[:1].isdigit()]
 
 
@@ -249,27 +250,21 @@ def _without_literals(code: bytes) -> bytes:
             end = len(code) if end < 0 else end
         elif quote is not None:
             end = _end_of_string(code, place, quote)
-            if end == place and len(quote) == 3:  # an empty string and a quote of another
-                end = _end_of_string(code, place, quote[:1])
         left.append(code[place : place + 1] if end == place else b'"')
         place = max(end, place + 1)
     return b"".join(left)
 
 
 def _end_of_string(code: bytes, place: int, quote: bytes) -> int:
-    """Behind its last quote; `place` if there is none."""
+    """Behind its last quote; of one that is not closed, the end of its line or of the code."""
     at = place + len(quote)
     while at < len(code):
         if code.startswith(quote, at):
             return at + len(quote)
         if len(quote) == 1 and code.startswith(b"\n", at):
-            return place
-        if code.startswith(b"\\", at):
-            at += 1
-            if at == len(code):
-                return place
-        at += 1
-    return place
+            return at
+        at += 2 if code.startswith(b"\\", at) else 1
+    return len(code)
 
 
 def _eights(word: bytes) -> str:

@@ -17,7 +17,7 @@ class Batch:
 
     Attributes:
         last_B: each row's newest token, which the next forward reads.
-        drafts_Bk: what the heads expect behind it.
+        drafts_Bk: what the heads expect behind it; −1 where they have not read yet.
     """
 
     def __init__(
@@ -28,6 +28,12 @@ class Batch:
         num_rows: int,
         drafter: Drafter,
     ) -> None:
+        """
+        Raises:
+            ValueError: there is no row.
+        """
+        if num_rows < 1:
+            raise ValueError(f"num_rows must be at least 1, got {num_rows}")
         self._model, self._tokenizer = model, tokenizer
         self._waiting = iter(requests)
         self._drafter = drafter
@@ -37,14 +43,25 @@ class Batch:
         self.answers: list[Answer | None] = [None] * num_rows
         self.last_B = torch.zeros(num_rows, dtype=torch.long, device=weight.device)
         self.drafts_Bk = self.last_B[:, None].repeat(1, drafter.num_drafts)
-        self._refill()
 
-    @property
-    def is_live(self) -> bool:
+    def refill(self) -> bool:
+        """Begins waiting requests in idle rows; whether there is anything to answer.
+
+        Apart from `commit`, so that what finished is handed out before a prompt is refused.
+
+        Raises:
+            PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
+        """
+        for row, answer in enumerate(self.answers):
+            if answer is None:
+                request = next(self._waiting, None)
+                if request is not None:
+                    self._begin(row, request)
+        self._keep_live()
         return bool(self.answers)
 
     def commit(self, tokens: Sequence[Sequence[int]]) -> list[Completion]:
-        """Hands each row its new tokens, refills rows that finished; returns what finished.
+        """Hands each row its new tokens; returns what finished, whose rows are idle then.
 
         A row's last token before and all but the newest of these are in the cache then; the next
         drafts are the caller's to set, before.
@@ -58,15 +75,12 @@ class Batch:
         for row, answer in enumerate(self.answers):
             if answer is None:
                 continue
-            answer.completion.num_forwards += 1
-            answer.take(tokens[row])
+            answer.commit(tokens[row])
             self.last_B[row] = tokens[row][-1]
             if answer.is_done:
                 finished.append(answer.completion)
                 self.answers[row] = None
                 self.cache.lengths_B[row] = 0  # an idle row must not lengthen the others' attention
-        if finished:
-            self._refill()
         return finished
 
     def next_uniforms(self, count: int) -> Tensor:
@@ -76,23 +90,10 @@ class Batch:
         ]
         return torch.tensor(draws, dtype=torch.float64, device=self.last_B.device)
 
-    def count_drafts(self, num_drafts: int, accepted: Sequence[int]) -> None:
-        """Notes for each live row which offsets' drafts stood."""
-        for answer, count in zip(self.answers, accepted, strict=True):
-            if answer is not None:
-                answer.completion.count_drafts(num_drafts, count)
-
-    def _refill(self) -> None:
-        for row, answer in enumerate(self.answers):
-            if answer is None:
-                request = next(self._waiting, None)
-                if request is not None:
-                    self._begin(row, request)
-        self._keep_live()
-
     def _begin(self, row: int, request: Request) -> None:
         """Reads a prompt but for its last token, which the next forward reads."""
-        answer = Answer(request, self._tokenizer, self._model.config.context)
+        context, num_drafts = self._model.config.context, self._drafter.num_drafts
+        answer = Answer(request, self._tokenizer, context, num_drafts)
         self.answers[row] = answer
         cache = self.cache.row(row)
         device = self.last_B.device
@@ -100,7 +101,7 @@ class Batch:
         self.last_B[row] = tokens_1T[0, -1]
         num_read = tokens_1T.shape[1] - 1
         if num_read == 0:
-            self.drafts_Bk[row] = 0  # a guess as good as any
+            self.drafts_Bk[row] = -1  # no token, so none that could stand
             return
         attending = self._model.trunk.attend_cached(cache, num_read)
         reading = self._model.read(tokens_1T[:, :-1], attending)

@@ -40,6 +40,7 @@ def measure(
     within a round all modes decode the same prompts one after another, in turn first, so that a
     machine whose speed drifts slows them alike. A row's `speed_up` is the median over rounds of
     plain's wall time ÷ its own, `speed_up_low` and `speed_up_high` the lowest and highest round.
+    `acceptance_by_offset` ends where all answers were too short for a draft.
     """
     modes = [Mode(None), *(Mode(k) for k in range(1, model.num_mtp_heads))]
     num_rounds = min(NUM_ROUNDS, len(requests))
@@ -74,6 +75,8 @@ def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
         for ours, theirs in zip(mode.completions, plain.completions, strict=True)
     )
     drafts = range(mode.num_drafts or 0)
+    drafted = [sum(completion.drafted[i] for completion in mode.completions) for i in drafts]
+    accepted = [sum(completion.accepted[i] for completion in mode.completions) for i in drafts]
     return {
         "mode": "plain" if mode.num_drafts is None else "speculative",
         "drafts": len(drafts),
@@ -87,9 +90,7 @@ def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
         "speed_up_low": min(ratios),
         "speed_up_high": max(ratios),
         "acceptance_by_offset": [
-            sum(completion.accepted[i] for completion in mode.completions)
-            / sum(completion.drafted[i] for completion in mode.completions)
-            for i in drafts
+            stood / made for stood, made in zip(accepted, drafted, strict=True) if made
         ],
         "identical_outputs": num_identical,
     }

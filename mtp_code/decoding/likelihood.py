@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtp_code.errors import PromptError
+from mtp_code.decoding.requests import check_prompt
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
 
@@ -52,12 +52,11 @@ def bits_of_answers(
     before it if that fits, else from at least half a context.
 
     Raises:
-        PromptError: a prompt is empty.
+        PromptError: a prompt is empty or outside the vocabulary.
     """
     windows: list[_Window] = []
     for number, (prompt, answer) in enumerate(asked):
-        if not prompt:
-            raise PromptError("prompt: empty; give at least one token (end of text will do)")
+        check_prompt(prompt, tokenizer.vocab_size)
         tokens = [*prompt, *tokenizer.encode(answer)]
         windows += _windows(number, tokens, len(prompt), model.config.context)
     bits = [0.0] * len(asked)

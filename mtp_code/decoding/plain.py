@@ -23,10 +23,11 @@ def decode_plain(
     """Completions by trunk and head 1, as they finish, up to `num_rows` at a time.
 
     Raises:
+        ValueError: num_rows is below 1.
         PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
     """
     batch = Batch(model, tokenizer, requests, num_rows, build_drafter(model, num_drafts=0))
-    while batch.is_live:
+    while batch.refill():
         attending = model.trunk.attend_cached(batch.cache, num_tokens=1)
         logits_B1V = model.read(batch.last_B[:, None], attending).logits(1)
         tokens_B1 = choose_tokens(logits_B1V, sampling, batch.next_uniforms(1))

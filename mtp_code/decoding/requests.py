@@ -18,6 +18,16 @@ class Request:
     stops: tuple[str, ...] = ()
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            PromptError: there is nothing to answer, or an answer would end before it begins.
+        """
+        if self.max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
+        if "" in self.stops:
+            raise PromptError("stops: an empty string is in every answer; leave it out")
+
 
 @dataclass
 class Completion:
@@ -27,7 +37,9 @@ class Completion:
     token brought along behind it.
 
     Offsets are counted from 2 (the first drafted): `drafted[i]` and `accepted[i]` belong to
-    offset i + 2.
+    offset i + 2. Each forward commits the drafts that it accepts and one token more, so that
+    `num_committed` is `num_forwards` and all accepted ones. Drafts behind the answer's end count
+    as neither, nor does one that stood as its last token: the forward brought that one anyway.
     """
 
     request: Request
@@ -42,12 +54,9 @@ class Completion:
         """Tokens with the end of text, which took a forward as well."""
         return len(self.tokens) + (self.ended_by == "end of text")
 
-    def count_drafts(self, num_drafts: int, num_accepted: int) -> None:
+    def count_drafts(self, num_drafted: int, num_accepted: int) -> None:
         """Notes one round: which of its drafts, in order of offset, stood."""
-        for index in range(num_drafts):
-            if index == len(self.drafted):
-                self.drafted.append(0)
-                self.accepted.append(0)
+        for index in range(num_drafted):
             self.drafted[index] += 1
             self.accepted[index] += index < num_accepted
 
@@ -55,21 +64,17 @@ class Completion:
 class Answer:
     """A completion in the making: takes tokens one by one until the request is answered."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, context: int) -> None:
-        if not request.prompt:
-            raise PromptError("prompt: empty; give at least one token (end of text will do)")
+    def __init__(
+        self, request: Request, tokenizer: Tokenizer, context: int, num_drafts: int
+    ) -> None:
+        check_prompt(request.prompt, tokenizer.vocab_size)
         room = context - len(request.prompt)
         if room < 1:
             raise PromptError(
                 f"prompt: {len(request.prompt)} tokens leave no room in a context of {context}; "
                 "shorten it"
             )
-        beyond = [token for token in request.prompt if not 0 <= token < tokenizer.vocab_size]
-        if beyond:
-            raise PromptError(
-                f"prompt: token {beyond[0]} is outside the vocabulary of {tokenizer.vocab_size}"
-            )
-        self.completion = Completion(request)
+        self.completion = Completion(request, drafted=[0] * num_drafts, accepted=[0] * num_drafts)
         self._uniforms: list[float] | None = None
         self.max_new_tokens = min(request.max_new_tokens, room)
         self._tokenizer = tokenizer
@@ -91,7 +96,25 @@ class Answer:
         draws = self._uniforms[start : start + count]
         return draws + [0.0] * (count - len(draws))
 
-    def take(self, tokens: Iterable[int]) -> None:
+    def commit(self, tokens: Sequence[int]) -> None:
+        """Takes what one forward committed: the drafts that stood and a token of its own."""
+        # A prompt of one token leaves nothing to draft from before the first forward.
+        is_drafted = self.completion.num_forwards > 0 or len(self.completion.request.prompt) > 1
+        num_before = self.completion.num_committed
+        self._take(tokens)
+        num_taken = self.completion.num_committed - num_before
+        self.completion.num_forwards += 1
+        if is_drafted:
+            self.completion.count_drafts(self._num_inside(len(tokens), num_taken), num_taken - 1)
+
+    def _num_inside(self, num_offered: int, num_taken: int) -> int:
+        """Drafts of a round that had their place in the answer, and could save a forward."""
+        if num_taken < num_offered:
+            return num_taken - 1  # it ended with a draft
+        num_drafts = len(self.completion.drafted)
+        return min(num_drafts, num_taken) if self.is_done else num_drafts
+
+    def _take(self, tokens: Iterable[int]) -> None:
         """Appends tokens up to and including the one that ends the answer; drops the rest."""
         for token in tokens:
             if self.is_done:
@@ -110,3 +133,15 @@ class Answer:
             return False
         newest = self._tokenizer.decode(self.completion.tokens[-self._window :])
         return any(stop in newest for stop in self.completion.request.stops)
+
+
+def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:
+    """
+    Raises:
+        PromptError: the prompt is empty or outside the vocabulary.
+    """
+    if not prompt:
+        raise PromptError("prompt: empty; give at least one token (end of text will do)")
+    beyond = next((token for token in prompt if not 0 <= token < vocab_size), None)
+    if beyond is not None:
+        raise PromptError(f"prompt: token {beyond} is outside the vocabulary of {vocab_size}")

@@ -22,7 +22,10 @@ def decode_speculative(
     num_rows: int = 1,
     sampling: SamplingConfig = SamplingConfig(),  # noqa: B008 - frozen
 ) -> Iterator[Completion]:
-    """Completions that are token for token those of `decode_plain`, sampled ones too.
+    """Completions that are token for token those of `decode_plain` in fp32, sampled ones too.
+
+    In lower precision they are wherever rounding, which differs with the number of tokens in a
+    forward, does not tip a choice.
 
     Each round is one trunk forward over a row's last token and its drafts. What head 1 answers
     there verifies the drafts; the tokens up to its first disagreement, and its own answer at that
@@ -32,15 +35,15 @@ def decode_speculative(
     Above temperature 0 an answer of head 1 is a draw from its law, by the uniform number that the
     request's seed has for that place. A draft x stands if it is the token drawn, so with
     probability p(x), and the token in place of one that does not follows p without x: as in the
-    rejection rule of speculative sampling (Leviathan et al. 2023, arXiv 2211.17192, theorem 1)
-    for a draft that is sure of itself. Since plain decoding draws with the same numbers, not only
-    the law is the same but each sample.
+    rejection rule of speculative sampling (proofs: Leviathan et al. 2023, arXiv 2211.17192,
+    appendix A.1; Chen et al. 2023, arXiv 2302.01318) for a draft that is sure of itself. Since
+    plain decoding draws with the same numbers, not only the law is the same but each sample.
 
     Args:
         num_drafts: tokens drafted a round, 0 … n−1.
 
     Raises:
-        ValueError: the model has too few heads for so many drafts.
+        ValueError: the model has too few heads for so many drafts, or num_rows is below 1.
         PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
 
     Source: Gloeckle et al. 2024, arXiv 2404.19737, section 3.2.
@@ -52,9 +55,9 @@ def decode_speculative(
         )
     drafter = build_drafter(model, num_drafts)
     batch = Batch(model, tokenizer, requests, num_rows, drafter)
-    while batch.is_live:
+    while batch.refill():
         # draft → verify
-        tokens_BT = torch.cat((batch.last_B[:, None], batch.drafts_Bk), dim=1)
+        tokens_BT = torch.cat((batch.last_B[:, None], batch.drafts_Bk.clamp(min=0)), dim=1)
         attending = model.trunk.attend_cached(batch.cache, num_drafts + 1)
         reading = model.read(tokens_BT, attending)
         uniforms_BT = batch.next_uniforms(num_drafts + 1)
@@ -63,5 +66,4 @@ def decode_speculative(
         # commit; what lies behind the committed length is rolled back with it
         bonus_B = targets_BT.gather(1, accepted_B[:, None])[:, 0]
         batch.drafts_Bk = drafter.draft(reading, accepted_B, bonus_B)
-        batch.count_drafts(num_drafts, accepted_B.tolist())
         yield from batch.commit(committed_tokens(targets_BT, accepted_B))

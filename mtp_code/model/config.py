@@ -52,6 +52,11 @@ class ModelConfig(Strict):
                 f"num_mtp_heads = {self.num_mtp_heads} needs at least as many num_layers as "
                 f"{self.heads} heads take of them, {self.num_head_layers} (given {self.num_layers})"
             )
+        if self.heads == "sequential" and self.num_trunk_layers == 0:
+            raise ValueError(
+                f"num_layers = {self.num_layers} leaves no layer for the trunk, whose states are "
+                f"those of offset 1 with sequential heads; set at least {self.num_mtp_heads}"
+            )
         if self.tied_embeddings and self.replicated_unembeddings:
             raise ValueError(
                 "tied_embeddings ties one unembedding, replicated_unembeddings makes one for each "

@@ -96,7 +96,8 @@ def _train(
     optimizers = build_optimizers(model, recipe.optim)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
-    load_backend(training.objective.loss)  # now, not at the first step
+    # Now, not at the first step.
+    load_backend(training.objective.loss, model.unembedding.weight.device)
     record = begin_run(run_dir, recipe, shards, model, lambda: choose_num_threads(model, training))
     # The number the run began with: with another, sums are rounded in another order.
     torch.set_num_threads(record["num_threads"])
@@ -211,7 +212,10 @@ def backward(
 
 
 def validate(model: MTPModel, validation: Validation, training: TrainingConfig) -> dict[str, Any]:
-    """Mean loss by offset (nats per token), and bits per byte by offset 1."""
+    """Mean loss by offset (nats per token), and bits per byte by offset 1.
+
+    The list ends at the last offset that has a label: documents were too short for those behind.
+    """
     sums, counts = zip(
         *(
             losses_by_offset(model, *_tensors(batch), training.mask_documents)
@@ -220,8 +224,9 @@ def validate(model: MTPModel, validation: Validation, training: TrainingConfig) 
         strict=True,
     )
     sums_K, counts_K = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+    known_K = counts_K > 0  # the first ones: an offset's label has those of all before it
     return {
-        "loss_by_offset": (sums_K / counts_K.clamp(min=1)).tolist(),
+        "loss_by_offset": (sums_K[known_K] / counts_K[known_K]).tolist(),
         "bits_per_byte": sums_K[0].item() / math.log(2) / validation.num_bytes,
     }
 
@@ -229,12 +234,12 @@ def validate(model: MTPModel, validation: Validation, training: TrainingConfig) 
 def _means(window: Sequence[Figures]) -> dict[str, Any]:
     """Means over steps, by name; of each offset over the steps that trained it.
 
-    Lists end at the last offset that was trained at all.
+    Lists end at the last offset that was trained at all, on a label.
     """
     means: dict[str, Any] = {}
     for name in window[0]:
         values = torch.stack([figures[name] for figures in window]).nanmean(0).tolist()
-        while isinstance(values, list) and math.isnan(values[-1]):
+        while isinstance(values, list) and values and math.isnan(values[-1]):
             values.pop()
         means[name] = values
     return means

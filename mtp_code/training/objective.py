@@ -23,6 +23,7 @@ from mtp_code.training.losses.chunked import (
     Target,
     chunked_backward,
     chunked_loss,
+    compute_dtype,
 )
 from mtp_code.training.losses.distillation import DistillationConfig, Teacher
 from mtp_code.training.losses.token_order import TokenOrder, TokenOrderConfig
@@ -34,7 +35,8 @@ OTHER_LOGITS_MIB = 512.0
 
 Figures = dict[str, Tensor]
 """A step's losses in nats, each a mean over the labels of the whole step, by the name they are
-logged under; offsets that were left out are NaN. Micro-batches add up."""
+logged under; offsets that were left out, or have no label in the step, are NaN. Micro-batches add
+up."""
 
 
 class ObjectiveConfig(Strict):
@@ -59,6 +61,17 @@ class ObjectiveConfig(Strict):
                     f"training.objective.weights.{name} has {length} weights for "
                     f"model.num_mtp_heads = {model.num_mtp_heads}; give one for each offset"
                 )
+        for name in ("curriculum", "distillation"):
+            if getattr(self, name) is not None and model.num_mtp_heads == 1:
+                raise ValueError(
+                    f"training.objective.{name} is for later heads, model.num_mtp_heads = 1 has "
+                    "none; leave it out, or set more heads"
+                )
+        if self.curriculum is not None and model.heads == "anticausal":
+            raise ValueError(
+                "training.objective.curriculum leaves later heads out, but head 1 of "
+                "model.heads = anticausal reads them; choose other heads, or weights"
+            )
         if (self.token_order is not None) != model.token_order_unembedding:
             raise ValueError(
                 "training.objective.token_order and model.token_order_unembedding = true need "
@@ -255,8 +268,8 @@ class _Losses:
         self._model, self._objective, self._weights = model, objective, weights
         self._tokens_BS, self._documents_BS = tokens_BS, documents_BS
         self._num_positions = tokens_BS.shape[1] - model.num_mtp_heads
-        self._num_labels: list[int] = num_labels_K.clamp(min=1).tolist()
-        self._backend = load_backend(objective.loss)
+        self._num_labels: list[int] = num_labels_K.tolist()
+        self._backend = load_backend(objective.loss, tokens_BS.device)
         self._logits_bytes = objective.logits_bytes(tokens_BS.device)
         self._teacher_BTD: Tensor | None = None
         self._by_offset: dict[int, Tensor] = {}
@@ -276,7 +289,7 @@ class _Losses:
         """Computes all losses of one head; returns their gradient by its normed states."""
         labels_BT = labels_for(offset, self._tokens_BS, self._documents_BS, self._num_positions)
         weight_VD = self._model.unembedding_for(offset).weight
-        count, weight = self._num_labels[offset - 1], self._weights[offset - 1]
+        count, weight = max(1, self._num_labels[offset - 1]), self._weights[offset - 1]
         states_ND = normed_BTD.flatten(0, 1)
         loss, grad_ND = self._backend(
             states_ND,
@@ -294,7 +307,8 @@ class _Losses:
         elif distillation is not None:
             assert self._teacher_BTD is not None
             teacher_VD = self._model.unembedding.weight
-            teacher = Teacher(offset, self._teacher_BTD, teacher_VD, labels_BT != IGNORED)
+            known_BT, dtype = labels_BT != IGNORED, compute_dtype(states_ND)
+            teacher = Teacher(offset, self._teacher_BTD, teacher_VD, known_BT, dtype)
             share = distillation.weight * weight
             self._divergence_by_offset[offset] = self._add(
                 teacher, states_ND, grad_ND, weight_VD, share, count
@@ -311,13 +325,14 @@ class _Losses:
         return grad_ND.view_as(normed_BTD)
 
     def figures(self) -> Figures:
-        by_offset_K = self._stacked(self._by_offset)
-        weights_K = by_offset_K.new_tensor(self._weights)
-        figures = {"loss": (weights_K * by_offset_K).nansum(), "loss_by_offset": by_offset_K}
+        figures = {
+            "loss": self._weighted_sum(self._by_offset),
+            "loss_by_offset": self._stacked(self._by_offset),
+        }
         if (distillation := self._objective.distillation) is not None:
-            divergence_K = self._stacked(self._divergence_by_offset)
-            figures["distillation_by_offset"] = divergence_K
-            figures["loss"] += distillation.weight * (weights_K * divergence_K).nansum()
+            figures["distillation_by_offset"] = self._stacked(self._divergence_by_offset)
+            divergence = self._weighted_sum(self._divergence_by_offset)
+            figures["loss"] += distillation.weight * divergence
         if (token_order := self._objective.token_order) is not None:
             assert self._token_order is not None
             figures["token_order"] = self._token_order
@@ -345,11 +360,20 @@ class _Losses:
         grad_ND += more_ND
         return loss / count
 
+    def _weighted_sum(self, by_offset: dict[int, Tensor]) -> Tensor:
+        """Over the offsets that were computed: one that came out as NaN makes it NaN."""
+        terms = [self._weights[offset - 1] * loss for offset, loss in by_offset.items()]
+        return torch.stack(terms).sum()
+
     def _stacked(self, by_offset: dict[int, Tensor]) -> Tensor:
-        """(K,), NaN where nothing was computed."""
+        """(K,), NaN where nothing was computed or no label is there in the whole step."""
         absent = self._by_offset[1].new_tensor(torch.nan)
-        offsets = range(1, self._model.num_mtp_heads + 1)
-        return torch.stack([by_offset.get(offset, absent) for offset in offsets])
+        return torch.stack(
+            [
+                by_offset.get(offset, absent) if num_labels else absent
+                for offset, num_labels in enumerate(self._num_labels, 1)
+            ]
+        )
 
 
 def _gradient_of(weight: Tensor) -> Tensor | None:

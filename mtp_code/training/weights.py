@@ -21,6 +21,17 @@ class WeightsConfig(Strict):
     """The share of the steps after which the weights are the final ones."""
 
     @model_validator(mode="after")
+    def _comes_to_its_end(self) -> Self:
+        if self.final is None and (self.anneal != "linear" or self.share != 1):
+            raise ValueError("anneal and share say how weights become final; give final as well")
+        if self.final is not None and self.anneal == "step" and self.share == 1:
+            raise ValueError(
+                "anneal = step takes final when share is over, which share = 1.0 is only at the "
+                "run's end; set a share below 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trains_the_next_token(self) -> Self:
         for name, weights in (("initial", self.initial), ("final", self.final)):
             if weights is not None and not (weights and weights[0] > 0):

@@ -57,4 +57,6 @@ class SequentialModule(nn.Module):
         self, below_BTD: Tensor, ahead_BTD: Tensor, attending: Attending, layer: int
     ) -> Tensor:
         both = torch.cat((self.states_norm(below_BTD), self.token_norm(ahead_BTD)), dim=-1)
-        return self.block(self.project(both), attending, layer)  # type: ignore[no-any-return]
+        # Under autocast a product is in bf16; the residual stream stays what it was.
+        hidden_BTD = self.project(both).to(below_BTD.dtype)
+        return self.block(hidden_BTD, attending, layer)  # type: ignore[no-any-return]

@@ -36,10 +36,13 @@ class Backend(Protocol):
 
 
 @functools.cache
-def load_backend(name: LossName) -> Backend:
+def load_backend(name: LossName, device: torch.device) -> Backend:
     """
+    Args:
+        device: where the run trains.
+
     Raises:
-        MachineError: this machine lacks what it needs.
+        MachineError: this machine, or the device, lacks what it needs.
     """
     match name:
         case "chunked":
@@ -47,10 +50,10 @@ def load_backend(name: LossName) -> Backend:
         case "torch":
             return _torch()
         case "liger":
-            _require_kernels(name, "liger_kernel")
+            _require_kernels(name, "liger_kernel", device)
             return _liger()
         case "cut":
-            _require_kernels(name, "cut_cross_entropy")
+            _require_kernels(name, "cut_cross_entropy", device)
             return _cut()
 
 
@@ -136,9 +139,13 @@ def _through_autograd(loss: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> 
         states = states_ND.detach().requires_grad_()
         weight = weight_VD.detach().requires_grad_(weight_grad_VD is not None)
         weight.grad = weight_grad_VD  # autograd adds to what is there
+        for leaf in (states, weight):
+            if leaf.requires_grad:
+                # Here and not at the loss, where a scale would be rounded to the loss's type.
+                leaf.register_hook(lambda grad: grad * scale)  # type: ignore[no-untyped-call]
         with torch.enable_grad(), torch.autocast(states.device.type, enabled=False):
             total = loss(states.to(dtype), weight.to(dtype), labels_N, logits_bytes)
-            torch.autograd.backward(total * scale)
+            torch.autograd.backward(total)
         assert states.grad is not None
         assert weight.grad is weight_grad_VD
         return total.detach().to(torch.promote_types(total.dtype, torch.float32)), states.grad
@@ -146,12 +153,15 @@ def _through_autograd(loss: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> 
     return backend
 
 
-def _require_kernels(name: str, module: str) -> None:
+def _require_kernels(name: str, module: str, device: torch.device) -> None:
     remedy = "choose chunked, which runs anywhere"
+    if device.type != "cuda":
+        raise MachineError(
+            f"training.objective.loss = {name} needs a GPU of CUDA's, this run trains on "
+            f"{device.type}; {remedy}"
+        )
     if importlib.util.find_spec(module) is None:
         raise MachineError(
             f"training.objective.loss = {name} is not installed: "
             f"pip install 'mtp-code[kernels]', or {remedy}"
         )
-    if not torch.cuda.is_available():
-        raise MachineError(f"training.objective.loss = {name} needs a GPU of CUDA's; {remedy}")

@@ -91,14 +91,14 @@ def chunked_backward(
     summed_VD = weight_grad_VD
     if weight_grad_VD is not None and weight_grad_VD.dtype.itemsize < 4:
         summed_VD = torch.zeros_like(weight_grad_VD, dtype=torch.float32)
+    compute_ND, weight_VD = _to_compute(states_ND, weight_VD)
     with torch.autocast(states_ND.device.type, enabled=False):
-        for rows, states, weight, log_probs_RV in _chunks(
-            states_ND, weight_VD, target, logits_bytes
-        ):
-            total += target.loss_and_gradient_(log_probs_RV, rows)
-            if summed_VD is not None:
-                _add_product(summed_VD, log_probs_RV, states, scale)
-            states_grad_ND[rows] = (log_probs_RV.to(weight.dtype) @ weight).to(states_ND.dtype)
+        for rows in target.chunks(rows_of(logits_bytes, len(weight_VD))):
+            loss, grad_RD = _chunk_backward(
+                compute_ND[rows], weight_VD, summed_VD, target, rows, scale
+            )
+            total += loss
+            states_grad_ND[rows] = grad_RD.to(states_ND.dtype)
     if weight_grad_VD is not None and summed_VD is not None and summed_VD is not weight_grad_VD:
         weight_grad_VD += summed_VD
     return total, states_grad_ND.mul_(scale)
@@ -108,9 +108,10 @@ def chunked_backward(
 def chunked_loss(states_ND: Tensor, weight_VD: Tensor, target: Target, logits_bytes: int) -> Tensor:
     """The target's summed loss alone."""
     total = _new_total(states_ND)
+    states_ND, weight_VD = _to_compute(states_ND, weight_VD)
     with torch.autocast(states_ND.device.type, enabled=False):
-        for rows, _, _, log_probs_RV in _chunks(states_ND, weight_VD, target, logits_bytes):
-            total += target.loss_and_gradient_(log_probs_RV, rows)
+        for rows in target.chunks(rows_of(logits_bytes, len(weight_VD))):
+            total += target.loss_and_gradient_(log_probs(states_ND[rows], weight_VD), rows)
     return total
 
 
@@ -126,14 +127,26 @@ def compute_dtype(states: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if on else states.dtype
 
 
-def _chunks(
-    states_ND: Tensor, weight_VD: Tensor, target: Target, logits_bytes: int
-) -> Iterator[tuple[Rows, Tensor, Tensor, Tensor]]:
+def _to_compute(states_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the type of products; to be asked before autocast is turned off."""
     dtype = compute_dtype(states_ND)
-    states_ND, weight_VD = states_ND.to(dtype), weight_VD.to(dtype)
-    for rows in target.chunks(rows_of(logits_bytes, weight_VD.shape[0])):
-        states = states_ND[rows]
-        yield rows, states, weight_VD, log_probs(states, weight_VD)
+    return states_ND.to(dtype), weight_VD.to(dtype)
+
+
+def _chunk_backward(
+    states_RD: Tensor,
+    weight_VD: Tensor,
+    summed_VD: Tensor | None,
+    target: Target,
+    rows: Rows,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """One chunk's loss and its gradient by the states, not scaled; its logits end with the call."""
+    log_probs_RV = log_probs(states_RD, weight_VD)
+    loss = target.loss_and_gradient_(log_probs_RV, rows)
+    if summed_VD is not None:
+        _add_product(summed_VD, log_probs_RV, states_RD, scale)
+    return loss, log_probs_RV.to(weight_VD.dtype) @ weight_VD
 
 
 def log_probs(states_RD: Tensor, weight_VD: Tensor) -> Tensor:

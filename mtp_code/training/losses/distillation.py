@@ -26,16 +26,22 @@ class Teacher:
     """
 
     def __init__(
-        self, offset: int, states_BTD: Tensor, weight_VD: Tensor, known_BT: Tensor
+        self,
+        offset: int,
+        states_BTD: Tensor,
+        weight_VD: Tensor,
+        known_BT: Tensor,
+        dtype: torch.dtype,
     ) -> None:
         """
         Args:
             states_BTD: head 1's normed states.
             weight_VD: head 1's unembedding.
             known_BT: positions that have a label at this offset.
+            dtype: what the student's products are computed in, and so the teacher's.
         """
         self._shift = offset - 1
-        self._states_ND, self._weight_VD = states_BTD.flatten(0, 1), weight_VD
+        self._states_ND, self._weight_VD = states_BTD.flatten(0, 1).to(dtype), weight_VD.to(dtype)
         has_teacher_BT = known_BT.clone()
         has_teacher_BT[:, max(0, known_BT.shape[1] - self._shift) :] = False
         self._known_N = has_teacher_BT.flatten()

@@ -60,3 +60,6 @@ def test_progress_is_told_and_an_empty_prompt_refused(small_model, tokenizer):
     assert bits_of_answers(small_model, tokenizer, []) == []
     with pytest.raises(PromptError, match="empty"):
         bits_of_answers(small_model, tokenizer, [Answered([], "ab")])
+    for token in (257, -1):
+        with pytest.raises(PromptError, match=f"token {token} is outside the vocabulary of 257"):
+            bits_of_answers(small_model, tokenizer, [Answered([1, token], "ab")])

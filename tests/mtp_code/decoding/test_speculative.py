@@ -11,7 +11,7 @@ from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.errors import PromptError
 from mtp_code.model.mtp import MTPModel, build_model
-from mtp_code.tokenizer import Tokenizer
+from mtp_code.tokenizer import BytesTokenizer, Tokenizer
 from tests.reference import decode_without_cache
 
 GREEDY = SamplingConfig()
@@ -189,6 +189,66 @@ def test_seeds_give_other_samples_and_equal_seeds_the_same(small_model, tokenize
 def test_an_impossible_prompt_is_named(small_model, tokenizer, prompt, complaint):
     with pytest.raises(PromptError, match=complaint):
         list(decode_speculative(small_model, tokenizer, [Request(prompt, 8)], 3))
+
+
+@pytest.mark.parametrize("decode", ["plain", "speculative"])
+def test_what_finished_is_handed_out_before_a_prompt_is_refused(small_model, tokenizer, decode):
+    requests = [Request([5, 6], 3), Request([], 3)]
+    completions = (
+        decode_plain(small_model, tokenizer, requests, GREEDY)
+        if decode == "plain"
+        else decode_speculative(small_model, tokenizer, requests, 3)
+    )
+    assert next(completions).request is requests[0]
+    with pytest.raises(PromptError, match="empty"):
+        next(completions)
+
+
+def test_a_request_that_nothing_could_answer_is_refused():
+    with pytest.raises(PromptError, match="max_new_tokens: must be at least 1, got 0"):
+        Request([1], 0)
+    with pytest.raises(PromptError, match="stops: an empty string"):
+        Request([1], 8, stops=("\n", ""))
+
+
+@pytest.mark.parametrize("decode", ["plain", "speculative"])
+def test_a_batch_without_rows_is_refused(small_model, tokenizer, decode):
+    requests = [Request([1], 8)]
+    completions = (
+        decode_plain(small_model, tokenizer, requests, GREEDY, num_rows=0)
+        if decode == "plain"
+        else decode_speculative(small_model, tokenizer, requests, 1, num_rows=0)
+    )
+    with pytest.raises(ValueError, match="num_rows must be at least 1, got 0"):
+        next(completions)
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(model, num_rows):
+    """However an answer ends: at a limit, a stop, the context's or its text's end."""
+    tokenizer = BytesTokenizer()
+    longest = list(decode_plain(model, tokenizer, requests_for(tokenizer), GREEDY))
+    requests = [
+        Request(one.request.prompt, limit) for one in longest for limit in (1, 2, 3, 4, 7, 24)
+    ]
+    requests += [
+        Request(one.request.prompt, 40, stops=(tokenizer.decode(one.tokens[4:6]),))
+        for one in longest
+        if tokenizer.decode(one.tokens[4:6])
+    ]
+    requests += [Request([7] * 250, 100), *(Request([token], 12) for token in range(0, 250, 50))]
+    found = list(decode_speculative(model, tokenizer, requests, 3, num_rows))
+    for answered in [one for one in longest if one.tokens][:2]:
+        tokenizer.end_of_text = answered.tokens[-1]  # type: ignore[misc]
+        found += decode_speculative(model, tokenizer, requests, 3, num_rows)
+    assert {one.ended_by for one in found} == {"length", "stop", "end of text"}
+    for one in found:
+        assert one.num_committed == one.num_forwards + sum(one.accepted)
+        assert len(one.drafted) == 3
+        assert all(a <= b for a, b in zip(one.accepted, one.drafted, strict=True))
+        is_drafted_at_once = len(one.request.prompt) > 1
+        assert max(one.drafted) <= one.num_forwards - (not is_drafted_at_once)
+    assert sum(sum(one.accepted) for one in found) > 10
 
 
 def test_an_answer_ends_where_the_context_does(small_model, tokenizer):

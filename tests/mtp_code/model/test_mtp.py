@@ -108,6 +108,22 @@ def test_trunk_and_first_head_are_a_llama_model(changes):
     torch.testing.assert_close(ours(tokens_BT)[0], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("changes", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_under_autocast_the_residual_stream_stays_in_fp32(changes):
+    model, tokens_BS = model_of(**changes).float(), tokens_of(2, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        attending = model.trunk.attend(tokens_BS[:, :6])
+        reading = Reading(model, tokens_BS, model.trunk(tokens_BS[:, :6], attending), attending)
+        states = [reading.states(offset) for offset in (1, 2, 3)]
+    assert [state.dtype for state in states] == [torch.float32] * 3
+
+
+def test_sequential_heads_need_a_trunk():
+    assert config_of(heads="sequential", num_layers=3).num_trunk_layers == 1
+    with pytest.raises(ValidationError, match=r"leaves no layer for the trunk.* at least 3"):
+        config_of(heads="sequential", num_layers=2)
+
+
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 def test_every_head_says_what_its_paper_says(changes):
     for heads in ARCHITECTURES.values():

@@ -208,6 +208,24 @@ def test_a_run_begun_before_a_key_had_a_name_goes_on(folder, shards, whole_run, 
         train(with_objective(folder, "causal"), shards, run_dir)
 
 
+def test_offsets_without_a_label_have_no_loss(folder, tmp_path):
+    """Documents of one token and an end of text: what is 3 or 4 ahead is of another one."""
+    values = with_objective(folder).model_dump()
+    values["data"]["sources"]["texts"]["path"] = str(tmp_path / "texts.jsonl")
+    values["data"]["validation_share"] = 0.2
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": chr(number)}) + "\n" for number in range(33, 127))
+    )
+    recipe = validate(Recipe, values, where="test")
+    prepare(recipe.data, recipe.tokenizer, tmp_path / "tokens")
+    train(recipe, open_shards(tmp_path / "tokens"), tmp_path / "run")
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert {row["kind"] for row in rows} >= {"train"}
+    for row in rows:
+        assert 1 <= len(row["loss_by_offset"]) < 4
+        assert all(loss > 0 for loss in row["loss_by_offset"])
+
+
 def test_a_loss_that_the_machine_cannot_compute_is_refused_before_the_run_begins(
     folder, shards, tmp_path
 ):

@@ -255,6 +255,28 @@ def test_bf16_stays_near_and_its_losses_are_fp32(heads, loss):
     assert largest_error(found, exact) < 0.06
 
 
+def test_a_loss_that_is_no_number_is_told_as_such():
+    batch, model = rows(3, count=2), build(3)
+    with torch.no_grad():
+        model.mtp_heads.layers[1].ffn.down.weight[0] = torch.nan
+    for objective in ({}, {"distillation": {"weight": 0.5}}):
+        figures, _ = run(model, batch, **objective)
+        assert figures["loss_by_offset"].isnan().tolist() == [False, True, False]
+        assert figures["loss"].isnan()
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_under_autocast_all_losses_train_in_bf16(heads):
+    """Distillation too, whose teacher's products are those of the student."""
+    batch, further = rows(3), {"distillation": {"weight": 0.5}, "token_order": {}}
+    changes = {"heads": heads, "token_order_unembedding": True}
+    _, exact = run(build(3, **changes), batch, **further)
+    with torch.autocast("cpu", torch.bfloat16):
+        figures, found = run(build(3, torch.float32, **changes), batch, **further)
+    assert {figure.dtype for figure in figures.values()} == {torch.float32}
+    assert 1e-4 < largest_error(found, exact) < 0.06
+
+
 def test_no_label_crosses_a_document_border_and_none_is_lost_at_a_rows_end():
     tokens_BS = torch.arange(9)[None]
     documents_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1, -1, -1]])
@@ -274,7 +296,9 @@ def test_an_offset_without_any_label_costs_nothing_and_breaks_nothing(heads):
         model, (tokens_BS, documents_BS), distillation={"weight": 1}, token_order={}
     )
     assert num_labels.tolist() == [15, 0]
-    assert figures["loss_by_offset"][1] == 0
+    assert figures["loss_by_offset"].isnan().tolist() == [False, True]
+    assert figures["distillation_by_offset"].isnan().tolist() == [False, True]
+    assert figures["loss"].isfinite()
     assert all(torch.isfinite(gradient).all() for gradient in found.values())
 
 
@@ -314,5 +338,14 @@ def test_an_objective_that_the_model_is_not_made_for_is_refused():
         ObjectiveConfig.model_validate({"weights": {"final": [1, 1, 1]}}).check(model)
     with pytest.raises(ValueError, match="token_order_unembedding = true need each other"):
         ObjectiveConfig.model_validate({"token_order": {}}).check(model)
+    alone = model.model_copy(update={"num_mtp_heads": 1})
+    for name, values in (("curriculum", {"order": "forward"}), ("distillation", {"weight": 1})):
+        objective = ObjectiveConfig.model_validate({name: values})
+        objective.check(model)  # control
+        with pytest.raises(ValueError, match=rf"{name} is for later heads, .* = 1 has none"):
+            objective.check(alone)
+    reading_back = model.model_copy(update={"heads": "anticausal"})
+    with pytest.raises(ValueError, match="curriculum leaves later heads out, but head 1"):
+        ObjectiveConfig.model_validate({"curriculum": {"order": "reverse"}}).check(reading_back)
     with pytest.raises(ValidationError, match="loss"):
         ObjectiveConfig.model_validate({"loss": "chunky"})

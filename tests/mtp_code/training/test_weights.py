@@ -75,6 +75,9 @@ def test_a_curriculum_leaves_offsets_out_of_the_weights():
         ({"initial": [1, -1]}, "greater than or equal to 0"),
         ({"anneal": "slowly"}, "linear"),
         ({"share": 0}, "greater than 0"),
+        ({"anneal": "cosine"}, "give final as well"),
+        ({"share": 0.5, "initial": [1, 2]}, "give final as well"),
+        ({"anneal": "step", "final": [1, 2]}, "set a share below 1"),
     ],
 )
 def test_weights_that_train_nothing_are_refused(config, complaint):

@@ -8,6 +8,8 @@ from mtp_code.errors import MachineError
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.losses.chunked import IGNORED
 
+CPU = torch.device("cpu")
+
 
 def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None and torch.cuda.is_available()
@@ -24,17 +26,19 @@ def installed(module: str) -> bool:
 def test_every_backend_agrees_with_ours_or_says_what_is_missing(name, is_there):
     if not is_there:
         with pytest.raises(MachineError, match=rf"objective\.loss = {name} .*chunked") as caught:
-            load_backend(name)
+            load_backend(name, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         assert "\n" not in str(caught.value)
         return
-    device, dtype = ("cpu", torch.float32) if name == "torch" else ("cuda", torch.bfloat16)
+    device, dtype = CPU, torch.float32
+    if name != "torch":
+        device, dtype = torch.device("cuda"), torch.bfloat16
     generator = torch.Generator().manual_seed(0)
     states_ND = torch.randn(300, 64, generator=generator).to(device, dtype)
     weight_VD = torch.randn(500, 64, generator=generator).to(device, dtype)
     labels_N = torch.randint(0, 500, (300,), generator=generator).to(device)
     labels_N[::3] = IGNORED
     found = []
-    for backend in (load_backend("chunked"), load_backend(name)):
+    for backend in (load_backend("chunked", device), load_backend(name, device)):
         weight_grad_VD = torch.zeros_like(weight_VD)
         loss, grad_ND = backend(states_ND, weight_VD, weight_grad_VD, labels_N, 0.1, 500 * 4 * 64)
         found.append((loss, grad_ND, weight_grad_VD))
@@ -48,4 +52,31 @@ def test_torch_before_2_13_is_named(monkeypatch):
     monkeypatch.delattr(F, "linear_cross_entropy", raising=False)
     load_backend.cache_clear()
     with pytest.raises(MachineError, match=r"needs torch 2\.13 or newer, here is .*chunked"):
-        load_backend("torch")
+        load_backend("torch", CPU)
+
+
+@pytest.mark.parametrize("name", ["liger", "cut"])
+def test_kernels_for_gpus_are_refused_where_training_is_on_the_cpu(name, monkeypatch):
+    """Though the machine has a GPU, and they are installed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: object())
+    with pytest.raises(MachineError, match=f"{name} needs a GPU of CUDA's, this run trains on cpu"):
+        load_backend(name, CPU)
+
+
+@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.13 brought it")
+def test_a_losss_scale_is_not_rounded_to_bf16():
+    load_backend.cache_clear()
+    generator = torch.Generator().manual_seed(0)
+    states_ND = torch.randn(60, 16, generator=generator).bfloat16()
+    weight_VD = torch.randn(40, 16, generator=generator)
+    labels_N = torch.randint(0, 40, (60,), generator=generator)
+    scale = 1 + 2**-8 - 2**-12  # to 1 in bf16
+    grads = []
+    for factor in (1.0, scale):
+        weight_grad_VD = torch.zeros_like(weight_VD)
+        load_backend("torch", CPU)(
+            states_ND, weight_VD, weight_grad_VD, labels_N, factor, 40 * 4 * 64
+        )
+        grads.append(weight_grad_VD)
+    torch.testing.assert_close(grads[1], grads[0] * scale, rtol=1e-5, atol=0)

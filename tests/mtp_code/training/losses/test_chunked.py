@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -7,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtp_code.training.losses import chunked
 from mtp_code.training.losses.chunked import IGNORED, Labels, Rows, chunked_backward, chunked_loss
 from mtp_code.training.losses.distillation import Teacher
 from mtp_code.training.losses.token_order import TokenOrder
@@ -45,7 +45,9 @@ def targets() -> dict[str, Any]:
     teacher_BTD = states_ND.view(6, 10, WIDTH).flip(0)
     return {
         "labels": Labels(labels_N),
-        "teacher": Teacher(3, teacher_BTD, weight_VD, labels_N.view(6, 10) != IGNORED),
+        "teacher": Teacher(
+            3, teacher_BTD, weight_VD, labels_N.view(6, 10) != IGNORED, torch.float64
+        ),
         "order": TokenOrder(4, tokens_BS, documents_BS, num_positions=10),
     }
 
@@ -114,18 +116,76 @@ def test_gradients_are_those_of_the_loss(name):
         torch.testing.assert_close(ends[0] - ends[1], slope, rtol=1e-6, atol=1e-9)
 
 
-def test_only_one_chunk_of_logits_is_ever_held(monkeypatch):
-    sizes = []
-    real = F.log_softmax
+def peak_of_held_bytes(run: Callable[[], object], at_least: int) -> int:
+    """Bytes of all storages so large, made in a run, that were there at once."""
+    held: dict[int, int] = {}
+    peak = 0
 
-    def noted(logits: Tensor, **options: Any) -> Tensor:
-        sizes.append(logits.shape)
-        return real(logits, **options)
+    class Held(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal peak
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                storage = result.untyped_storage()
+                inputs = {x.untyped_storage().data_ptr() for x in args if isinstance(x, Tensor)}
+                is_new = storage.data_ptr() not in inputs
+                if is_new and storage.nbytes() >= at_least:
+                    held[storage.data_ptr()] = storage.nbytes()
+                    weakref.finalize(storage, held.pop, storage.data_ptr())
+            peak = max(peak, sum(held.values()))
+            return result
 
-    monkeypatch.setattr(chunked.F, "log_softmax", noted)
+    with Held():
+        run()
+    return peak
+
+
+def test_only_one_chunk_of_logits_is_ever_held():
+    """And its log-probabilities, for the moment that they are computed from them."""
+    states_ND, weight_VD, labels_N = problem(rows=2)
+    weight_VD = weight_VD.repeat(20, 1)
+    chunk_bytes = 5 * 1000 * 8
+
+    def backward(target: Labels) -> Callable[[], object]:
+        return lambda: chunked_backward(states_ND, weight_VD, None, target, 1.0, 5 * 1000 * 4)
+
+    assert peak_of_held_bytes(backward(Labels(labels_N)), chunk_bytes // 2) == 2 * chunk_bytes
+
+    class Keeping(Labels):
+        def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
+            kept.append(log_probs_RV)
+            return super().loss_and_gradient_(log_probs_RV, rows)
+
+    kept: list[Tensor] = []  # control: what is kept is seen
+    assert peak_of_held_bytes(backward(Keeping(labels_N)), chunk_bytes // 2) > 2 * chunk_bytes
+
+
+@pytest.mark.parametrize("name", ["labels", "teacher"])
+def test_under_autocast_all_products_are_in_bf16_and_the_results_in_fp32(name):
     states_ND, weight_VD, labels_N = problem()
-    chunked_backward(states_ND, weight_VD, None, Labels(labels_N), 1.0, SEVEN_ROWS)
-    assert sizes == [(7, 50)] * 5 + [(5, 50)]
+    states_ND, weight_VD = states_ND.float(), weight_VD.float()
+    products: list[tuple[torch.dtype, ...]] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if function is torch.ops.aten.mm.default:
+                products.append(tuple(x.dtype for x in args))
+            return function(*args, **(kwargs or {}))
+
+    target: Any = Labels(labels_N)
+    if name == "teacher":
+        known_BT = labels_N.view(6, 10) != IGNORED
+        teacher_BTD = states_ND.view(6, 10, WIDTH)
+        target = Teacher(2, teacher_BTD, weight_VD, known_BT, torch.bfloat16)
+    weight_grad_VD = torch.zeros_like(weight_VD)
+    with torch.autocast("cpu", torch.bfloat16), Noted():
+        loss, grad_ND = chunked_backward(
+            states_ND, weight_VD, weight_grad_VD, target, 1.0, SEVEN_ROWS
+        )
+        chunked_loss(states_ND, weight_VD, target, SEVEN_ROWS)
+    assert set(products) == {(torch.bfloat16, torch.bfloat16)}
+    assert loss.dtype == grad_ND.dtype == torch.float32
+    assert weight_grad_VD.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
