@@ -7,6 +7,7 @@ a few tokens of code, too, are anybody's; so what decides is the longest run in 
 of a task a document covers.
 """
 
+import string
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -16,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mtp_code.data.filters import content_digest
-from mtp_code.data.lexing import BORDER, Hashes, Lexed, code_tokens, grams, words
+from mtp_code.data.lexing import BORDER, Hashes, Lexed, code_tokens, grams, may_say_types, words
 
 # A document that shares this many words in a row with a task contains its text. The standard
 # library shares ten at most with any task of HumanEval or MBPP.
 MIN_RUN_WORDS: Final = 13
-# ...if enough of them differ: `x x x x x x x` is nobody's solution.
+# ...if enough of them differ, single letters aside: `x x x x x x x` is nobody's solution.
 MIN_DISTINCT_WORDS: Final = 7
 # Runs from this length count towards how much of a task a document covers with interruptions, as
 # a copy with comments or changed lines does.
@@ -63,9 +64,12 @@ class Contamination:
         self._names = [reference.name for reference in references]
         self._words = _Reading(texts, words, GRAM_WORDS)
         self._code = _Reading(texts, code_tokens, GRAM_TOKENS)
-        self._code_with_numbers = _Reading(
-            texts, partial(code_tokens, keep_numbers=True), GRAM_TOKENS
-        )
+        # Types may have been added, or taken away; where they were not, they tell more.
+        self._typed_code = _Reading(texts, partial(code_tokens, keep_types=True), GRAM_TOKENS)
+        self._with_numbers = {
+            reading: _Reading(texts, partial(reading.lex, keep_numbers=True), GRAM_TOKENS)
+            for reading in (self._code, self._typed_code)
+        }
 
     def copied_task(self, digest: bytes) -> str | None:
         """The task whose whole text has this `content_digest`."""
@@ -86,10 +90,15 @@ class Contamination:
             batch = texts[begin:end]
             for document, matches in self._words.matches(batch).items():
                 found[begin + document] = self._first(matches, self._has_words)
-            for document, matches in self._code.matches(batch).items():
-                if found[begin + document] is None:
-                    has_code = partial(self._has_code, text=batch[document])
-                    found[begin + document] = self._first(matches, has_code)
+            for reading, documents in (
+                (self._code, range(len(batch))),
+                (self._typed_code, [i for i, text in enumerate(batch) if may_say_types(text)]),
+            ):
+                for place, matches in reading.matches([batch[i] for i in documents]).items():
+                    document = documents[place]
+                    if found[begin + document] is None:
+                        has_code = partial(self._has_code, reading=reading, text=batch[document])
+                        found[begin + document] = self._first(matches, has_code)
         return found
 
     def _first(
@@ -110,24 +119,24 @@ class Contamination:
             runs[place, start] = run
             end = start + GRAM_WORDS
             covered.update(range(start, end))
-            if run >= enough and _num_distinct(task[end - run : end]) >= MIN_DISTINCT_WORDS:
+            if run >= enough and _num_distinct_words(task[end - run : end]) >= MIN_DISTINCT_WORDS:
                 return True
         return (
             len(covered) >= max(MIN_RUN_WORDS, COVERED_WORDS * len(task))
-            and _num_distinct(task[sorted(covered)]) >= MIN_DISTINCT_WORDS
+            and _num_distinct_words(task[sorted(covered)]) >= MIN_DISTINCT_WORDS
         )
 
-    def _has_code(self, number: int, matches: "Matches", text: bytes) -> bool:
+    def _has_code(self, number: int, matches: "Matches", reading: "_Reading", text: bytes) -> bool:
         """Whether a stretch of the document covers nearly all of the task's code."""
-        length = self._code.num_telling[number]
+        length = reading.num_telling[number]
         if length == 0:
             return False
         # However often something is repeated, it says the same.
-        if self._code.num_grams[number] + GRAM_TOKENS - 1 >= LONG_TOKENS:
+        if reading.num_grams[number] + GRAM_TOKENS - 1 >= LONG_TOKENS:
             return _covers(matches, length, COVERED_LONG_TOKENS)
         if not _covers(matches, length, COVERED_TOKENS):
             return False
-        with_numbers = self._code_with_numbers.matches([text]).get(0, {}).get(number, [])
+        with_numbers = self._with_numbers[reading].matches([text]).get(0, {}).get(number, [])
         return _covers(with_numbers, length, COVERED_TOKENS)
 
 
@@ -139,15 +148,14 @@ class _Reading:
     """The tasks in one reading, and where their grams stand.
 
     Attributes:
+        lex: how texts are read.
         tasks: words or tokens of each.
         num_telling: how many of those are in a gram that is looked for; 0 if too few of them are.
         num_grams: how many different ones there are in each.
     """
 
-    def __init__(
-        self, texts: Sequence[bytes], lex: Callable[[Sequence[bytes]], Lexed], length: int
-    ) -> None:
-        self._lex, self._length = lex, length
+    def __init__(self, texts: Sequence[bytes], lex: Callable[..., Lexed], length: int) -> None:
+        self.lex, self._length = lex, length
         lexed = lex(texts)
         found = grams(lexed.hashes, length)
         borders = np.flatnonzero(lexed.hashes == BORDER)
@@ -185,7 +193,9 @@ class _Reading:
 
     def matches(self, texts: Sequence[bytes]) -> dict[int, dict[int, Matches]]:
         """By document and task, the grams that they share."""
-        lexed = self._lex(texts)
+        if not texts:
+            return {}
+        lexed = self.lex(texts)
         found = grams(lexed.hashes, self._length)
         # One look into a table leaves few to be looked up.
         candidates = np.flatnonzero(self._table[_slots(found)])
@@ -254,5 +264,11 @@ def _num_distinct_in_runs(hashes: Hashes, length: int) -> npt.NDArray[np.int64]:
     return num_distinct
 
 
-def _num_distinct(hashes: Hashes) -> int:
-    return len(set(hashes.tolist()))
+def _num_distinct_words(hashes: Hashes) -> int:
+    """How many differ; single letters say nothing, in a row they are any alphabet."""
+    return len(set(hashes.tolist()) - _LETTERS)
+
+
+_LETTERS: Final = frozenset(
+    words([" ".join(string.ascii_lowercase + "_").encode()]).hashes.tolist()
+)

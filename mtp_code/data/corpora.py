@@ -13,12 +13,12 @@ import sysconfig
 import tokenize
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar, Final, Literal, NamedTuple, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from mtp_code.config import Strict
 from mtp_code.data.documents import Document, Skipped
@@ -35,11 +35,11 @@ HASHED_BYTES: Final = 1_000_000_000
 class Part(NamedTuple):
     """
     Attributes:
-        num_bytes: on disk, for telling progress; 1 where it is unknown.
+        num_bytes: on disk, for telling progress; None where it is unknown.
         where: what the corpus finds it by; plain data.
     """
 
-    num_bytes: int
+    num_bytes: int | None
     where: tuple[Any, ...]
 
 
@@ -97,14 +97,7 @@ class _LocalCorpus(Corpus):
         """The files by name."""
 
     def content_hash(self) -> str:
-        files = sorted(self.files().items())
-        stats = [path.stat() for _, path in files]
-        is_small = sum(stat.st_size for stat in stats) <= HASHED_BYTES
-        combined = hashlib.sha256()
-        for (name, path), stat in zip(files, stats, strict=True):
-            known_by = _sha256(path) if is_small else f"{stat.st_size} {stat.st_mtime_ns}"
-            combined.update(f"{name}\n{known_by}\n".encode(errors="surrogateescape"))
-        return combined.hexdigest()
+        return hash_files(self.files())
 
 
 class _SourceFiles(_LocalCorpus):
@@ -172,6 +165,18 @@ class Folder(_SourceFiles):
     path: Path
     pattern: str = "**/*.py"
 
+    @field_validator("pattern")
+    @classmethod
+    def _stays_inside_the_folder(cls, pattern: str) -> str:
+        parts = Path(pattern).parts
+        if not parts or Path(pattern).is_absolute() or ".." in parts:
+            raise ValueError(f'{pattern!r} selects no files of the folder; try "**/*.py"')
+        if any("**" in part and part != "**" for part in parts):
+            raise ValueError(
+                f'** stands for folders, between slashes, as in "**/*.py": {pattern!r}'
+            )
+        return pattern
+
     def files(self) -> dict[str, Path]:
         if not self.path.is_dir():
             raise CorpusError(f"{self.path}: no such folder; set path to a folder of source files")
@@ -199,7 +204,7 @@ class _Records(_LocalCorpus):
             found = {
                 str(path.relative_to(self.path)): path
                 for path in self.path.rglob("*")
-                if path.name.endswith(self._SUFFIXES)
+                if path.name.endswith(self._SUFFIXES) and path.is_file()
             }
             if not found:
                 raise CorpusError(
@@ -268,6 +273,8 @@ class JsonLines(_Records):
             return Skipped(name, "undecodable")
         except json.JSONDecodeError:
             return Skipped(name, "not JSON")
+        except (ValueError, RecursionError):  # a number of thousands of digits; deep nesting
+            return Skipped(name, "too large a number, or nested too deeply")
         if not isinstance(record, dict):
             return Skipped(name, "not a record")
         return _document(name, record, self.text_field, self.licence_field)
@@ -326,15 +333,20 @@ class Hub(Corpus):
 
     def content_hash(self) -> str:
         # Name the revision where the dataset may change: what the hub holds is not hashed.
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        which = [self.dataset, self.subset, self.split, self.revision]
+        folder = Path(self.dataset)
+        if folder.is_dir():
+            found = (path for path in folder.rglob("*") if path.is_file())
+            which.append(hash_files({str(path.relative_to(folder)): path for path in found}))
+        return hashlib.sha256(json.dumps(which).encode()).hexdigest()
 
     def parts(self) -> list[Part]:
         """The dataset's own files, unless only its first documents are asked for."""
         if self.max_documents is not None:
-            return [Part(1, (0, 1))]
+            return [Part(None, (0, 1))]
         with self._told_in_one_line():
             num_shards = self._stream().num_shards
-        return [Part(1, (index, num_shards)) for index in range(num_shards)]
+        return [Part(None, (index, num_shards)) for index in range(num_shards)]
 
     def read(self, part: Part) -> Iterator[Document | Skipped]:
         index, num_shards = part.where
@@ -370,7 +382,7 @@ class Hub(Corpus):
             ) from None
         except ValueError as error:
             raise CorpusError(
-                f"{self.dataset}: {str(error).splitlines()[0]}; set subset and split to match"
+                f"{self.dataset}: {_first_line(error)}; set subset and split to match"
             ) from None
 
 
@@ -385,7 +397,9 @@ _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 def _python_files(folder: Path, left_out: frozenset[str]) -> dict[str, Path]:
     skipped = left_out | {"__pycache__"}
     names = ((path.relative_to(folder), path) for path in folder.rglob("*.py"))
-    return {str(name): path for name, path in names if skipped.isdisjoint(name.parts)}
+    return {
+        str(name): path for name, path in names if skipped.isdisjoint(name.parts) and path.is_file()
+    }
 
 
 def _scatter(name: str) -> bytes:
@@ -411,14 +425,21 @@ def _document(
     if not isinstance(text, str):
         return Skipped(name, "not text")
     licences = None if licence_field is None else _field(record, licence_field, where=name)
-    return Document(name, _with_newlines(text), _names(licences))
+    return Document(name, _with_newlines(text), _names(licences, where=name))
 
 
-def _names(licences: Any) -> tuple[str, ...]:
+def _names(licences: Any, where: str) -> tuple[str, ...]:
     """What a licence field holds: a name, a list of them, or nothing."""
+    if licences is None or licences == "":
+        return ()
     if isinstance(licences, str):
-        return (licences,) if licences else ()
-    return tuple(map(str, licences or ()))
+        return (licences,)
+    if not isinstance(licences, list):
+        raise CorpusError(
+            f"{where}: the licence field holds a {type(licences).__name__}; set licence_field to "
+            "one of names, or of lists of names"
+        )
+    return tuple(map(str, licences))
 
 
 def _with_newlines(text: str) -> str:
@@ -451,8 +472,26 @@ def _parquet_file(path: Path) -> Iterator[Any]:
     try:
         with parquet.ParquetFile(path) as file:
             yield file
-    except pyarrow.ArrowException as error:
-        raise CorpusError(f"{path}: not a Parquet file: {error}; restore it") from None
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorpusError(
+            f"{path}: not a Parquet file, or damaged: {_first_line(error)}; restore it"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def hash_files(named: Mapping[str, Path]) -> str:
+    """Changes with names and content, of many bytes with sizes and times."""
+    files = sorted(named.items())
+    stats = [path.stat() for _, path in files]
+    is_small = sum(stat.st_size for stat in stats) <= HASHED_BYTES
+    combined = hashlib.sha256()
+    for (name, path), stat in zip(files, stats, strict=True):
+        known_by = _sha256(path) if is_small else f"{stat.st_size} {stat.st_mtime_ns}"
+        combined.update(f"{name}\n{known_by}\n".encode(errors="surrogateescape"))
+    return combined.hexdigest()
 
 
 def _sha256(path: Path) -> str:

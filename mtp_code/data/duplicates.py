@@ -7,6 +7,7 @@ Source: Broder 1997, "On the resemblance and containment of documents"; bands of
 Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.4.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -64,8 +65,8 @@ def choose_bands(threshold: float) -> Bands:
 def signatures(texts: Sequence[bytes], gram_words: int) -> Signatures:
     """MinHash signatures: the share of equal entries estimates Jaccard similarity.
 
-    A text with fewer words than a gram is one gram; the words are `lexing.words`, which leave
-    out numbers, so tables of numbers are compared by the words around them.
+    The words are `lexing.words`, which leave out numbers, so tables of numbers are compared by the
+    words around them. A text with fewer words than a gram is like itself only.
     """
     if not texts:
         return np.empty((0, NUM_PERMUTATIONS), dtype=np.uint32)
@@ -75,19 +76,18 @@ def signatures(texts: Sequence[bytes], gram_words: int) -> Signatures:
     ends = np.concatenate([borders, [len(hashes)]])
     found = grams(np.concatenate([hashes, np.full(gram_words, BORDER)]), gram_words)
     # Each document's grams, but those that reach over its end; of a short one, the one at its
-    # beginning, whatever that reaches over is all borders or another document: made its own below.
+    # beginning, whatever that reaches over: its signature is made in another way below.
     counts = np.maximum(ends - begins - gram_words + 1, 1)
     firsts = np.cumsum(counts) - counts
     places = np.arange(counts.sum()) - np.repeat(firsts, counts) + np.repeat(begins, counts)
     shingles = found[places]
-    for document in np.flatnonzero(ends - begins < gram_words):
-        short = np.full(gram_words, BORDER)
-        short[: ends[document] - begins[document]] = hashes[begins[document] : ends[document]]
-        shingles[firsts[document]] = grams(short, gram_words)[0]
     values = (shingles >> np.uint64(32)).astype(np.uint32)
     result = np.empty((len(texts), NUM_PERMUTATIONS), dtype=np.uint32)
     for number, (factor, addend) in enumerate(zip(_FACTORS, _ADDENDS, strict=True)):
         result[:, number] = np.minimum.reduceat(_scattered(values, factor, addend), firsts)
+    for document in np.flatnonzero(ends - begins < gram_words).tolist():
+        digest = hashlib.shake_128(texts[document]).digest(result[document].nbytes)
+        result[document] = np.frombuffer(digest, dtype="<u4")
     return result
 
 

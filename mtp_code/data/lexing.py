@@ -48,15 +48,27 @@ _OTHER, _LETTER, _DIGIT, _MARKED, _BETWEEN = range(5)
 _MARKS: Final = b"+-*/%<>=!&|^~@[{"
 
 # Loops over what needs no decision, with the decisions between them: several times as fast as a
-# decision at every character.
+# decision at every character. What is not closed is a literal too, to the end of its line or of the
+# text, and no loop gives back what it took: else each of many quotes would be read to the end anew.
 _LITERALS: Final = re.compile(
-    rb"#[^\n]*"
-    rb'|"""[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""'
-    rb"|'''[^'\\]*(?:(?:\\.|'(?!''))[^'\\]*)*'''"
-    rb'|"[^"\\\n]*(?:\\.[^"\\\n]*)*"'
-    rb"|'[^'\\\n]*(?:\\.[^'\\\n]*)*'",
+    rb"#[^\n]*+"
+    rb'|"""[^"\\]*+(?:(?:\\.?+|"(?!""))[^"\\]*+)*+(?:""")?+'
+    rb"|'''[^'\\]*+(?:(?:\\.?+|'(?!''))[^'\\]*+)*+(?:''')?+"
+    rb'|"[^"\\\n]*+(?:\\.?+[^"\\\n]*+)*+"?+'
+    rb"|'[^'\\\n]*+(?:\\.?+[^'\\\n]*+)*+'?+",
     re.DOTALL,
 )
+# The head of a function, without literals, if it says types; brackets in brackets up to three deep.
+_IN_BRACKETS: Final = (
+    rb"[(\[{][^()\[\]{}]*+(?:[(\[{][^()\[\]{}]*+"
+    rb"(?:[(\[{][^()\[\]{}]*+[)\]}][^()\[\]{}]*+)*+[)\]}][^()\[\]{}]*+)*+[)\]}]"
+)
+_HEADS: Final = re.compile(
+    rb"def(?<![\w.]def)[ \t]++\w++[ \t]*+(" + _IN_BRACKETS + rb")(?:\s*+->[^:\n]*+)?+"
+)
+_TYPES: Final = re.compile(rb"(?<=\w)\s*+:(?:[^,=()\[\]{}]++|" + _IN_BRACKETS + rb")*+")
+# Begins as it does for speed, and asks no more than what tells nearly all others apart.
+_MAY_SAY_TYPES: Final = re.compile(rb"def[ \t]++\w++[ \t]*+\([^():]*+(?:[:(]|\)\s*+->)")
 
 
 class Lexed(NamedTuple):
@@ -67,8 +79,14 @@ class Lexed(NamedTuple):
 
 
 def words(texts: Sequence[bytes]) -> Lexed:
-    """Words in lower case, from comments and strings too; no numbers, operators or layout."""
+    """Words in lower case, from comments and strings too; no numbers, operators or layout.
+
+    Escaped newlines and tabs are layout, so that a text has its words in JSON too.
+    """
     data = _padded(b"\0".join(texts).lower())
+    escaped = np.flatnonzero(data == ord("\\")) + 1
+    data = data.copy()
+    data[escaped[np.isin(data[escaped], _BLANKS)]] = ord(" ")
     kinds = _kinds_of(data)
     starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
     are_words = kinds[starts] == _LETTER
@@ -79,14 +97,24 @@ def words(texts: Sequence[bytes]) -> Lexed:
     return Lexed(np.insert(hashes, places, BORDER), np.insert(starts, places, borders) - _PADDING)
 
 
-def code_tokens(texts: Sequence[bytes], keep_numbers: bool = False) -> Lexed:
+def may_say_types(text: bytes) -> bool:
+    """Whether the head of a function may say types, which `code_tokens` may leave out."""
+    return _MAY_SAY_TYPES.search(text) is not None
+
+
+def code_tokens(
+    texts: Sequence[bytes], keep_numbers: bool = False, keep_types: bool = False
+) -> Lexed:
     """Tokens of Python code, the same whatever its names, layout, comments and docstrings are.
 
     Kept as they are: keywords, attributes, built-in functions where they are called, operators.
     All other names count as one and the same, and so do all numbers unless they are to be kept
-    too; strings do not count.
+    too; strings do not count, nor, unless kept, do the types that the head of a function says.
     """
-    data = _padded(b"\0".join(_LITERALS.sub(b'"', text) for text in texts))
+    bare: Iterable[bytes] = (_LITERALS.sub(b'"', text) for text in texts)
+    if not keep_types:
+        bare = (_HEADS.sub(_without_types, t) if may_say_types(t) else t for t in bare)
+    data = _padded(b"\0".join(bare))
     kinds = _kinds_of(data)
     starts, ends = _runs((kinds == _LETTER) | (kinds == _DIGIT))
     are_words = data[ends] != ord('"')  # but a string's prefix, as in r""
@@ -120,6 +148,10 @@ def grams(hashes: Hashes, length: int) -> Hashes:
         combined *= _GRAM
         combined += hashes[offset : offset + count]
     return combined ^ (combined >> np.uint64(29))
+
+
+def _without_types(head: re.Match[bytes]) -> bytes:
+    return head.string[head.start() : head.start(1)] + _TYPES.sub(b"", head[1])
 
 
 class _WordSet:
@@ -190,6 +222,7 @@ def _mark_hashes() -> Hashes:
 
 
 _KINDS: Final = _kinds()
+_BLANKS: Final = np.frombuffer(b"ntr", dtype=np.uint8)  # when a backslash is before them
 _MARK_HASHES: Final = _mark_hashes()
 _FIRST_BYTES: Final = np.array([(1 << 8 * length) - 1 for length in range(9)], dtype=np.uint64)
 _KEYWORDS: Final = _WordSet(keyword.kwlist)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from mtp_code.data.card import CARD_FILE, CARD_PAGE, describe, make_card, page
 from mtp_code.data.config import DataConfig
 from mtp_code.data.contamination import Contamination, Reference
-from mtp_code.data.corpora import PART_BYTES, Part
+from mtp_code.data.corpora import PART_BYTES, Part, hash_files
 from mtp_code.data.duplicates import NUM_PERMUTATIONS, first_occurrences, first_of_their_like
 from mtp_code.data.screening import (
     Counts,
@@ -37,6 +37,7 @@ from mtp_code.data.screening import (
 )
 from mtp_code.data.shards import (
     MANIFEST_FILE,
+    SPLITS,
     Manifest,
     ShardWriter,
     SourceRecord,
@@ -46,7 +47,11 @@ from mtp_code.data.shards import (
 from mtp_code.errors import CorpusError, MachineError, ShardError, TokenizerError
 from mtp_code.files import alone_in, remove_leftovers, whole_folder, write_json, write_text
 from mtp_code.tokenizer import (
+    CHAT_TEMPLATE_FILE,
+    DEFINITION_FILE,
+    SETTINGS_FILE,
     BpeConfig,
+    HuggingFaceConfig,
     Tokenizer,
     TokenizerConfig,
     build_tokenizer,
@@ -56,7 +61,7 @@ from mtp_code.tokenizer import (
 log = logging.getLogger(__name__)
 
 # Raised when the same inputs would give other shards than before.
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 _INPUTS_FILE: Final = "inputs"
 _TOKENIZER_DIR: Final = "tokenizer"
@@ -66,7 +71,7 @@ NEAR_DUPLICATE: Final = "near-duplicate"
 
 
 class Progress(NamedTuple):
-    """How far a stage of preparation is; both counts are of bytes, or of parts of unknown size."""
+    """How far a stage of preparation is; both counts are of bytes, or of parts."""
 
     stage: str
     done: int
@@ -107,9 +112,11 @@ def prepare(
     """
     inputs_sha256 = _hash_inputs(config, tokenizer_config, references)
     with alone_in(folder.parent, wait=True):
-        if (found := _find_manifest(folder, inputs_sha256)) is not None:
-            return found
+        found = _find_manifest(folder, inputs_sha256)
         remove_leftovers(folder)  # we hold the lock, so nobody works on them
+        if found is not None:
+            _remove_finished_work(folder, inputs_sha256)
+            return found
         work = _open_work(folder, inputs_sha256)
         tokenizer = _make_tokenizer(config, tokenizer_config, references, work, on_progress)
         _check_tokenizer(config, tokenizer)
@@ -139,13 +146,28 @@ def prepare(
 
 def _open_work(folder: Path, inputs_sha256: str) -> Path:
     """The folder of what was done so far from these inputs; what was done from others goes."""
-    work = folder.with_name(f".{folder.name}.work")
-    inputs = work / _INPUTS_FILE
-    if not (inputs.exists() and inputs.read_text(encoding="utf-8") == inputs_sha256):
+    work = _work_of(folder)
+    if _inputs_of(work) != inputs_sha256:
         shutil.rmtree(work, ignore_errors=True)
-        write_text(inputs, inputs_sha256)
+        write_text(work / _INPUTS_FILE, inputs_sha256)
     remove_leftovers(work / "*")
     return work
+
+
+def _remove_finished_work(folder: Path, inputs_sha256: str) -> None:
+    """Removes what a process left that was killed behind its last step, no work on other inputs."""
+    work = _work_of(folder)
+    if _inputs_of(work) in {inputs_sha256, None}:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _work_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.work")
+
+
+def _inputs_of(work: Path) -> str | None:
+    inputs = work / _INPUTS_FILE
+    return inputs.read_text(encoding="utf-8") if inputs.exists() else None
 
 
 def _plan(config: DataConfig, work: Path) -> list[_Job]:
@@ -166,14 +188,25 @@ def _screen_all(
 ) -> None:
     """Reads, screens and encodes what was not yet."""
     left = [job for job in jobs if not is_screened(job.path, job.part)]
-    total = sum(job.part.num_bytes for job in jobs)
-    done = total - sum(job.part.num_bytes for job in left)
+    in_bytes = all(job.part.num_bytes is not None for job in jobs)
+    total = sum(_size(job, in_bytes) for job in jobs)
+    done = total - sum(_size(job, in_bytes) for job in left)
     if done > 0:
         log.info("going on with the %d parts left of %d", len(left), len(jobs))
     on_progress(Progress("encoding", done, total))
     for job in _worked_off(left, config, references, work, num_workers):
-        done += job.part.num_bytes
+        done += _size(job, in_bytes)
         on_progress(Progress("encoding", done, total))
+
+
+def _size(job: _Job, in_bytes: bool) -> int:
+    return job.part.num_bytes or 0 if in_bytes else 1
+
+
+def _are_little(jobs: Sequence[_Job]) -> bool:
+    sizes = [job.part.num_bytes for job in jobs]
+    known = [size for size in sizes if size is not None]
+    return len(known) == len(sizes) and sum(known) < PART_BYTES // 2
 
 
 def _worked_off(
@@ -184,7 +217,7 @@ def _worked_off(
     num_workers: int | None,
 ) -> Iterator[_Job]:
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(jobs))
-    if num_workers <= 1 or sum(job.part.num_bytes for job in jobs) < PART_BYTES // 2:
+    if num_workers <= 1 or _are_little(jobs):
         if jobs:  # little, or in one piece: sooner done here than by processes yet to be started
             worker = _Worker(config, references, work)
             for job in jobs:
@@ -401,17 +434,30 @@ def _hash_inputs(
             for source, corpus in config.sources.items()
         },
         "data": config.model_dump(mode="json", exclude={"sources", "packing"}),
-        "tokenizer": tokenizer_config.model_dump(mode="json"),
+        "tokenizer": [
+            tokenizer_config.model_dump(mode="json"),
+            hash_files(_tokenizer_files(tokenizer_config)),
+        ],
         "references": list(references),
     }
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def _tokenizer_files(config: TokenizerConfig) -> dict[str, Path]:
+    """What a tokenizer is read from, if that is on this machine."""
+    if not isinstance(config, HuggingFaceConfig):
+        return {}
+    path = Path(config.name)
+    definition = path / DEFINITION_FILE if path.is_dir() else path
+    paths = (definition, *map(definition.with_name, (SETTINGS_FILE, CHAT_TEMPLATE_FILE)))
+    return {path.name: path for path in paths if definition.is_file() and path.is_file()}
 
 
 def _find_manifest(folder: Path, inputs_sha256: str) -> Manifest | None:
     """The manifest of shards made from these inputs, if they are there and whole."""
     if not folder.exists():
         return None
-    if not (folder / MANIFEST_FILE).exists() and any(folder.iterdir()):
+    if not (folder.is_dir() and _holds_nothing_foreign(folder)):
         raise ShardError(
             f"{folder}: holds something other than token shards; choose another folder"
         )
@@ -422,6 +468,29 @@ def _find_manifest(folder: Path, inputs_sha256: str) -> Manifest | None:
         log.warning("%s", error)
         return None
     return manifest if manifest.inputs_sha256 == inputs_sha256 else None
+
+
+def _holds_nothing_foreign(folder: Path) -> bool:
+    """Whether the folder's content may be replaced: shards, perhaps incomplete or of old."""
+    names = {path.name for path in folder.iterdir()}
+    if not names:
+        return True
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_bytes())
+        sources = list(manifest["sources"])
+        known = {"schema", "inputs_sha256", "tokenizer_fingerprint"} <= manifest.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return False
+    shards = {
+        f"{source}.{split}.{suffix}"
+        for source in sources
+        for split in SPLITS
+        for suffix in ("bin", "idx")
+    }
+    return known and names <= shards | _OTHER_FILES
+
+
+_OTHER_FILES: Final = {MANIFEST_FILE, CARD_FILE, CARD_PAGE, DEFINITION_FILE, SETTINGS_FILE}
 
 
 def _check_tokenizer(config: DataConfig, tokenizer: Tokenizer) -> None:

@@ -1,3 +1,5 @@
+import ast
+import json
 import os
 import random
 from collections.abc import Callable
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from evals.benchmarks import load_benchmark
 from evals.errors import MachineError
-from mtp_code.data.bench import contamination_figures
+from mtp_code.data.bench import contamination_figures, renamed
 from mtp_code.data.contamination import Contamination, Reference
 from mtp_code.data.corpora import StandardLibrary
 from mtp_code.data.documents import Document
@@ -158,3 +160,49 @@ def test_copies_are_known_up_to_trailing_blanks_and_line_ends() -> None:
     contamination = Contamination([Reference("t/0", "def f():\n    return 1\n")])
     assert contamination.copied_task(content_digest("\ndef f():  \r\n    return 1")) == "t/0"
     assert contamination.copied_task(content_digest("def f():\n    return 2\n")) is None
+
+
+def with_types(program: str) -> str:
+    """Every function's arguments and result with a type, comments gone."""
+    tree = ast.parse(program)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = ast.Name("dict[str, list[int]]")
+            for argument in node.args.args:
+                argument.annotation = ast.Name("Optional[list[int]]")
+    return ast.unparse(tree)
+
+
+def test_tasks_in_json_and_notebooks_are_all_found(
+    contamination: Contamination, references: list[Reference]
+) -> None:
+    for reference in references:
+        lines = reference.text.splitlines(keepends=True)
+        for dumped in (
+            json.dumps({"x": reference.text}),
+            json.dumps([{"source": lines}], indent=1),
+        ):
+            assert contamination.contained_task(dumped) is not None, reference.name
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape")
+def test_renamed_copies_with_types_are_found(
+    contamination: Contamination, references: list[Reference]
+) -> None:
+    rng = random.Random(0)
+    disguised = [with_types(renamed(reference.text, rng)).encode() for reference in references]
+    found = contamination.contained_tasks(disguised)
+    assert sum(task is not None for task in found) >= 0.98 * len(references)
+
+
+def test_code_is_known_with_other_types_and_without_any() -> None:
+    typed = LOOP.replace("(numbers)", "(numbers: list[int]) -> int")
+    for task, other in ((LOOP, typed), (typed, LOOP)):
+        document = other.replace("number", "x").replace("total", "y")
+        assert Contamination([Reference("t/0", task)]).contained_task(document) == "t/0"
+
+
+def test_an_alphabet_is_no_benchmark_text() -> None:
+    letters = ", ".join(f"'{letter}'" for letter in "abcdefghijklmnopqrstuvwxyz")
+    contamination = Contamination([Reference("t/0", f"Splits a list. f([{letters}])")])
+    assert contamination.contained_task(f"table = ({letters})") is None

@@ -286,3 +286,72 @@ def test_a_large_corpus_is_known_by_sizes_and_times(
     assert corpus.content_hash() == before
     os.utime(tmp_path / "a.py", ns=(1, 1))
     assert corpus.content_hash() != before
+
+
+def test_numbers_and_nesting_beyond_the_reader_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f'{{"text": "a", "id": {"1" * 5000}}}\n{"[" * 200_000}\n{{"text": "b"}}\n')
+    corpus = JsonLines(kind="jsonl", path=path)
+    assert texts(corpus) == ["b"]
+    reason = "too large a number, or nested too deeply"
+    assert skipped(corpus) == {"data.jsonl:1": reason, "data.jsonl:2": reason}
+
+
+def test_a_licence_field_without_names_is_one_line(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "data.jsonl", {"text": "a", "stars": 3})
+    with pytest.raises(CorpusError, match=r"data\.jsonl:1: the licence field holds a int; set"):
+        texts(JsonLines(kind="jsonl", path=path, licence_field="stars"))
+
+
+def test_a_parquet_file_with_a_damaged_page_is_named(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "data.parquet"
+    table = pyarrow.table({"text": [f"text {i}" for i in range(1000)]})
+    parquet.write_table(table, path, compression="snappy", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[4:600] = b"\xff" * 596
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"data\.parquet: .*damaged.*; restore it"):
+        texts(Parquet(kind="parquet", path=path))
+
+
+@pytest.mark.parametrize("pattern", ["", ".", "/abs/*.py", "**.py", "a/**b/*.py", "../*"])
+def test_patterns_that_select_nothing_of_the_folder_are_refused(
+    tmp_path: Path, pattern: str
+) -> None:
+    source = {"kind": "folder", "path": str(tmp_path), "pattern": pattern}
+    with pytest.raises(RecipeError, match="pattern") as caught:
+        validate(DataConfig, {"sources": {"a": source}}, where="test")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_hub_without_words_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(CorpusError, match="nobody/nothing: ValueError; set subset"):
+        texts(Hub(kind="hub", dataset="nobody/nothing"))
+
+
+def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "a.py").write_text("x = 1\n")
+    write_lines(tmp_path / "a.jsonl", {"text": "a"})
+    assert texts(JsonLines(kind="jsonl", path=tmp_path)) == ["a"]
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    assert set(Packages(kind="packages").files()) == {"a.py"}
+
+
+def test_a_hub_corpus_is_known_by_what_it_reads_not_by_how_it_is_used(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data.jsonl", {"text": "a"})
+    before = Hub(kind="hub", dataset=str(tmp_path)).content_hash()
+    assert Hub(kind="hub", dataset=str(tmp_path), weight=3).content_hash() == before
+    assert Hub(kind="hub", dataset=str(tmp_path), split="test").content_hash() != before
+    write_lines(tmp_path / "data.jsonl", {"text": "b"})
+    assert Hub(kind="hub", dataset=str(tmp_path)).content_hash() != before

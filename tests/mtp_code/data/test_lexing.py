@@ -1,5 +1,7 @@
+import json
 import random
 import sysconfig
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +72,43 @@ def test_hashes_do_not_meet_by_chance() -> None:
     rng = random.Random(0)
     names = {f"{rng.choice('abc')}{rng.randrange(10**9):x}" for _ in range(50_000)}
     assert len(set(words([" ".join(names).encode()]).hashes.tolist())) == len(names)
+
+
+@pytest.mark.parametrize("unit", [b'\\"""\n', b"\\'''\n", b'\\"', b"\\'", b"def f(", b"def f(a:"])
+def test_time_is_linear_where_nothing_is_closed(unit: bytes) -> None:
+    def cpu_s(num_bytes: int) -> float:
+        text = unit * (num_bytes // len(unit))
+        before = time.process_time()
+        code_tokens([text])
+        return time.process_time() - before
+
+    small = min(cpu_s(20_000) for _ in range(3))
+    assert min(cpu_s(320_000) for _ in range(3)) < 64 * max(small, 1e-4)  # 256 if quadratic
+
+
+@pytest.mark.parametrize("quote", ['"""', "'''"])
+def test_a_string_that_is_not_closed_reaches_to_the_end(quote: str) -> None:
+    closed = code_tokens([f"x = {quote}{quote}\n".encode()]).hashes.tolist()
+    assert code_tokens([f"x = {quote} y = 1\nz = 2\n\\".encode()]).hashes.tolist() == closed
+
+
+def test_escaped_layout_is_layout() -> None:
+    text = 'def f(x):\n\t"""Say \\n twice."""\n\treturn x\n'
+    plain, dumped = (words([one.encode()]).hashes.tolist() for one in (text, json.dumps(text)))
+    assert dumped == plain
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "def f(a: int, b: list[int] = [1], *c: dict[str, tuple[int, ...]]) -> list[int]:",
+        "def f(a:(int), b : 'a, b'=[1], *c)->None:",
+        "def f(\n    a: Callable[[int], dict[str, int]],  # one\n    b=[1], *c\n) -> int | None:",
+    ],
+)
+def test_types_in_heads_of_functions_do_not_count_unless_kept(head: str) -> None:
+    plain = b"x = {1: a}\ndef f(a, b=[1], *c):\n    y: int = 1\n"
+    typed = f"x = {{1: a}}\n{head}\n    y: int = 1\n".encode()
+    assert code_tokens([typed]).hashes.tolist() == code_tokens([plain]).hashes.tolist()
+    kept = code_tokens([typed], keep_types=True).hashes.tolist()
+    assert len(kept) > len(code_tokens([plain], keep_types=True).hashes)

@@ -434,3 +434,80 @@ def test_source_names_are_fit_for_files(source: Path, name: str) -> None:
     sources = {name: {"kind": "folder", "path": str(source)}}
     with pytest.raises(RecipeError):
         validate(DataConfig, {"sources": sources}, where="test")
+
+
+@pytest.mark.parametrize("manifest", ['{"name": "an extension"}', "[1]", "none", None])
+def test_a_folder_with_a_manifest_or_files_of_others_is_left_alone(
+    source: Path, out: Path, manifest: str | None
+) -> None:
+    if manifest is None:
+        prepare(config_for(source), BYTES, out)
+    else:
+        out.mkdir(parents=True)
+        (out / "manifest.json").write_text(manifest)
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(ShardError, match="something other than token shards"):
+        prepare(config_for(source, validation_share=0.5), BYTES, out)
+    assert (out / "thesis.tex").exists()
+
+
+def test_a_manifest_of_others_alone_is_not_replaced(source: Path, out: Path) -> None:
+    out.mkdir(parents=True)
+    (out / "manifest.json").write_text('{"sources": []}')
+    with pytest.raises(ShardError, match="something other than token shards"):
+        prepare(config_for(source), BYTES, out)
+
+
+def test_what_a_kill_behind_the_last_step_left_is_removed(source: Path, out: Path) -> None:
+    before = prepare(config_for(source), BYTES, out)
+    (out.parent / f".{out.name}.1.old.aside").mkdir()
+    work_of(out).mkdir()
+    (work_of(out) / "inputs").write_text(before.inputs_sha256)
+    assert prepare(config_for(source), BYTES, out) == before
+    assert list(out.parent.iterdir()) == [out]
+    work_of(out).mkdir()
+    (work_of(out) / "inputs").write_text("of another recipe, interrupted")
+    prepare(config_for(source), BYTES, out)
+    assert work_of(out).exists()
+
+
+def test_a_changed_tokenizer_folder_is_prepared_anew(
+    source: Path, out: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    BytesTokenizer().save(folder)
+    tokenizer = HuggingFaceConfig(kind="hugging-face", name=str(folder))
+    before = prepare(config_for(source), tokenizer, out)
+    assert prepare(config_for(source), tokenizer, out) == before
+    BytesTokenizer(fim_tokens=True).save(folder)
+    assert prepare(config_for(source), tokenizer, out).vocab_size == before.vocab_size + 3
+
+
+def test_a_hub_corpus_of_several_files_is_read_by_several_processes_and_weighed_freely(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.jsonl").write_text(json.dumps({"text": f"x = {number}\n"}) + "\n")
+    pools: list[int] = []
+
+    class Counted(ProcessPoolExecutor):
+        def __init__(self, num_workers: int, *args: Any, **options: Any) -> None:
+            pools.append(num_workers)
+            super().__init__(num_workers, *args, **options)
+
+    monkeypatch.setattr(prepare_module, "ProcessPoolExecutor", Counted)
+
+    def config(weight: float) -> DataConfig:
+        hub = {"kind": "hub", "dataset": str(folder), "weight": weight}
+        return validate(DataConfig, {"sources": {"code": hub}, "validation_share": 0}, where="test")
+
+    seen: list[Progress] = []
+    before = prepare(config(1), BYTES, out, (), seen.append, num_workers=2)
+    assert pools == [2]
+    assert [(p.done, p.total) for p in seen if p.stage == "encoding"] == [(0, 2), (1, 2), (2, 2)]
+    assert prepare(config(2), BYTES, out) == before
+    assert pools == [2]
