@@ -7,8 +7,9 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mtp_code.data.prepare import Progress as DataProgress
     from mtp_code.recipe import Recipe
     from mtp_code.run_folder import TrainedModel
+    from mtp_code.training.memory import Peak
 
 BAD_INPUT, MACHINE_LACKS, BUG = 2, 3, 70
 SECONDS_BETWEEN_LINES = 10.0
@@ -117,6 +119,11 @@ class Split(StrEnum):
     TEST = "test"
 
 
+class Device(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class Size(StrEnum):
     MICRO = "micro"
     MICRO_HARD = "micro-hard"
@@ -182,6 +189,22 @@ def train(
     with _status_line() as show:
         train_recipe(loaded, shards, run_dir, lambda progress: show(str(progress)))
     typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
+
+
+@app.command()
+def memory(
+    recipe: RecipeName,
+    on: Annotated[Device, typer.Option(help="Whose chunks of logits.")] = Device.GPU,
+    overrides: Overrides = None,
+) -> None:
+    """Predict a recipe's peak of memory, part by part, and its arithmetic; allocates nothing."""
+    from mtp_code.recipe import load_recipe
+    from mtp_code.training.memory import predict_peak
+
+    loaded = load_recipe(recipe, overrides or ())
+    peak = predict_peak(loaded, "cpu" if on is Device.CPU else "cuda")
+    for line in _memory_lines(loaded, peak):
+        typer.echo(line)
 
 
 @app.command()
@@ -1032,6 +1055,50 @@ def _estimates(name: str, by_k: "dict[str, Estimate]") -> list[str]:
         f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
         for k, estimate in by_k.items()
     ]
+
+
+def _memory_lines(recipe: "Recipe", peak: "Peak") -> Iterator[str]:
+    from mtp_code.gpus import GPUS
+    from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+
+    model, training = recipe.model, recipe.training
+    flops = flops_per_token(model, training.row_tokens)
+    ratio = flops_ratio(model, training.row_tokens)
+    rows = training.rows // training.micro_batches
+    yield f"{recipe.name} | {model.num_layers} layers, {model.num_mtp_heads} {model.heads} heads"
+    yield f"parameters | {_parts(asdict(count_parameters(model)), _count)}"
+    yield f"FLOPs a token | {_parts(asdict(flops), _count)}"
+    yield f"  {ratio:.3f} times those of a next-token model with as many layers"
+    yield f"peak of memory | {_parts(peak.bytes_by_part, _size)}"
+    yield f"  fp32, micro-batches of {rows} × {training.row_tokens} tokens"
+    by_memory: dict[int, list[str]] = {}
+    for gpu in GPUS:
+        if peak.total_bytes <= gpu.memory_bytes:
+            by_memory.setdefault(gpu.memory_bytes, []).append(gpu.name)
+    fitting = [f"{_size(size)}: {', '.join(names)}" for size, names in by_memory.items()]
+    yield f"fits | {' | '.join(fitting) or 'none of the GPUs that we know'}"
+
+
+def _parts(sizes: Mapping[Any, float], show: Callable[[float], str]) -> str:
+    """A sum and what it is made of."""
+    parts = ", ".join(f"{name} {show(size)}" for name, size in sizes.items())
+    return f"{show(sum(sizes.values()))} = {parts}"
+
+
+def _count(number: float) -> str:
+    return _scaled(number, 1000, ("", " k", " M", " G", " T"))
+
+
+def _size(num_bytes: float) -> str:
+    return _scaled(num_bytes, 1024, (" B", " KiB", " MiB", " GiB"))
+
+
+def _scaled(number: float, step: int, units: Sequence[str]) -> str:
+    """Three digits or so, in the largest unit that leaves one before the point."""
+    power = 0
+    while number >= step and power + 1 < len(units):
+        number, power = number / step, power + 1
+    return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}{units[power]}"
 
 
 def _sweep_lines(sweep: "Sweep") -> Iterator[str]:

@@ -259,3 +259,19 @@ def test_no_user_namespaces_means_nothing_runs_and_a_remedy(tmp_path):
 def test_an_unknown_benchmark_or_format_is_told_with_those_there_are(tmp_path, options, message):
     done = mtp_code("sample", "nowhere", *options, cwd=tmp_path)
     assert message in complaint(done, 2)
+
+
+def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
+    done = mtp_code("memory", "13b", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
+    assert "13.0 G = trunk 11.4 G, heads 1.27 G" in lines["parameters"]
+    assert "parameters 48.5 GiB" in lines["peak of memory"]
+    assert lines["fits"] == "fits | none of the GPUs that we know"
+    smaller = mtp_code("memory", "tiny", "--on", "cpu", "--set", "training.rows=8", cwd=tmp_path)
+    assert "micro-batches of 8 × 256 tokens" in smaller.stdout
+    assert "NVIDIA A10" in smaller.stdout
+
+
+def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):
+    assert "did you mean 13b" in complaint(mtp_code("memory", "13bn", cwd=tmp_path), 2)

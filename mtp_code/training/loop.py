@@ -38,6 +38,7 @@ from mtp_code.training.objective import (
 )
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.schedule import learning_rate_share
+from mtp_code.training.speed import arithmetic_figures
 from mtp_code.training.threads import choose_num_threads
 from mtp_code.training.weights import weights_at
 
@@ -174,6 +175,7 @@ def _train(
                     clock.stamp("train", done)
                     | means
                     | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
+                    | arithmetic_figures(recipe, weights, rate, model.norm.weight.device)
                 )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():

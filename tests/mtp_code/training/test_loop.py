@@ -16,6 +16,7 @@ from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import CheckpointError, MachineError, RecipeError, TrainingError
 from mtp_code.files import alone_in
+from mtp_code.model.accounting import flops_per_token
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import load_run, read_run
 from mtp_code.training.loop import Progress, _validations, train
@@ -85,6 +86,15 @@ def test_training_lowers_the_loss_of_every_offset(whole_run):
     validations = [row for row in rows if row["kind"] == "validation"]
     assert [row["step"] for row in validations] == [10, 20, NUM_STEPS]
     assert all(row["bits_per_byte"] > 0 for row in validations)
+
+
+def test_a_rate_of_tokens_comes_with_its_arithmetic(folder, whole_run):
+    flops = flops_per_token(recipe_for(folder).model, row_tokens=32).total
+    rows = [row for row in read_metrics(whole_run / "metrics.jsonl") if row["kind"] == "train"]
+    for row in rows:
+        assert row["flops_per_s"] == pytest.approx(row["tokens_per_s"] * flops, rel=1e-3)
+        assert row["flops_ratio"] > 1
+        assert "mfu" not in row, "nobody knows a CPU's peak"
 
 
 def test_a_finished_run_says_how_it_was_made(whole_run):

@@ -1,0 +1,75 @@
+"""Our recipes: each loads, and says what it costs before anybody rents a machine."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from mtp_code.gpus import gpu_named
+from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+from mtp_code.recipe import load_recipe
+from mtp_code.training.memory import predict_peak
+
+NAMES = sorted(
+    Path(entry.name).stem
+    for entry in resources.files("mtp_code.recipes").iterdir()
+    if entry.name.endswith(".toml")
+)
+PARAMETERS = {
+    "code-130m": 134_105_856,
+    "code-350m": 373_867_520,
+    "code-1b": 1_364_297_728,
+    "7b-200b": 6_738_415_616,  # Llama 7B's
+    "13b": 13_015_864_320,  # Llama 13B's
+}
+
+
+def test_the_recipes_are_there():
+    assert {"tiny", "bytes8-tiny", *PARAMETERS} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_recipe_says_what_it_costs(name):
+    recipe = load_recipe(name)
+    parameters = count_parameters(recipe.model)
+    assert parameters.total == PARAMETERS.get(name, parameters.total)
+    row_tokens = recipe.training.row_tokens
+    flops = flops_per_token(recipe.model, row_tokens)
+    in_layers = parameters.trunk + parameters.heads
+    assert flops.trunk + flops.heads == 6 * in_layers, "6 a parameter and token"
+    assert flops.total > 6 * in_layers
+    assert (flops_ratio(recipe.model, row_tokens) > 1) == (recipe.model.num_mtp_heads > 1)
+    peak = predict_peak(recipe)
+    assert peak.bytes_by_part["parameters"] == 4 * parameters.total
+    assert peak.bytes_by_part["gradients"] <= 4 * parameters.total
+
+
+@pytest.mark.parametrize(
+    "name, gpu", [("code-130m", "NVIDIA A100-SXM4-40GB"), ("code-1b", "NVIDIA H200")]
+)
+def test_it_fits_where_it_says(name, gpu):
+    known = gpu_named(gpu)
+    assert known is not None
+    assert predict_peak(load_recipe(name)).total_bytes < 0.9 * known.memory_bytes
+
+
+@pytest.mark.parametrize(
+    "name, width, num_layers, num_attn_heads", [("7b-200b", 4096, 32, 32), ("13b", 5120, 40, 40)]
+)
+def test_the_papers_recipes_have_its_hyperparameters(name, width, num_layers, num_attn_heads):
+    """Gloeckle et al. 2024, arXiv 2404.19737, appendix on training hyperparameters."""
+    recipe = load_recipe(name)
+    model, optim, schedule, training = (
+        recipe.model,
+        recipe.optim,
+        recipe.schedule,
+        recipe.training,
+    )
+    shape = (model.width, model.num_layers, model.num_attn_heads, model.num_mtp_heads)
+    assert shape == (width, num_layers, num_attn_heads, 4)
+    assert model.context == training.row_tokens == 4096
+    assert training.rows * training.row_tokens == 8 * 2**20
+    assert (schedule.num_steps, schedule.warmup_steps) == (25_000, 2000)
+    assert (schedule.decay, schedule.final_share) == ("cosine", 0.03)
+    assert (optim.kind, optim.lr, optim.betas) == ("adamw", 3e-4, (0.9, 0.95))
+    assert (optim.weight_decay, optim.clip_norm) == (0.1, 1.0)

@@ -1,0 +1,180 @@
+"""The issue's bounds on memory, held without a GPU."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from mtp_code.recipe import Recipe, load_recipe
+from mtp_code.training.memory import (
+    PARTS,
+    StorageTracker,
+    follow_steps,
+    predict_peak,
+    run_steps,
+)
+
+HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
+KIB, MIB = 2**10, 2**20
+CHUNK_BYTES = 32 * MIB
+VOCABULARIES = (256, 4096, 32_000)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """Six layers of width 64 and a row of 256 tokens, but for changes such as `model__width`."""
+    values = {
+        "model__vocab_size": 1000, "model__width": 64, "model__num_layers": 6,
+        "model__ffn_width": 172, "model__num_mtp_heads": 4, "model__context": 4096,
+        "model__qk_norm": "false", "optim__kind": "adamw", "training__row_tokens": 256,
+        "training__rows": 1, "training__mask_documents": "false",
+        "training__objective__logits_mib": 0.25,
+    }  # fmt: skip
+    settings = (values | changes).items()
+    return load_recipe("tiny", [f"{key.replace('__', '.')}={value}" for key, value in settings])
+
+
+@cache
+def yardstick(num_mtp_heads: int, num_layers: int, vocab_size: int, **changes: Any) -> int:
+    """Peak bytes at width 256 on 4,096 tokens, in fp32."""
+    shape = {
+        "model__width": 256, "model__ffn_width": 688, "training__row_tokens": 4096,
+        "training__objective__logits_mib": CHUNK_BYTES / MIB, "model__vocab_size": vocab_size,
+        "model__num_mtp_heads": num_mtp_heads, "model__num_layers": num_layers,
+    }  # fmt: skip
+    return predict_peak(recipe(**shape | changes)).total_bytes
+
+
+def allocator_peak(asked: Recipe) -> int:
+    """What torch's allocator handed out at most, as its own profiler saw it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run_steps(asked)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+CASES: list[dict[str, Any]] = [
+    *({"model__heads": heads} for heads in HEADS),
+    {"training__rows": 6, "training__micro_batches": 3},
+    {"training__rows": 2, "training__mask_documents": "true"},
+    {"optim__kind": "muon", "model__qk_norm": "true"},
+    {"model__tied_embeddings": "true", "model__num_kv_heads": 2},
+    {"model__replicated_unembeddings": "true", "model__num_mtp_heads": 3},
+    {"training__objective__distillation__weight": 1.0},
+    {"model__token_order_unembedding": "true", "training__objective__token_order__weight": 1.0},
+]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_what_is_predicted_is_what_torch_allocates(changes):
+    asked = recipe(**changes)
+    predicted = predict_peak(asked, "cpu")
+    followed = follow_steps(asked)
+    # The same storages with content and without, but for how many rows some labels leave.
+    for part in PARTS:
+        assert abs(predicted.bytes_by_part[part] - followed.bytes_by_part[part]) < 256, part
+    assert abs(predicted.total_bytes - allocator_peak(asked)) < 64 * KIB
+    assert predicted.total_bytes > 5 * MIB
+
+
+def test_parts_that_can_be_counted_by_hand():
+    asked = recipe()
+    peak = predict_peak(asked, "cpu")
+    assert tuple(peak.bytes_by_part) == PARTS
+    d, f, v = 64, 172, 1000
+    matrices = 6 * (4 * d * d + 3 * d * f) + 2 * v * d
+    vectors = (2 * 6 + 1) * d
+    rotary = 2 * (4096 + 4) * 16
+    elements = matrices + vectors
+    assert peak.bytes_by_part["parameters"] == 4 * elements
+    momentum = 2 * 4 * elements
+    counters = 4 * (6 * 6 + 3)
+    assert peak.bytes_by_part["optimizer"] == momentum + counters
+    assert peak.bytes_by_part["gradients"] <= 4 * elements
+    assert peak.bytes_by_part["activations"] > 4 * rotary
+    # Logits of a chunk and their log-probabilities.
+    rows = int(0.25 * MIB) // (4 * v)
+    assert peak.bytes_by_part["logits"] == 2 * 4 * rows * v
+
+
+@pytest.mark.parametrize("vocab_size", VOCABULARIES)
+def test_heads_at_equal_layers_need_less_than_a_next_token_model(vocab_size):
+    next_token = yardstick(1, 10, vocab_size)
+    assert yardstick(4, 10, vocab_size) <= 0.95 * next_token
+    assert yardstick(8, 10, vocab_size) <= 0.85 * next_token
+
+
+@pytest.mark.parametrize("vocab_size", VOCABULARIES)
+def test_heads_that_are_added_need_little_more(vocab_size):
+    next_token = yardstick(1, 10, vocab_size)
+    assert yardstick(4, 9 + 4, vocab_size) <= 1.05 * next_token
+    assert yardstick(8, 9 + 8, vocab_size) <= 1.10 * next_token
+
+
+LARGER = [
+    *((n, *sizes, {}) for n in (1, 4, 8) for sizes in ((4096, 32_000), (32_000, 128_000))),
+    *((4, 4096, 32_000, {"model__heads": heads}) for heads in HEADS[1:]),
+    (4, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
+]
+
+
+@pytest.mark.parametrize("num_mtp_heads, less, more, changes", LARGER, ids=str)
+def test_a_larger_vocabulary_costs_its_weights_and_two_chunks(num_mtp_heads, less, more, changes):
+    """Weights, gradients and two states of embedding and unembedding are 8·D a token."""
+    added_bytes = yardstick(num_mtp_heads, 10, more, **changes) - yardstick(
+        num_mtp_heads, 10, less, **changes
+    )
+    chunk = CHUNK_BYTES // (4 * less)
+    assert added_bytes / 4 <= (8 * 256 + 2 * chunk) * (more - less)
+
+
+def test_a_larger_vocabulary_costs_as_much_at_any_number_of_heads():
+    """Chunks of as many positions, whatever the vocabulary: no offset holds logits of its own."""
+
+    def added_bytes(num_mtp_heads: int) -> int:
+        less, more = (
+            yardstick(
+                num_mtp_heads,
+                10,
+                vocab_size,
+                training__objective__logits_mib=4 * 1024 * vocab_size / MIB,
+            )
+            for vocab_size in (16_000, 32_000)
+        )
+        return more - less
+
+    assert added_bytes(8) == added_bytes(1)
+
+
+def test_the_tracker_sees_what_is_kept():
+    with StorageTracker(vocab_size=10) as tracker:
+        kept = torch.zeros(1000)
+        for _ in range(3):
+            passing = torch.ones(500)
+            view = passing[:10]
+            del passing, view
+        half = kept[500:]
+        del kept
+        torch.ones(100)
+    assert tracker.peak().total_bytes == 4 * 1500
+    assert half.untyped_storage().nbytes() == 4 * 1000
+
+
+def test_nothing_outlives_its_run():
+    """When the model is gone too, nothing is."""
+    tracker = StorageTracker(vocab_size=1000)
+    with tracker:
+        run_steps(recipe(), tracker.mark)
+    assert tracker.held_bytes == 0
+
+
+def test_a_gpu_gets_larger_chunks_where_the_recipe_names_none():
+    asked = load_recipe("tiny", ["model.vocab_size=60000", "training.rows=32"])
+    on_cpu, on_gpu = (predict_peak(asked, device).bytes_by_part for device in ("cpu", "cuda"))
+    assert on_gpu["logits"] > 10 * on_cpu["logits"]
+    assert on_gpu["parameters"] == on_cpu["parameters"]
