@@ -72,12 +72,19 @@ for _ in range(500):
 """
 CHILDREN = """
 import os
+until, end = os.pipe()
+ready, said = os.pipe()
 for _ in range(4):
     if os.fork() == 0:
+        os.close(end)
         held = bytearray(20 << 20)
-        os.read(0, 1)
+        os.close(said)
+        os.read(until, 1)
         os._exit(0)
-os.wait()
+os.close(said)
+os.read(ready, 1)  # the end comes when each of them holds its part, or is dead
+os.close(end)
+for _ in range(4): os.wait()
 """
 
 
