@@ -19,7 +19,7 @@ from mtp_code.training.memory import (
 HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
 KIB, MIB = 2**10, 2**20
 CHUNK_BYTES = 32 * MIB
-VOCABULARIES = (256, 4096, 32_000)
+VOCABULARIES = (256, 32_000)
 
 
 def recipe(**changes: Any) -> Recipe:
