@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.layers import Attending
+from mtp_code.model.layers import Attending, Block
 
 
 class Heads(nn.Module, ABC):
@@ -65,3 +65,21 @@ class Heads(nn.Module, ABC):
             below_BTD: states of `reads(offset)`.
             ahead_BTD: embeddings of the tokens offset − 1 ahead, where `reads_tokens`.
         """
+
+
+class LayerHeads(Heads):
+    """One transformer layer for each offset."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_mtp_heads))
+
+    def forward(
+        self,
+        offset: int,
+        below_BTD: Tensor,
+        attending: Attending,
+        ahead_BTD: Tensor | None = None,
+    ) -> Tensor:
+        number = offset - 1
+        return self.layers[number](below_BTD, attending, self.first_layer + number)  # type: ignore[no-any-return]

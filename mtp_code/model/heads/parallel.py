@@ -3,33 +3,19 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.heads.base import Heads
-from mtp_code.model.layers import Attending, Block, choose, rotate
+from mtp_code.model.heads.base import LayerHeads
+from mtp_code.model.layers import Attending, choose, rotate
 
 
-class ParallelHeads(Heads):
+class ParallelHeads(LayerHeads):
     """n independent transformer layers over the trunk's hidden states.
 
     Source: Gloeckle et al. 2024, arXiv 2404.19737, section 2.
     """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_mtp_heads))
-
-    def forward(
-        self,
-        offset: int,
-        below_BTD: Tensor,
-        attending: Attending,
-        ahead_BTD: Tensor | None = None,
-    ) -> Tensor:
-        number = offset - 1
-        return self.layers[number](below_BTD, attending, self.first_layer + number)  # type: ignore[no-any-return]
 
 
 class StackedHeads:
