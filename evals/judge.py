@@ -41,6 +41,9 @@ from sandbox import Limits, Tier
 # Where a program failed its checks, it makes sense to ask how many.
 _COUNTED: Final[frozenset[VerdictName]] = frozenset({"wrong answer", "exception"})
 
+# What a verdict takes over from a finding.
+_COMMON: Final = frozenset(Finding._fields) & Verdict.model_fields.keys()
+
 # Records that lie beside verdicts.
 _TAKEN_NAMES: Final = (JUDGING_FILE, REFERENCE_BITS_FILE, SAMPLING_FILE, SCORES_FILE)
 
@@ -337,22 +340,13 @@ def _verdict(sample: Sample, found: list[Finding], counts: tuple[int, int] | Non
     finding = _telling(found)
     base, plus = (each.verdict for each in found) if len(found) > 1 else (None, None)
     num_passed, num_checks = counts or (None, None)
+    common = {name: value for name, value in finding._asdict().items() if name in _COMMON}
     return Verdict(
         task_id=sample.task_id,
         index=sample.index,
-        verdict=finding.verdict,
-        detail=finding.detail,
-        ending=finding.ending,
-        exit_code=finding.exit_code,
-        cpu_s=finding.cpu_s,
-        wall_s=finding.wall_s,
-        peak_memory_bytes=finding.peak_memory_bytes,
-        output_tail=finding.output_tail,
-        isolation=finding.isolation,
         base=base,
         plus=plus,
-        num_checks_passed=num_passed,
-        num_checks=num_checks,
+        **common | {"num_checks_passed": num_passed, "num_checks": num_checks},
     )
 
 
