@@ -84,6 +84,17 @@ def load_weights(path: Path, model: MTPModel) -> str:
     return sums[MODEL_FILE]
 
 
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's weights by parameter name, in the precision they have there; their checksum.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    _, sums = _read_state(path)
+    _check_sum(path, MODEL_FILE, sums)
+    return _read_tensors(path / MODEL_FILE), sums[MODEL_FILE]
+
+
 def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
     """Reads optimizer state and progress; the optimizers belong to a model already loaded.
 

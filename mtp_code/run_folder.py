@@ -13,6 +13,7 @@ from mtp_code.data.shards import ShardSet
 from mtp_code.errors import CheckpointError, RecipeError
 from mtp_code.files import write_json
 from mtp_code.machine import current_commit, describe_machine, describe_versions
+from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe
 from mtp_code.tokenizer import Tokenizer, load_tokenizer
@@ -104,6 +105,15 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not record.keys() >= RUN_KEYS:
         raise CheckpointError(f"{run_dir / RUN_FILE}: no run's record; train into another folder")
     return record
+
+
+def model_config(record: Mapping[str, Any], run_dir: Path) -> ModelConfig:
+    """The shape of a run's model.
+
+    Raises:
+        RecipeError: the record's recipe does not hold together.
+    """
+    return validate(Recipe, record["recipe"], where=str(run_dir / RUN_FILE)).model
 
 
 def load_run(run_dir: Path) -> TrainedModel:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 from pydantic import Field, model_validator
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from mtp_code.config import Strict
 from mtp_code.errors import TokenizerError
@@ -197,7 +197,12 @@ class Tokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a text that begins a document, behind an end of text as in training rows."""
-        return [self.end_of_text, *self.encode(text)]
+        return [*self.begin_document, *self.encode(text)]
+
+    @property
+    def begin_document(self) -> list[int]:
+        """What stands before the text of a document, and so of a prompt."""
+        return [self.end_of_text]
 
     def chat(self, message: str, answer_begins: str) -> str:
         """A user's message and the beginning of the answer to it, as the chat template has them.
@@ -273,6 +278,37 @@ class Tokenizer:
             settings |= self.chat_template.special_tokens
             settings["chat_template"] = self.chat_template.source
         (folder / DEFINITION_FILE).write_text(self._definition, encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    def save_for_others(self, folder: Path, context: int) -> None:
+        """Write it so that `transformers` gives a prompt the ids of `encode_prompt`.
+
+        Without a chat template, special tokens spelled in a text stay text there too; with one,
+        they are read as such, as templates need it.
+
+        Args:
+            context: the model's, in tokens.
+        """
+        self.save(folder)
+        begins = [self._backend.id_to_token(token) for token in self.begin_document]
+        backend = tokenizers.Tokenizer.from_str(self._definition)
+        backend.no_padding()
+        backend.no_truncation()
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*begins, "$A"],
+            pair=[*begins, "$A", *(f"{token}:1" for token in begins), "$B:1"],
+            special_tokens=list(zip(begins, self.begin_document, strict=True)),
+        )
+        (folder / DEFINITION_FILE).write_text(backend.to_str(), encoding="utf-8")
+        settings = _json_table(folder / SETTINGS_FILE)
+        settings |= {
+            "bos_token": begins[0] if begins else None,
+            "pad_token": self._end_of_text_text,
+            "split_special_tokens": self.chat_template is None,
+            "model_max_length": context,
+        }
         (folder / SETTINGS_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
