@@ -76,7 +76,7 @@ def to_theirs(
     theirs: dict[str, Tensor] = {}
     for ours, parts in names.items():
         heights = _heights(config, ours, len(parts), weights[ours].shape[0])
-        rows = weights[ours].split(heights)
+        rows = torch.split(weights[ours], heights)
         theirs |= {name: part.clone() for name, part in zip(parts, rows, strict=True)}
         if config.qkv_bias and ours.endswith("attn.out.weight"):
             theirs[parts[0].replace("weight", "bias")] = weights[ours].new_zeros(config.width)
