@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtp_code.cli.options import RunDir
-from mtp_code.cli.show import estimates
+from mtp_code.cli.show import estimates, warn
 
 if TYPE_CHECKING:
     from mtp_code.interop.card import Measured
@@ -31,6 +31,36 @@ def export(
     if written.num_heads:
         parts.append(f"heads/ holds {written.num_heads} heads")
     typer.echo(f"{out}: {', '.join(parts)}")
+
+
+@commands.command("import")
+def import_(
+    source: Annotated[
+        str, typer.Argument(help="A folder in transformers' format, or OWNER/MODEL on the hub.")
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to write; must be new.")],
+    allow_pickle: Annotated[
+        bool,
+        typer.Option("--allow-pickle", help="Read *.bin and *.pth too, with weights_only=True."),
+    ] = False,
+    end_of_text: Annotated[
+        str | None, typer.Option(help="The token that ends a text. [default: its eos_token]")
+    ] = None,
+) -> None:
+    """Take in a model of others as a run folder; no code that comes with it is ever run."""
+    from mtp_code.interop.hugging_face import import_model
+
+    found = import_model(source, out, allow_pickle, end_of_text)
+    config = found.config
+    typer.echo(
+        f"{out}: {found.architecture}, {config.num_layers} layers, {config.num_mtp_heads} "
+        f"head{'s' * (config.num_mtp_heads > 1)}, context {config.context}"
+    )
+    if config.context < found.told_context:
+        warn(
+            f"its context of {found.told_context} is cut to {config.context}, behind which its "
+            "sliding window or dynamic scaling would begin"
+        )
 
 
 def _measured(run: Path) -> "Iterator[Measured]":

@@ -1,15 +1,19 @@
 """Model shapes as transformers' configurations say them."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 
+from mtp_code.config import validate
 from mtp_code.errors import InteropError
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.rope import Llama3Scaling, RopeScaling, YarnScaling
 
 LLAMA: Final = "LlamaForCausalLM"
 QWEN3: Final = "Qwen3ForCausalLM"
+SUPPORTED: Final = (LLAMA, "MistralForCausalLM", "Qwen2ForCausalLM", QWEN3)
+"""What can be imported; SmolLM and DeepSeek-Coder are Llama models."""
 _MODEL_TYPES: Final = {LLAMA: "llama", QWEN3: "qwen3"}
 
 
@@ -99,3 +103,96 @@ def _scaling(scaling: RopeScaling) -> dict[str, Any]:
                 name: value for name in optional if (value := getattr(scaling, name)) is not None
             }
     return values
+
+
+def check_architecture(architecture: str, where: str) -> None:
+    """
+    Raises:
+        InteropError: it is none of ours.
+    """
+    if architecture not in SUPPORTED:
+        raise InteropError(
+            f"{where}: architecture {architecture} is not supported; supported: "
+            f"{', '.join(SUPPORTED)} (code that comes with a model is never run)"
+        )
+
+
+def from_foreign(foreign: Mapping[str, Any], where: str) -> ModelConfig:
+    """Our shape of trunk and head 1 for a configuration that transformers has read.
+
+    The context ends where the architecture stops being ours: at a sliding window, and where
+    rotary scaling begins to depend on the length of the text ("dynamic"). Up to there both are
+    without effect.
+
+    Args:
+        foreign: with all defaults filled in.
+        where: opens the message of an error.
+
+    Raises:
+        InteropError: the architecture, or something about it, is none of ours.
+    """
+    architecture = foreign["architectures"][0]
+    check_architecture(architecture, where)
+    if foreign.get("quantization_config"):
+        method = foreign["quantization_config"].get("quant_method")
+        raise InteropError(f"{where}: weights quantised by {method}; take the model they are from")
+    if (act := foreign.get("hidden_act")) not in ("silu", "swish"):
+        raise InteropError(f"{where}: hidden_act = {act} is not supported; supported: silu")
+    rope = dict(foreign["rope_parameters"])
+    scaling, context = _scaling_from(rope, foreign["max_position_embeddings"], where)
+    window = foreign.get("sliding_window")
+    if window is not None and foreign.get("use_sliding_window", True):
+        context = min(context, window)
+    head_width, width = foreign.get("head_dim"), foreign["hidden_size"]
+    is_usual = head_width == width / foreign["num_attention_heads"]
+    return validate(
+        ModelConfig,
+        {
+            "vocab_size": foreign["vocab_size"],
+            "width": width,
+            "num_layers": foreign["num_hidden_layers"],
+            "num_attn_heads": foreign["num_attention_heads"],
+            "num_kv_heads": foreign["num_key_value_heads"],
+            "attn_head_width": None if is_usual else head_width,
+            "ffn_width": foreign["intermediate_size"],
+            "context": context,
+            "rope_theta": rope["rope_theta"],
+            "rope_scaling": scaling,
+            "norm_eps": foreign["rms_norm_eps"],
+            "qkv_bias": architecture == "Qwen2ForCausalLM" or foreign.get("attention_bias", False),
+            "qk_norm": architecture == QWEN3,
+            "tied_embeddings": foreign["tie_word_embeddings"],
+        },
+        where,
+    )
+
+
+def _scaling_from(
+    rope: Mapping[str, Any], context: int, where: str
+) -> tuple[dict[str, Any] | None, int]:
+    """What ModelConfig.rope_scaling is validated from, and the context."""
+    if rope.get("partial_rotary_factor", 1.0) != 1:
+        raise InteropError(f"{where}: partial_rotary_factor is not supported; supported: 1")
+    kind, original = rope.get("rope_type", "default"), rope.get("original_max_position_embeddings")
+    if kind == "default":
+        return None, context
+    if kind == "dynamic":
+        return None, min(context, original or context)
+    names = {"factor": "factor"}
+    match kind:
+        case "linear":
+            pass
+        case "llama3":
+            names |= {name: name for name in ("low_freq_factor", "high_freq_factor")}
+        case "yarn":
+            optional = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+            names |= {name: name for name in (*optional, "truncate")}
+        case _:
+            raise InteropError(
+                f"{where}: rotary scaling {kind!r} is not supported; supported: default, linear, "
+                "dynamic, llama3, yarn"
+            )
+    values = {ours: rope[name] for ours, name in names.items() if rope.get(name) is not None}
+    if kind != "linear":
+        values["original_context"] = original or context
+    return {"kind": kind, **values}, context

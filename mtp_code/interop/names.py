@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import MTPModel
 
 Names = dict[str, tuple[str, ...]]
 """Their names by ours: the rows of ours are those of theirs, in this order."""
@@ -88,6 +89,19 @@ def to_ours(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     return {
         ours: torch.cat([weights[name] for name in parts]) if len(parts) > 1 else weights[parts[0]]
         for ours, parts in names.items()
+    }
+
+
+def shapes(config: ModelConfig, names: Names) -> dict[str, torch.Size]:
+    """Of the named weights, by their names."""
+    with torch.device("meta"):
+        ours = dict(MTPModel(config).named_parameters())
+    return {
+        name: torch.Size((height, *ours[own].shape[1:]))
+        for own, parts in names.items()
+        for name, height in zip(
+            parts, _heights(config, own, len(parts), ours[own].shape[0]), strict=True
+        )
     }
 
 
