@@ -1,0 +1,70 @@
+"""mtp-code: the one place where training, decoding, judging and containment meet.
+
+A module of commands a topic; a command is a short function that imports what it needs, since
+importing torch takes seconds and judging needs none of it.
+"""
+
+import errno
+import logging
+import sys
+import traceback
+
+import typer
+
+import evals.errors
+import mtp_code.errors
+from mtp_code.cli import benches, evaluating, gating, interop, judging, sampling, training
+from mtp_code.cli.status import BAD_INPUT, BUG, MACHINE_LACKS
+from sandbox import SandboxUnavailable
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
+)
+for module in (training, sampling, judging, evaluating, gating, interop):
+    app.add_typer(module.commands)
+app.add_typer(gating.gate, name="gate")
+app.add_typer(benches.bench, name="bench")
+
+
+def main() -> None:
+    """Exit status: 0 done, 2 bad input, 3 the machine lacks something, 70 our bug.
+
+    The gate has more: see `gate check`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("httpx", "datasets", "fsspec", "torch", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        app()
+    except (evals.errors.InputError, mtp_code.errors.InputError) as error:
+        _fail(str(error), BAD_INPUT)
+    except (
+        evals.errors.MachineError,
+        evals.errors.IncomparableError,
+        mtp_code.errors.MachineError,
+        SandboxUnavailable,
+    ) as error:
+        _fail(str(error), MACHINE_LACKS)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or "disk"
+            _fail(f"{where}: full; what was finished is kept: make room, go on", MACHINE_LACKS)
+        if error.filename is None:
+            _tell_bug()
+        _fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
+    except Exception:  # noqa: BLE001 - told whole
+        _tell_bug()
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"mtp-code: {message}", err=True)
+    sys.exit(status)
+
+
+def _tell_bug() -> None:
+    # Not Python's own exit status for an exception, 1: that would read as a regression.
+    traceback.print_exc()
+    sys.exit(BUG)

@@ -1,0 +1,3 @@
+from mtp_code.cli import main
+
+main()

@@ -1,0 +1,223 @@
+"""Commands that measure, side by side in one run."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import evals.errors
+from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
+from mtp_code.cli.options import BenchmarkName, RunDir
+from mtp_code.cli.show import progress_bar
+
+if TYPE_CHECKING:
+    from evals.coverage import Condition
+
+bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+
+
+@bench.command("decode")
+def bench_decode(
+    run: RunDir,
+    benchmark: BenchmarkName = "humaneval",
+    count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Speculative against plain greedy decoding, into RUN/decode-BENCHMARK.json."""
+    import torch
+
+    from mtp_code.decoding.bench import NUM_ROUNDS, measure
+    from mtp_code.decoding.requests import Request
+    from mtp_code.files import write_json
+    from mtp_code.run_folder import load_run
+
+    torch.set_num_threads(num_threads)
+    loaded = named_benchmark(benchmark)
+    trained = load_run(run)
+    requests = [
+        Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
+        for task in loaded.tasks[:count]
+    ]
+    with progress_bar("decoding rounds") as on_progress:
+        rows = measure(trained.model, trained.tokenizer, requests, on_progress)
+    record = {
+        **provenance(),
+        "model": trained.description,
+        "prompts": {"benchmark": loaded.name, "count": len(requests)},
+        "max_new_tokens": max_new_tokens,
+        "num_threads": num_threads,
+        "repeats": min(NUM_ROUNDS, len(requests)),
+        "rows": rows,
+    }
+    write_json(run / f"decode-{loaded.name}.json", record)
+    for row in rows:
+        typer.echo(_decode_line(row, len(requests)))
+
+
+@bench.command("sandbox")
+def bench_sandbox(
+    rounds: Annotated[int, typer.Option(min=1, help="In each, every tool judges all tasks.")] = 5,
+    peers: Annotated[str, typer.Option(help="Names with commas, all or none.")] = "all",
+    evalplus_python: Annotated[
+        Path | None, typer.Option(help="An interpreter that has EvalPlus. [default: this one]")
+    ] = None,
+    fairness: Annotated[
+        bool, typer.Option("--fairness", help="Instead: 32 workers on two cores, five times.")
+    ] = False,
+    soak: Annotated[
+        int | None, typer.Option(min=1, help="Instead: so many samples, one in 20 hostile.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """The sandbox beside other harnesses and beside itself; exit status 1 is a broken promise.
+
+    Speed that is missed breaks none: that may be the machine's.
+    """
+    from rich.console import Console
+
+    from evals.sandbox_bench import run, tables
+    from mtp_code.files import write_json
+    from mtp_code.machine import describe_versions
+
+    if fairness and soak:
+        raise evals.errors.InputError("--fairness and --soak: one at a time; leave one out")
+    require_sandbox()
+    record = provenance() | {"versions": describe_versions()}
+    with progress_bar("judging") as on_progress:
+        if fairness:
+            record |= run.crowd(on_progress)
+        elif soak:
+            record |= run.last(soak, on_progress)
+        else:
+            names = {"all": run.ALL_PEERS, "none": ()}.get(peers, tuple(peers.split(",")))
+            record |= run.compare(rounds, names, evalplus_python, on_progress)
+    if out is not None:
+        write_json(out, record)
+    console = Console()
+    for table in tables.tables(record):
+        console.print(table)
+    if (fairness or soak) and any(target["is_met"] is False for target in record["targets"]):
+        raise typer.Exit(1)
+
+
+@bench.command("data")
+def bench_data(
+    rounds: Annotated[int, typer.Option(min=1, help="Of which the middle one counts.")] = 3,
+    vocab_size: Annotated[int, typer.Option(min=257, help="Of the BPE.")] = 32_000,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """How fast the standard library is prepared, and what decontamination finds."""
+    from mtp_code.data import bench as data_bench
+    from mtp_code.files import write_json
+    from mtp_code.machine import describe_versions
+
+    references = all_references()
+    with progress_bar("preparing") as on_progress:
+        record = provenance() | {"versions": describe_versions()}
+        record |= data_bench.run(references, rounds, vocab_size, on_progress)
+    if out is not None:
+        write_json(out, record)
+    for line in data_bench.lines(record):
+        typer.echo(line)
+
+
+@bench.command("judge")
+def bench_judge(
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Verdicts beside the reference harnesses' own.")
+    ] = False,
+    load: Annotated[
+        bool, typer.Option("--load", help="Verdicts beside three busy processes a core.")
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Time and memory beside other harnesses.")
+    ] = False,
+    benchmarks: Annotated[
+        str, typer.Option(help="Of --agreement: names with commas.")
+    ] = "humaneval,mbpp@all,humaneval+,mbpp+",
+    mutants: Annotated[int, typer.Option(min=0, help="Of --agreement, a benchmark.")] = 3000,
+    repeats: Annotated[int, typer.Option(min=1, help="Of --load.")] = 10,
+    samples: Annotated[int, typer.Option(min=1, help="Of --load.")] = 3000,
+    rounds: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 3,
+    samples_per_task: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 10,
+    evalplus_python: Annotated[
+        Path | None, typer.Option(help="An interpreter that has EvalPlus. [default: this one]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """The judge beside reference harnesses; exit status 1 is a broken promise.
+
+    Without an option that says which, all three parts are measured. Speed that is missed breaks
+    no promise: that may be the machine's.
+    """
+    from rich.console import Console
+
+    from evals.judge_bench import run, tables
+    from mtp_code.files import write_json
+    from mtp_code.machine import describe_versions
+
+    everything = not (agreement or load or speed)
+    wishes = run.Wishes(
+        agreement_on=benchmarks.split(",") if agreement or everything else (),
+        num_mutants=mutants,
+        num_repeats=repeats if load or everything else None,
+        num_samples=samples,
+        num_rounds=rounds if speed or everything else None,
+        samples_per_task=samples_per_task,
+    )
+    require_sandbox()
+    command = [sys.executable, "-m", "mtp_code.cli", "judge", "--no-cache", "--no-count-checks"]
+    with progress_bar("judging") as on_progress:
+        measured = run.measure(wishes, command, evalplus_python, on_progress)
+    record = provenance() | {"versions": describe_versions()} | measured
+    if out is not None:
+        write_json(out, record)
+    console = Console()
+    for table in tables.tables(record):
+        console.print(table)
+    if run.breaks_a_promise(record):
+        raise typer.Exit(1)
+
+
+@bench.command("intervals")
+def bench_intervals(
+    simulations: Annotated[int, typer.Option(min=100, help="For each condition.")] = 2000,
+) -> None:
+    """The estimator against exact arithmetic, and how often the intervals hold the truth."""
+    from evals import coverage
+
+    error, num_cases = coverage.worst_error()
+    typer.echo(f"pass@k: off by {error:.1e} at most in {num_cases:,} cases of n ≤ 1,000")
+    typer.echo(f"95 % intervals over tasks and over samples, {simulations:,} simulations each:")
+    for condition in coverage.CONDITIONS:
+        typer.echo(_coverage_line(condition, coverage.coverage(condition, simulations)))
+    typer.echo("the same of a difference, over samples:")
+    for condition in coverage.DIFFERENCES:
+        covered = coverage.coverage_of_difference(condition, simulations)
+        typer.echo(_coverage_line(condition, [covered]))
+    typer.echo("where hardly a task tells anything, they do not hold:")
+    for condition in coverage.LIMITS:
+        typer.echo(_coverage_line(condition, coverage.coverage(condition, simulations)))
+
+
+def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
+    name = f"speculative, {row['drafts']} drafts" if row["drafts"] else "plain"
+    offsets = " ".join(f"{rate:.2f}" for rate in row["acceptance_by_offset"])
+    return (
+        f"{name:<22} {row['tokens_per_s']:7.0f} tok/s | {row['tokens_per_forward']:.2f} a forward "
+        f"| {row['speed_up']:.2f}× ({row['speed_up_low']:.2f}–{row['speed_up_high']:.2f}) "
+        f"| {row['identical_outputs']}/{num_prompts} identical"
+        + (f" | accepted by offset {offsets}" if offsets else "")
+    )
+
+
+def _coverage_line(condition: "Condition", covered: "Iterable[float | None]") -> str:
+    shared = f" of {condition.num_origins} origins" if condition.num_origins else ""
+    shares = ["—" if share is None else f"{100 * share:.1f} %" for share in covered]
+    return (
+        f"  {condition.num_tasks} tasks{shared} × {condition.num_samples}, pass@{condition.k} "
+        f"of {100 * condition.mean_pass_at_k:.0f} %: {', '.join(shares)}"
+    )

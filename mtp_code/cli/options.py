@@ -1,0 +1,71 @@
+"""What several commands take, said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import evals.errors
+from sandbox import Tier
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a recipe's value."),
+]
+
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name or TOML file.")]
+
+
+RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+TokensDir = Annotated[
+    Path | None, typer.Option("--tokens", help="Token shards. [default: tokens/RECIPE]")
+]
+
+
+BenchmarkName = Annotated[
+    str,
+    typer.Option(
+        "--benchmark",
+        help="humaneval, humaneval+, mbpp, mbpp-sanitized, mbpp+, apps-LEVEL, micro, micro-hard, "
+        "or a JSON Lines file of tasks.",
+    ),
+]
+
+
+PromptFormatName = Annotated[
+    str | None, typer.Option(help="How questions are put. [default: the benchmark's]")
+]
+
+
+PostProcessingName = Annotated[
+    str | None, typer.Option(help="From answers to code. [default: the format's]")
+]
+
+
+InTier = Annotated[
+    Tier,
+    typer.Option("--tier", help="How strongly code is contained.", callback=lambda t: held(t)),
+]
+
+
+KOption = Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")]
+
+
+JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
+
+
+NoSandbox = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-no-sandbox", help="Run untrusted code uncontained; marked in every verdict."
+    ),
+]
+
+
+def held(tier: Tier) -> Tier:
+    if tier is Tier.NONE:
+        raise evals.errors.InputError("--tier none: say --unsafe-no-sandbox if you mean it")
+    return tier

@@ -1,0 +1,111 @@
+"""What a person sees while a command runs: on stderr, so that stdout holds results alone."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from evals.records import Estimate
+    from mtp_code.data.prepare import Progress as DataProgress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def warn(message: str) -> None:
+    typer.echo(f"note: {message}", err=True)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Shows the newest of many messages: in place on a terminal, else one every ten seconds."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("") as status:
+            yield status.update
+        return
+    shown_s = -math.inf
+    newest = ""
+
+    def show(message: str) -> None:
+        nonlocal shown_s, newest
+        newest = message
+        if time.monotonic() - shown_s >= SECONDS_BETWEEN_LINES:
+            shown_s, newest = time.monotonic(), ""
+            console.print(message, highlight=False, soft_wrap=True)
+
+    yield show
+    if newest:
+        console.print(newest, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def stage_bars() -> "Iterator[Callable[[DataProgress], None]]":
+    """A bar for each stage of preparation, or lines where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with status_line() as show:
+            yield lambda p: show(f"{p.stage}: {p.done / max(p.total, 1):.0%}")
+        return
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def on_progress(progress: "DataProgress") -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(progress.stage)
+            bar.update(tasks[progress.stage], completed=progress.done, total=progress.total)
+
+        yield on_progress
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with time left, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def sum_of_parts(sizes: Mapping[Any, float], show: Callable[[float], str]) -> str:
+    """A sum and what it is made of."""
+    parts = ", ".join(f"{name} {show(size)}" for name, size in sizes.items())
+    return f"{show(sum(sizes.values()))} = {parts}"
+
+
+def short_count(number: float) -> str:
+    return _scaled(number, 1000, ("", " k", " M", " G", " T"))
+
+
+def short_size(num_bytes: float) -> str:
+    return _scaled(num_bytes, 1024, (" B", " KiB", " MiB", " GiB"))
+
+
+def _scaled(number: float, step: int, units: Sequence[str]) -> str:
+    """Three digits or so, in the largest unit that leaves one before the point."""
+    power = 0
+    while number >= step and power + 1 < len(units):
+        number, power = number / step, power + 1
+    return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}{units[power]}"
+
+
+def estimates(name: str, by_k: "Mapping[str, Estimate]") -> list[str]:
+    """Each with its interval, in per cent; the name has a place for k."""
+    return [
+        f"{name.format(k)} {100 * estimate.value:.1f} % "
+        f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+        for k, estimate in by_k.items()
+    ]

@@ -1,0 +1,118 @@
+"""Commands from corpus to checkpoint."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mtp_code.cli.common import all_references
+from mtp_code.cli.options import Overrides, RecipeName, TokensDir
+from mtp_code.cli.show import short_count, short_size, stage_bars, status_line, sum_of_parts
+
+if TYPE_CHECKING:
+    from mtp_code.recipe import Recipe
+    from mtp_code.training.memory import Peak
+
+commands = typer.Typer()
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@commands.command()
+def prepare(
+    recipe: RecipeName,
+    tokens: TokensDir = None,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. [default: one a core]")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Then read all of it again.")] = False,
+) -> None:
+    """Turn a recipe's corpora into token shards and a data card; goes on where it was stopped."""
+    from mtp_code.data.shards import open_shards
+    from mtp_code.recipe import load_recipe
+
+    folder = prepare_tokens(load_recipe(recipe, overrides or ()), tokens, workers)
+    if check:
+        open_shards(folder, check_all=True)
+        typer.echo(f"{folder}: all as it was written")
+
+
+@commands.command()
+def train(
+    recipe: RecipeName,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder; goes on if begun. [default: runs/RECIPE]")
+    ] = None,
+    tokens: TokensDir = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train a recipe, preparing its data first where that was not done."""
+    from mtp_code.data.shards import open_shards
+    from mtp_code.recipe import load_recipe
+    from mtp_code.training.loop import train as train_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+    shards = open_shards(prepare_tokens(loaded, tokens))
+    run_dir = run or Path("runs") / loaded.name
+    with status_line() as show:
+        train_recipe(loaded, shards, run_dir, lambda progress: show(str(progress)))
+    typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
+
+
+@commands.command()
+def memory(
+    recipe: RecipeName,
+    on: Annotated[Device, typer.Option(help="Whose chunks of logits.")] = Device.GPU,
+    overrides: Overrides = None,
+) -> None:
+    """Predict a recipe's peak of memory, part by part, and its arithmetic; allocates nothing."""
+    from mtp_code.recipe import load_recipe
+    from mtp_code.training.memory import predict_peak
+
+    loaded = load_recipe(recipe, overrides or ())
+    peak = predict_peak(loaded, "cpu" if on is Device.CPU else "cuda")
+    for line in _memory_lines(loaded, peak):
+        typer.echo(line)
+
+
+def prepare_tokens(recipe: "Recipe", tokens: Path | None, workers: int | None = None) -> Path:
+    """The folder of the recipe's token shards, made if they are not there."""
+    from mtp_code.data.prepare import prepare
+
+    folder = tokens or Path("tokens") / recipe.name
+    with stage_bars() as on_progress:
+        manifest = prepare(
+            recipe.data, recipe.tokenizer, folder, all_references(), on_progress, workers
+        )
+    num_tokens = sum(source.train.num_tokens for source in manifest.sources.values())
+    typer.echo(f"{folder}: {num_tokens / 1e6:.2f} M tokens to train on")
+    return folder
+
+
+def _memory_lines(recipe: "Recipe", peak: "Peak") -> Iterator[str]:
+    from mtp_code.gpus import GPUS
+    from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+
+    model, training = recipe.model, recipe.training
+    flops = flops_per_token(model, training.row_tokens)
+    ratio = flops_ratio(model, training.row_tokens)
+    rows = training.rows // training.micro_batches
+    yield f"{recipe.name} | {model.num_layers} layers, {model.num_mtp_heads} {model.heads} heads"
+    yield f"parameters | {sum_of_parts(asdict(count_parameters(model)), short_count)}"
+    yield f"FLOPs a token | {sum_of_parts(asdict(flops), short_count)}"
+    yield f"  {ratio:.3f} times those of a next-token model with as many layers"
+    yield f"peak of memory | {sum_of_parts(peak.bytes_by_part, short_size)}"
+    yield f"  fp32, micro-batches of {rows} × {training.row_tokens} tokens"
+    by_memory: dict[int, list[str]] = {}
+    for gpu in GPUS:
+        if peak.total_bytes <= gpu.memory_bytes:
+            by_memory.setdefault(gpu.memory_bytes, []).append(gpu.name)
+    fitting = [f"{short_size(size)}: {', '.join(names)}" for size, names in by_memory.items()]
+    yield f"fits | {' | '.join(fitting) or 'none of the GPUs that we know'}"
