@@ -13,7 +13,7 @@ _DESCRIPTORS_BYTES: Final = socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
 # A room's waiting process handles two messages a sample, and after each fork whatever it touches is
 # copied for it, page by page: so without the layers around json's scanner and encoder, nor those
 # around recvmsg().
-_scan: Final = json.JSONDecoder().scan_once
+_scan: Final = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _encode: Final = encoder.c_make_encoder(  # type: ignore[attr-defined]
     None, None, encoder.encode_basestring_ascii, None, ":", ",", False, False, True
 )

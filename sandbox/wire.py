@@ -177,7 +177,8 @@ def _no_json(value: object) -> object:
 
 # Made once, and without the layers that json puts around them: each costs a sample, which has just
 # been forked, copies of the pages that it touches.
-_scan: Final = json.JSONDecoder(object_pairs_hook=_refuse, parse_constant=_refuse).scan_once
+_decoder: Final = json.JSONDecoder(object_pairs_hook=_refuse, parse_constant=_refuse)
+_scan: Final = _decoder.scan_once  # type: ignore[attr-defined]
 _encode: Final = encoder.c_make_encoder(  # type: ignore[attr-defined]
     None, _no_json, encoder.encode_basestring_ascii, None, ":", ",", False, False, True
 )

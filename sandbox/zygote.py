@@ -232,11 +232,12 @@ def _fork(plan: Plan) -> int:
     return pid
 
 
-def _contain(control: socket.socket, plan: Plan, *steps: tuple[libc.Prepared, ...]) -> None:
+def _contain(control: socket.socket, plan: Plan, *calls: tuple[libc.Prepared, ...]) -> None:
+    """Make calls in their order, the last of which are the steps of containment."""
     try:
-        for each in steps[:-1]:
+        for each in calls[:-1]:
             libc.run(each)
-        contain.contain_sample(plan, steps[-1])
+        contain.contain_sample(plan, calls[-1])
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
         _say_why(control, error)
 
