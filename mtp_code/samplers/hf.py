@@ -75,8 +75,8 @@ class TransformersSampler:
             else:
                 yield question, ""
         prompts.sort(key=lambda pair: len(pair[1]))
-        for batch in _batched(prompts, self._batch_rows):
-            yield from self._answer(batch, drawing, context)
+        for start in range(0, len(prompts), self._batch_rows):
+            yield from self._answer(prompts[start : start + self._batch_rows], drawing, context)
 
     @torch.inference_mode()
     def _answer(
@@ -84,14 +84,13 @@ class TransformersSampler:
     ) -> list[tuple[Asked, str]]:
         longest = max(len(prompt) for _, prompt in batch)
         rooms = [
-            min(drawing.max_new_tokens, (context or len(prompt) + drawing.max_new_tokens) - len(prompt))
+            min(drawing.max_new_tokens, context - len(prompt)) if context else drawing.max_new_tokens
             for _, prompt in batch
         ]
         padded = [[0] * (longest - len(prompt)) + prompt for _, prompt in batch]
         mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for _, prompt in batch]
-        ends = _Ends(
-            self._tokenizer, [question.stops for question, _ in batch], self._end_of_text, longest, rooms
-        )
+        stops = [question.stops for question, _ in batch]
+        ends = _Ends(self._tokenizer, stops, self._end_of_text, longest, rooms)
         draws = []
         if drawing.temperature > 0:
             uniforms = [uniforms_for(q.seed, drawing.max_new_tokens) for q, _ in batch]

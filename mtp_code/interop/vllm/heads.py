@@ -123,7 +123,7 @@ class ParallelHeadsEagle3(Eagle3LlamaForCausalLM):  # type: ignore[misc]
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         nn.Module.__init__(self)
         self.config = vllm_config.speculative_config.draft_model_config.hf_config
-        _check(vllm_config, self.config)
+        check(vllm_config, self.config)
         self.width = self.config.trunk_hidden_size
         self.num_slots = self.config.num_hidden_layers
         self.model = _Heads(
@@ -193,7 +193,7 @@ class ParallelHeadsEagle3(Eagle3LlamaForCausalLM):  # type: ignore[misc]
         return AutoWeightsLoader(self).load_weights(weights, mapper=mapper)  # type: ignore[no-any-return]
 
 
-def _check(vllm_config: VllmConfig, heads: Any) -> None:
+def check(vllm_config: VllmConfig, heads: Any) -> None:
     """
     Raises:
         ValueError: heads of another target, or a setting under which they would draft wrongly.
