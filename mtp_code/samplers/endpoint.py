@@ -69,14 +69,12 @@ class EndpointSampler:
         model: str,
         endpoint: str = OPENAI,
         key_variable: str = KEY_VARIABLE,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),
     ) -> None:
         try:
             import openai
         except ImportError:
-            raise MachineError(
-                "the client is not installed; pip install 'mtp-code[api]'"
-            ) from None
+            raise MachineError("the client is not installed; pip install 'mtp-code[api]'") from None
         _check_url(endpoint)
         self._openai: Any = openai
         self._endpoint, self._limits, self._key_variable = endpoint, limits, key_variable
@@ -106,8 +104,7 @@ class EndpointSampler:
         pool = ThreadPoolExecutor(self._limits.concurrent, thread_name_prefix="endpoint")
         try:
             futures: dict[Future[str], Asked] = {
-                pool.submit(self._answer, client, question, drawing): question
-                for question in asked
+                pool.submit(self._answer, client, question, drawing): question for question in asked
             }
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
@@ -135,7 +132,7 @@ class EndpointSampler:
                     raise self._refused(question, error) from None
                 refusal = self._refused(question, error)
                 self._pace.pause(_seconds_to_wait(error.response.headers, attempt))
-            except (self._openai.APIStatusError,) as error:
+            except self._openai.APIStatusError as error:
                 if error.status_code not in (408, 409):
                     raise self._refused(question, error) from None
                 refusal = self._refused(question, error)
@@ -157,9 +154,7 @@ class EndpointSampler:
             "run the same command again to go on"
         )
 
-    def _ask(
-        self, client: Any, question: Question, drawing: Drawing, num_stops: int | None
-    ) -> Any:
+    def _ask(self, client: Any, question: Question, drawing: Drawing, num_stops: int | None) -> Any:
         settings: dict[str, Any] = {
             "model": self.model["model"],
             "temperature": drawing.temperature,
@@ -192,13 +187,13 @@ class EndpointSampler:
                 path = "/chat/completions" if question.is_chat else "/completions"
                 other = "a plain one" if question.is_chat else "chat-reply"
                 return InputError(
-                    f"{self._endpoint}: has no {path} for model {model} ({said}); check the URL and "
-                    f"the name, or try another --prompt-format ({other})"
+                    f"{self._endpoint}: has no {path} for model {model} ({said}); check the URL "
+                    f"and the name, or try another --prompt-format ({other})"
                 )
             case 400 if "context" in said or "too long" in said or "max_tokens" in said:
                 return InputError(
-                    f"{self._endpoint}: {question.task_id} does not fit {model}'s context ({said}); "
-                    "lower --max-new-tokens"
+                    f"{self._endpoint}: {question.task_id} does not fit {model}'s context "
+                    f"({said}); lower --max-new-tokens"
                 )
             case None:
                 return InputError(f"{self._endpoint}: {said}")
@@ -323,5 +318,5 @@ def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:
 
 
 def _back_off_s(attempt: int) -> float:
-    """Doubles from half a second on, less up to half by chance so that not all come back at once."""
+    """Doubles from half a second on, less up to half by chance: not all shall come back at once."""
     return min(LONGEST_BACK_OFF_S, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)

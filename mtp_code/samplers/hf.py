@@ -1,7 +1,6 @@
 """Any model that transformers can load, by its own `generate`."""
 
 from collections.abc import Iterable, Iterator, Sequence
-
 from typing import Any
 
 import torch
@@ -84,7 +83,9 @@ class TransformersSampler:
     ) -> list[tuple[Asked, str]]:
         longest = max(len(prompt) for _, prompt in batch)
         rooms = [
-            min(drawing.max_new_tokens, context - len(prompt)) if context else drawing.max_new_tokens
+            min(drawing.max_new_tokens, context - len(prompt))
+            if context
+            else drawing.max_new_tokens
             for _, prompt in batch
         ]
         padded = [[0] * (longest - len(prompt)) + prompt for _, prompt in batch]
@@ -155,8 +156,8 @@ class _Ends(transformers.StoppingCriteria):  # type: ignore[misc]
                 self._is_done[number] = True
                 continue
             self.lengths[number] = len(answer)
-            self._is_done[number] = (
-                len(answer) >= self._rooms[number] or self._holds_stop(number, answer)
+            self._is_done[number] = len(answer) >= self._rooms[number] or self._holds_stop(
+                number, answer
             )
         return torch.tensor(self._is_done, device=input_ids.device)
 

@@ -39,9 +39,7 @@ class OurSampler:
             if not has_room(question, len(prompt), model.config.context):
                 yield question, ""
                 continue
-            requests.append(
-                Request(prompt, drawing.max_new_tokens, question.stops, question.seed)
-            )
+            requests.append(Request(prompt, drawing.max_new_tokens, question.stops, question.seed))
             question_by_request[id(requests[-1])] = question
         sampling = SamplingConfig(temperature=drawing.temperature, top_p=drawing.top_p)
         for completion in decode_speculative(

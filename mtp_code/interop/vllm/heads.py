@@ -177,9 +177,7 @@ class ParallelHeadsEagle3(Eagle3LlamaForCausalLM):  # type: ignore[misc]
         none of its own.
         """
         num_heads = len(self.model.layers)
-        unused = {
-            f"model.layers.{number}.": None for number in range(num_heads, self.num_slots)
-        }
+        unused = {f"model.layers.{number}.": None for number in range(num_heads, self.num_slots)}
         mapper = WeightsMapper(
             orig_to_new_prefix=unused,
             orig_to_new_stacked={
@@ -224,10 +222,8 @@ def check(vllm_config: VllmConfig, heads: Any) -> None:
         )
     if not (speculative.enforce_eager or target.enforce_eager):
         raise ValueError(
-            f"{folder}: its drafts cannot be captured in graphs; add \"enforce_eager\": true to "
+            f'{folder}: its drafts cannot be captured in graphs; add "enforce_eager": true to '
             "the speculative config (the target may still be captured)"
         )
     if vllm_config.use_v2_model_runner:
-        raise ValueError(
-            f"{folder}: needs vLLM's model runner V1; set VLLM_USE_V2_MODEL_RUNNER=0"
-        )
+        raise ValueError(f"{folder}: needs vLLM's model runner V1; set VLLM_USE_V2_MODEL_RUNNER=0")

@@ -33,7 +33,9 @@ if installed_version() is None:
 
 SHAPES = {"Llama": {}, "Qwen3": {"qk_norm": True}}
 TOKENIZER = BytesTokenizer()
-PROMPTS = [TOKENIZER.encode_prompt(task["prompt"]) for task in generate("test", "micro", seed=0)[:6]]
+PROMPTS = [
+    TOKENIZER.encode_prompt(task["prompt"]) for task in generate("test", "micro", seed=0)[:6]
+]
 MAX_TOKENS = 48
 
 
@@ -79,7 +81,9 @@ def learn(model: MTPModel, num_steps: int) -> None:
         rows_BS = torch.stack([data[start : start + length + num_heads] for start in starts])
         logits_KBTV = model(rows_BS[:, :length])
         loss = sum(
-            F.cross_entropy(logits_KBTV[k].flatten(0, 1), rows_BS[:, k + 1 : k + 1 + length].flatten())
+            F.cross_entropy(
+                logits_KBTV[k].flatten(0, 1), rows_BS[:, k + 1 : k + 1 + length].flatten()
+            )
             for k in range(num_heads)
         )
         optimizer.zero_grad()
@@ -236,7 +240,7 @@ def test_what_would_draft_wrongly_is_refused():
     check(*config(draft_eager=None, target_eager=True))
     with pytest.raises(ValueError, match=r"heads: heads of another model.*hidden_size.*128.*64"):
         check(*config(width=128))
-    with pytest.raises(ValueError, match="num_speculative_tokens = 4.* 3 heads"):
+    with pytest.raises(ValueError, match=r"num_speculative_tokens = 4.* 3 heads"):
         check(*config(num_drafts=4))
     with pytest.raises(ValueError, match='"enforce_eager": true'):
         check(*config(draft_eager=None))
