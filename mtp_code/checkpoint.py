@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from mtp_code.config import Strict
 from mtp_code.errors import CheckpointError
 from mtp_code.files import whole_folder
+from mtp_code.model.low_rank import merged
 from mtp_code.model.mtp import MTPModel
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -90,12 +91,14 @@ def load_weights(path: Path, model: MTPModel) -> str:
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """A checkpoint's weights by parameter name, in the precision they have there; their checksum.
 
+    Low-rank additions are in them.
+
     Raises:
         CheckpointError: missing or damaged.
     """
     _, sums = _read_state(path)
     _check_sum(path, MODEL_FILE, sums)
-    return _read_tensors(path / MODEL_FILE), sums[MODEL_FILE]
+    return merged(_read_tensors(path / MODEL_FILE)), sums[MODEL_FILE]
 
 
 def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
@@ -170,6 +173,8 @@ def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
 
 def _load_into(file: Path, parameters: dict[str, Tensor]) -> None:
     tensors = _read_tensors(file)
+    if parameters.keys() != tensors.keys():  # low-rank additions, which a run trains apart
+        tensors = merged(tensors)
     if missing := sorted(parameters.keys() ^ tensors.keys()):
         raise CheckpointError(f"{file}: holds another model's weights (differs in {missing[0]})")
     for name, parameter in parameters.items():

@@ -66,8 +66,11 @@ _BEGIN_KEY: Final = "begin_document"
 
 _NUM_BYTES: Final = 256
 
+# Tokens before an answer that decide how its first one is decoded: more than a character's bytes.
+_ENOUGH_BEFORE: Final = 8
+
 # Where tokenizers differ: newlines, indentation, digits, contractions, other scripts, white space.
-_PROBES: Final = (
+PROBES: Final = (
     "def f(x):\n    return x\n\n\n\tpass  \r\n",
     " it's 12345 + 6.7e-8\n",
     "é 漢字 \U0001f600 \u00a0\u3000",
@@ -261,19 +264,47 @@ class Tokenizer:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def encode_after(self, text: str) -> list[int]:
+        """The ids of a text that goes on where another ended, tokenized apart from that.
+
+        Differs from `encode` for tokenizers that put a space before a text.
+
+        Raises:
+            TokenizerError: the text holds a lone surrogate, which is no Unicode character.
+        """
+        if self._is_byte_level:
+            return self.encode(text)
+        before, joined = self.encode("\n"), self.encode(f"\n{text}")
+        return joined[len(before) :] if joined[: len(before)] == before else self.encode(text)
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of ids that go on where others ended.
+
+        Differs from `decode` for tokenizers that take a space off the start of a text: without
+        what is before it, an answer would lose a space of its indentation.
+        """
+        if self._is_byte_level:
+            return self.decode(ids)
+        before = list(before)[-_ENOUGH_BEFORE:]
+        known, text = self.decode(before), self.decode([*before, *ids])
+        return text.removeprefix(known) if text.startswith(known) else self.decode(ids)
+
+    @property
+    def _is_byte_level(self) -> bool:
+        return isinstance(self._backend.decoder, decoders.ByteLevel)
+
     def token_num_bytes(self) -> npt.NDArray[np.int64]:
         """How many bytes of UTF-8 each id stands for; none for special tokens.
 
         Sums to the bytes of the text for byte-level tokenizers, which most are. A tokenizer that
         marks spaces with U+2581 may add one at the start of a text that is not there.
         """
-        is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
         added = self._backend.get_added_tokens_decoder()
         num_bytes = np.zeros(self.vocab_size, dtype=np.int64)
         for token, token_id in self._backend.get_vocab().items():
             if token_id in added:
                 num_bytes[token_id] = 0 if added[token_id].special else len(token.encode())
-            elif is_byte_level:
+            elif self._is_byte_level:
                 num_bytes[token_id] = len(token)  # spelled with one character for each byte
             elif _BYTE_TOKEN.fullmatch(token):
                 num_bytes[token_id] = 1
@@ -469,7 +500,7 @@ def wrap_foreign(foreign: Any, end_of_text: str | None, where: str) -> Tokenizer
         tokenizer = Tokenizer(definition, end_of_text, _chat_template(settings), None, begin)
     except TokenizerError as error:
         raise TokenizerError(f"{where}: {error}") from None
-    for text in _PROBES:
+    for text in PROBES:
         if foreign(text, add_special_tokens=False).input_ids != tokenizer.encode(text):
             raise TokenizerError(
                 f"{where}: transformers tokenizes {text!r} otherwise than tokenizer.json says; "
@@ -557,10 +588,12 @@ def _spelling(token: Any) -> str | None:
 
 
 def _ids_of(backend: tokenizers.Tokenizer, spelled: Sequence[str]) -> list[int]:
-    ids = {token: backend.token_to_id(token) for token in spelled}
-    if missing := [token for token, token_id in ids.items() if token_id is None]:
-        raise TokenizerError(f"the vocabulary has no {missing[0]!r} to begin documents with")
-    return [ids[token] for token in spelled]
+    ids = []
+    for token in spelled:
+        if (token_id := backend.token_to_id(token)) is None:
+            raise TokenizerError(f"the vocabulary has no {token!r} to begin documents with")
+        ids.append(token_id)
+    return ids
 
 
 def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:

@@ -1,13 +1,15 @@
 """Commands that hand models to others and take theirs."""
 
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtp_code.cli.options import RunDir
-from mtp_code.cli.show import estimates, warn
+from mtp_code.cli.options import Overrides, RunDir, TokensDir
+from mtp_code.cli.show import estimates, status_line, warn
+from mtp_code.cli.training import prepare_tokens
 
 if TYPE_CHECKING:
     from mtp_code.interop.card import Measured
@@ -61,6 +63,45 @@ def import_(
             f"its context of {found.told_context} is cut to {config.context}, behind which its "
             "sliding window or dynamic scaling would begin"
         )
+
+
+class Trained(StrEnum):
+    HEADS = "heads"
+    LORA = "lora"
+    ALL = "all"
+
+
+@commands.command("add-heads")
+def add_heads(
+    run: RunDir,
+    num_heads: Annotated[int, typer.Option(min=2, help="Of all, head 1 included.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; goes on if begun. [default: RUN-N-heads]")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Data and training; model and tokenizer are the run's.")
+    ] = "add-heads",
+    train: Annotated[
+        Trained,
+        typer.Option(help="New heads; these, and low-rank additions to the layers; or all."),
+    ] = Trained.HEADS,
+    distillation: Annotated[
+        float, typer.Option(min=0, help="Weight of learning from head 1; 0 is none.")
+    ] = 1.0,
+    tokens: TokensDir = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train further heads onto a run, or an imported model; they begin as its head 1."""
+    from mtp_code.data.shards import open_shards
+    from mtp_code.interop.add_heads import heads_recipe
+    from mtp_code.training.loop import train as train_recipe
+
+    made = heads_recipe(run, num_heads, recipe, train.value, distillation or None, overrides or ())
+    shards = open_shards(prepare_tokens(made, tokens))
+    run_dir = out or run.with_name(f"{run.resolve().name}-{num_heads}-heads")
+    with status_line() as show:
+        train_recipe(made, shards, run_dir, lambda progress: show(str(progress)))
+    typer.echo(f"{run_dir}: {num_heads} heads, {made.schedule.num_steps} steps")
 
 
 def _measured(run: Path) -> "Iterator[Measured]":

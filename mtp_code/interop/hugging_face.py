@@ -15,6 +15,7 @@ from mtp_code.interop.configs import check_architecture, from_foreign
 from mtp_code.interop.export import DRAFT_ARCHITECTURE, HEADS_DIR, MAIN_DIR
 from mtp_code.interop.files import CONFIG_FILE, check_names, folder_of, read_json, read_weights
 from mtp_code.interop.names import Names, names_of_later_heads, names_of_main, shapes, to_ours
+from mtp_code.interop.published import PUBLISHED, is_published, read_published
 from mtp_code.model.config import ModelConfig
 from mtp_code.run_folder import write_import
 from mtp_code.tokenizer import Tokenizer, wrap_foreign
@@ -37,8 +38,9 @@ def import_model(
     """Writes a transformers model as a run folder, from which everything here decodes.
 
     Args:
-        source: a folder, one that `export` wrote (then all heads come along), or OWNER/MODEL.
-        allow_pickle: read `pytorch_model.bin` where there are no safetensors.
+        source: OWNER/MODEL, or a folder: transformers', one that `export` wrote (then all heads
+            come along), or one of the published multi-token checkpoints.
+        allow_pickle: read pickles where there are no safetensors.
         end_of_text: by default, what the tokenizer calls `eos_token`.
 
     Raises:
@@ -47,6 +49,12 @@ def import_model(
     """
     check_new(out)
     folder = folder_of(source, allow_pickle)
+    name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+    if is_published(folder):
+        config, weights, tokenizer = read_published(folder, allow_pickle)
+        told = {"from": source, "architecture": PUBLISHED, "sha256": {name: _sha256(weights)}}
+        write_import(out, name, told, config, weights, tokenizer)
+        return Imported(PUBLISHED, config, config.context)
     heads_dir = None
     if not (folder / CONFIG_FILE).exists() and (folder / MAIN_DIR / CONFIG_FILE).exists():
         heads_dir = folder / HEADS_DIR if (folder / HEADS_DIR).exists() else None
@@ -62,7 +70,6 @@ def import_model(
         sums[heads_dir.name] = _sha256(later)
         weights |= to_ours(later, names_of_later_heads(config))
     told = {"from": source, "architecture": foreign["architectures"][0], "sha256": sums}
-    name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
     write_import(out, name, told, config, weights, tokenizer)
     return Imported(foreign["architectures"][0], config, foreign["max_position_embeddings"])
 

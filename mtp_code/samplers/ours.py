@@ -46,4 +46,5 @@ class OurSampler:
             model, tokenizer, requests, model.num_mtp_heads - 1, self._batch_rows, sampling
         ):
             question = question_by_request[id(completion.request)]
-            yield question, cut_at_stops(tokenizer.decode(completion.tokens), question.stops)
+            text = tokenizer.decode_after(completion.request.prompt, completion.tokens)
+            yield question, cut_at_stops(text, question.stops)
