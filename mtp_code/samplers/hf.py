@@ -106,8 +106,8 @@ class TransformersSampler:
             stopping_criteria=transformers.StoppingCriteriaList([ends]),
         ).tolist()
         answers = []
-        for (question, _), row, end in zip(batch, rows, ends.lengths, strict=True):
-            text = self._tokenizer.decode(row[longest : longest + end])
+        for (question, prompt), row, end in zip(batch, rows, ends.lengths, strict=True):
+            text = self._tokenizer.decode_after(prompt, row[longest : longest + end])
             answers.append((question, cut_at_stops(text, question.stops)))
         return answers
 

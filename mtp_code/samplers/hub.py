@@ -11,6 +11,9 @@ import transformers
 from mtp_code.errors import InputError
 from mtp_code.samplers.base import Chat, Question
 
+ENOUGH_BEFORE = 8
+"""Tokens before an answer that decide how its first one is spelled."""
+
 
 class HubTokenizer:
     """A model's own tokenizer, used as its makers mean it to be.
@@ -48,6 +51,15 @@ class HubTokenizer:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of ids that go on where others ended.
+
+        Alone, it might lack a space: some tokenizers take one off the start of a text.
+        """
+        before = list(before)[-ENOUGH_BEFORE:]
+        known, text = self.decode(before), self.decode([*before, *ids])
+        return text.removeprefix(known) if text.startswith(known) else self.decode(ids)
 
     @property
     def eos_token_id(self) -> int | None:

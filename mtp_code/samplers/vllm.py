@@ -114,6 +114,6 @@ class VllmSampler:
         ]
         prompts: Any = [{"prompt_token_ids": prompt} for _, prompt in waiting]
         outputs = self._llm.generate(prompts, settings, use_tqdm=False)
-        for (question, _), output in zip(waiting, outputs, strict=True):
-            text = self._tokenizer.decode(output.outputs[0].token_ids)
+        for (question, prompt), output in zip(waiting, outputs, strict=True):
+            text = self._tokenizer.decode_after(prompt, output.outputs[0].token_ids)
             yield question, cut_at_stops(text, question.stops)
