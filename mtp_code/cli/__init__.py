@@ -35,7 +35,7 @@ def main() -> None:
     The gate has more: see `gate check`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "datasets", "fsspec", "torch", "matplotlib"):
+    for name in ("httpx", "httpx2", "openai", "datasets", "fsspec", "torch", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         app()
