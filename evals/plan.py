@@ -74,7 +74,7 @@ class Plan:
         source = counting_source([task.checks, task.plus_checks])
         assert task.oracle is not None
         num_inputs = sum(len(json.loads(inputs)) for inputs in task.oracle.inputs.values())
-        return Counting(Checks(source, task.checked_names), num_inputs)
+        return Counting(replace(checks_of(task), source=source), num_inputs)
 
     @cached_property
     def _counting_part(self) -> _Part | None:

@@ -30,14 +30,21 @@ def program_of(task: Task, sample: Sample) -> str:
 
 def checks_of(task: Task) -> Checks:
     assert task.checks, f"{task.task_id}: checks are to come, from with_expected_outputs"
-    return Checks(source=task.checks, names=task.checked_names)
+    return _checks(task, task.checks)
 
 
 def plus_checks_of(task: Task) -> Checks | None:
     """The checks of a + task's further inputs, to be held to besides `checks_of`."""
     if task.plus_checks is None:
         return None
-    return Checks(source=task.plus_checks, names=task.checked_names)
+    return _checks(task, task.plus_checks)
+
+
+def _checks(task: Task, source: str) -> Checks:
+    # Those that hold answers to a reference's are ours: they ask for some, then for more, and
+    # change nothing but what is theirs.
+    are_ours = task.oracle is not None
+    return Checks(source, task.checked_names, are_live=are_ours, are_tidy=are_ours)
 
 
 def limits_of(task: Task, limits: Limits) -> Limits:
