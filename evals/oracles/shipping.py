@@ -17,6 +17,7 @@ from evals.counting import COUNTS, telling
 
 # What the checks call in the program's process.
 ANSWERS: Final = "__mtp_code_answers__"
+_LINE: Final = "__mtp_code_line__"
 
 
 def with_answers(program: str) -> str:
@@ -28,11 +29,11 @@ def with_answers(program: str) -> str:
 
 
 def with_record(program: str, entry_point: str, atol: float, rule: str | None) -> str:
-    """The program, followed by what reads inputs off its standard input and writes its answers."""
+    """The program, followed by what reads lines of inputs and writes a line of answers to each."""
     return (
         f"{program}\n{ANSWERS} = {_loaded('answering')}\n"
-        f"import sys\nsys.stdout.write({ANSWERS}['record']"
-        f"({entry_point}, sys.stdin.read(), {atol!r}, {rule!r}))\n"
+        f"import sys\nfor {_LINE} in sys.stdin.read().splitlines(): sys.stdout.write({ANSWERS}"
+        f"['record']({entry_point}, {_LINE}, {atol!r}, {rule!r}) + '\\n')\n"
     )
 
 
