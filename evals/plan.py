@@ -107,6 +107,14 @@ def fingerprint() -> list[str]:
     return [sys.implementation.name, sys.version, platform.machine(), hashed.hexdigest()]
 
 
+def machine() -> list[str]:
+    """What else of this machine may move a finding: its kernel, and the C library's arithmetic.
+
+    The nodes of a cluster may differ in these; findings are kept under those of the caller.
+    """
+    return [platform.release(), *platform.libc_ver()]
+
+
 def _contents(place: Traversable) -> Iterator[bytes]:
     if place.is_file():
         yield place.read_bytes()

@@ -115,6 +115,26 @@ def mbpp_checks(
     )
 
 
+def can_fail(checks: str, names: Iterable[str]) -> bool:
+    """Whether anything in the checks could fail by itself, but for the program's own functions.
+
+    That is an assertion, something raised, or a call of what was not defined here.
+    """
+    tree = _parse(checks)
+    own = {*names, *vars(builtins)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own |= {node.name, *(each.arg for each in node.args.args)}
+    return any(
+        isinstance(node, ast.Assert | ast.Raise)
+        or (
+            isinstance(node, ast.Call)
+            and not (isinstance(node.func, ast.Name) and node.func.id in own)
+        )
+        for node in ast.walk(tree)
+    )
+
+
 def _parse(source: str) -> ast.Module:
     with warnings.catch_warnings():
         # Of escapes such as "\w" in the benchmark's text: nothing the user could mend.

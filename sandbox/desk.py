@@ -84,9 +84,7 @@ def _checks(order: Message, known: dict[int, _Given]) -> _Given:
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        source, names, are_tidy = wire.parse(
-            os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-        )
+        source, names, are_tidy = wire.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
         known[number] = _Given(source, tuple(names), are_tidy)
     return known[number]
 

@@ -210,9 +210,7 @@ class Desk:
         order = {"do": what, "order": self._order, "checks": known.number, "cpu_s": cpu_s}
         source = None
         if known.number not in self._told:
-            source = scratch.orders(
-                known.checks.source, known.checks.names, known.checks.are_tidy
-            )
+            source = scratch.orders(known.checks.source, known.checks.names, known.checks.are_tidy)
             descriptors = {**descriptors, "source": source.descriptor}
         try:
             messages.send(self.control, order, descriptors)
