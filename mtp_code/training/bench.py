@@ -222,7 +222,7 @@ class Bench:
                 try:
                     run = _Run(self, recipe)
                     run.step()
-                except Exception as error:  # a kernel's own: the other losses are worth having
+                except Exception as error:  # noqa: BLE001 - a kernel's own; the others go on
                     yield {"shape": name, "loss": loss, "left_out": repr(error)}
                     continue
                 runs[loss] = run
