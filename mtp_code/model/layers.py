@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
-from mtp_code.model.attention import BlockMask, Mask, flex
+from mtp_code.model.attention import Mask, flex
 from mtp_code.model.cache import KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.rope import turns

@@ -222,6 +222,8 @@ class Bench:
                 try:
                     run = _Run(self, recipe)
                     run.step()
+                except OutOfTimeError:
+                    raise
                 except Exception as error:  # noqa: BLE001 - a kernel's own; the others go on
                     yield {"shape": name, "loss": loss, "left_out": repr(error)}
                     continue

@@ -179,7 +179,7 @@ def _add_product(total_VD: Tensor, left_RV: Tensor, right_RD: Tensor, scale: flo
         torch.addmm(total_VD, left_VR, right_RD, alpha=scale, out_dtype=dtype, out=total_VD)
         return
     for part_PD, left_PR in zip(
-        total_VD.split(PRODUCT_ROWS), left_VR.split(PRODUCT_ROWS), strict=True
+        torch.split(total_VD, PRODUCT_ROWS), torch.split(left_VR, PRODUCT_ROWS), strict=True
     ):
         part_PD.add_(torch.mm(left_PR, right_RD, out_dtype=dtype), alpha=scale)
 
