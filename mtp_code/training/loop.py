@@ -28,6 +28,7 @@ from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
+from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.init import choose_trained, take_weights
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
@@ -38,6 +39,7 @@ from mtp_code.training.objective import (
     losses_by_offset,
 )
 from mtp_code.training.optim import build_optimizers
+from mtp_code.training.placement import place
 from mtp_code.training.schedule import learning_rate_share
 from mtp_code.training.speed import arithmetic_figures
 from mtp_code.training.threads import choose_num_threads
@@ -100,11 +102,12 @@ def _train(
         if newest is None:
             take_weights(model, recipe.init)
         choose_trained(model, recipe.init, recipe.seed)
+    placed = place(model, recipe.training)
     optimizers = build_optimizers(model, recipe.optim)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
     # Now, not at the first step.
-    load_backend(training.objective.loss, model.unembedding.weight.device)
+    load_backend(training.objective.loss, placed.device)
     record = begin_run(run_dir, recipe, shards, model, lambda: choose_num_threads(model, training))
     # The number the run began with: with another, sums are rounded in another order.
     torch.set_num_threads(record["num_threads"])
@@ -126,9 +129,10 @@ def _train(
 
     with (
         MetricsLog(run_dir, state.step) as metrics,
-        loading(batches.batch, range(state.step, num_steps)) as loaded,
+        loading(batches.batch, range(state.step, num_steps), placed.device) as loaded,
     ):
         window: list[Figures] = []
+        watch = FiniteWatch(run_dir, batches)
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:
@@ -141,16 +145,12 @@ def _train(
                 training.objective.weights,
                 training.objective.curriculum,
             )
-            figures = backward(model, next(loaded), training, weights)
+            with placed.autocast():
+                figures = backward(model, next(loaded), training, weights)
             grad_norm = nn.utils.clip_grad_norm_(
                 model.parameters(), recipe.optim.clip_norm or math.inf
             )
-            if not (figures["loss"].isfinite() and grad_norm.isfinite()):
-                raise TrainingError(
-                    f"{run_dir}: loss {figures['loss_by_offset'].tolist()} at step {step + 1} "
-                    f"(gradient norm "
-                    f"{grad_norm.item():.3g}); the last checkpoint stands: lower optim.lr"
-                )
+            watch.see(step + 1, figures, grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -158,7 +158,8 @@ def _train(
             done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
             window.append(figures)
-            if done % training.log_every == 0 or is_last:
+            if done % training.log_every == 0 or is_last:  # and so before every checkpoint
+                watch.settle()
                 means = _means(window)
                 window.clear()
                 rate = clock.tokens_per_s()
@@ -185,7 +186,8 @@ def _train(
                 )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
-                    row = {"source": source, **validate(model, validation, training)}
+                    with placed.autocast():
+                        row = {"source": source, **validate(model, validation, training)}
                     metrics.append(clock.stamp("validation", done) | row)
             if done % training.checkpoint_every == 0 or is_last:
                 metrics.sync()
@@ -200,7 +202,8 @@ def backward(
 ) -> Figures:
     """Adds a step's gradients to the parameters, micro-batch by micro-batch; the losses."""
     tokens_BS, documents_BS = _tensors(batch)
-    num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
+    on_host = batch.on_host if isinstance(batch, LoadedBatch) else batch
+    num_labels_K = count_labels(model.num_mtp_heads, *_tensors(on_host))
     rows = training.rows // training.micro_batches
     parts = [
         backward_by_head(
@@ -224,9 +227,14 @@ def validate(model: MTPModel, validation: Validation, training: TrainingConfig) 
 
     The list ends at the last offset that has a label: documents were too short for those behind.
     """
+    device = model.norm.weight.device
     sums, counts = zip(
         *(
-            losses_by_offset(model, *_tensors(batch), training.mask_documents)
+            losses_by_offset(
+                model,
+                *(tensor.to(device) for tensor in _tensors(batch)),
+                training.mask_documents,
+            )
             for batch in validation.batches
         ),
         strict=True,

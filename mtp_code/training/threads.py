@@ -21,6 +21,8 @@ def choose_num_threads(model: MTPModel, training: TrainingConfig) -> int:
     """
     if training.num_threads is not None:
         return training.num_threads
+    if model.norm.weight.device.type != "cpu":
+        return torch.get_num_threads()  # they have little to do
     candidates = sorted({1, max(1, _num_cores() // 2), _num_cores()})
     times_s = {count: _step_time_s(model, training, count) for count in candidates}
     model.zero_grad()

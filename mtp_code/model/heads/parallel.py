@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.base import LayerHeads
@@ -73,6 +74,7 @@ class StackedHeads:
 
         num_heads = len(self._out_KOD)
         mask = attending.mask_BQT
+        assert not isinstance(mask, BlockMask)
         mixed = F.scaled_dot_product_attention(
             query_KBHTd.flatten(0, 1),
             keys.flatten(0, 1),
