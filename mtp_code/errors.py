@@ -32,7 +32,7 @@ class TrainingError(InputError):
     """A run that cannot go on with its recipe."""
 
 
-class AskedToEnd(Exception):
+class AskedToEnd(Exception):  # noqa: N818 - no error
     """A run that was asked to end before its last step, and did; the message says where."""
 
 

@@ -1,5 +1,6 @@
 """Commands from corpus to checkpoint."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -66,10 +67,13 @@ def train(
     from mtp_code.processes import joined
     from mtp_code.recipe import load_recipe
     from mtp_code.training.loop import train as train_recipe
+    from mtp_code.training.placement import choose_device
 
     loaded = load_recipe(recipe, overrides or ())
     run_dir = run or Path("runs") / loaded.name
-    with joined() as world, status_line() as show:
+    with joined(choose_device(loaded.training.device).type) as world, status_line() as show:
+        if not world.is_lead:
+            logging.getLogger().setLevel(logging.WARNING)  # once is enough
         folder = world.from_lead(lambda: prepare_tokens(loaded, tokens))
         shards = world.everywhere(lambda: open_shards(folder))
         train_recipe(

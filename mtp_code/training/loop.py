@@ -35,6 +35,7 @@ from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
 from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
 from mtp_code.training.objective import (
@@ -44,6 +45,7 @@ from mtp_code.training.objective import (
     losses_by_offset,
 )
 from mtp_code.training.optim import build_optimizers
+from mtp_code.training.placement import place
 from mtp_code.training.schedule import learning_rate_share
 from mtp_code.training.signals import EndAsked, asked_to_end
 from mtp_code.training.speed import arithmetic_figures
@@ -125,11 +127,12 @@ def _train(
     asked: EndAsked,
 ) -> None:
     model = build_model(recipe.model, recipe.seed)
+    placed = place(model, recipe.training)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
     rows = rows_of_process(training.rows, world)
     # Now, not at the first step.
-    load_backend(training.objective.loss, model.unembedding.weight.device)
+    load_backend(training.objective.loss, placed.device)
     record = world.from_lead(
         lambda: begin_run(
             run_dir,
@@ -142,15 +145,14 @@ def _train(
     )
     # The number the run began with: with another, sums are rounded in another order.
     torch.set_num_threads(record["num_threads"])
-    parallel = parallelize(model, training.parallel, world, model.norm.weight.device.type)
+    parallel = parallelize(model, training.parallel, world, placed.device.type)
     optimizers = build_optimizers(model, recipe.optim)
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
     if newest is not None:
         load_weights(newest, model, world)
         state = load_state(newest, optimizers, world)
-        if world.is_lead:
-            log.info("%s: going on from step %d of %d", run_dir, state.step, num_steps)
+        log.info("%s: going on from step %d of %d", run_dir, state.step, num_steps)
     num_offsets = model.num_mtp_heads
     batches = TrainingBatches(
         shards, recipe.data, training.rows, training.row_tokens, num_offsets, recipe.seed
@@ -158,9 +160,8 @@ def _train(
     validations = _validations(shards, training, num_offsets)
     clock = Clock(state)
 
-    if world.is_lead:
-        for source, epochs in batches.epochs(num_steps).items():
-            log.info("%s: read %.2f times in %d steps", source, epochs, num_steps)
+    for source, epochs in batches.epochs(num_steps).items():
+        log.info("%s: read %.2f times in %d steps", source, epochs, num_steps)
 
     def own_rows(step: int) -> Batch:
         return batches.rows(step * training.rows + rows.start, len(rows))
@@ -169,8 +170,9 @@ def _train(
         metrics = None
         if world.is_lead:
             metrics = stack.enter_context(MetricsLog(run_dir, state.step))
-        loaded = stack.enter_context(loading(own_rows, range(state.step, num_steps)))
-        window = [_as_tensors(figures) for figures in state.window]
+        loaded = stack.enter_context(loading(own_rows, range(state.step, num_steps), placed.device))
+        window = [_as_tensors(figures, placed.device) for figures in state.window]
+        watch = FiniteWatch(run_dir, batches)
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:
@@ -184,16 +186,11 @@ def _train(
                 training.objective.curriculum,
             )
             batch, num_labels_K, is_asked_for_last = _next_batch(loaded, num_offsets, world, asked)
-            with parallel.step():
+            with placed.autocast(), parallel.step():
                 figures = backward(model, batch, training, weights, num_labels_K)
             figures = _summed(figures, world)
             grad_norm = clip_gradients(model.parameters(), recipe.optim.clip_norm or math.inf)
-            if not (figures["loss"].isfinite() and grad_norm.isfinite()):
-                raise TrainingError(
-                    f"{run_dir}: loss {figures['loss_by_offset'].tolist()} at step {step + 1} "
-                    f"(gradient norm "
-                    f"{grad_norm.item():.3g}); the last checkpoint stands: lower optim.lr"
-                )
+            watch.see(step + 1, figures, grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -201,7 +198,8 @@ def _train(
             done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
             window.append(figures)
-            if done % training.log_every == 0 or is_last:
+            if done % training.log_every == 0 or is_last:  # and so before every checkpoint
+                watch.settle()
                 means = _means(window)
                 window.clear()
                 rate = clock.tokens_per_s()
@@ -220,13 +218,14 @@ def _train(
                     )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
-                    with parallel.weights():
+                    with placed.autocast(), parallel.weights():
                         losses = validate(model, validation, training, world)
                     if metrics is not None:
                         metrics.append(
                             clock.stamp("validation", done) | {"source": source, **losses}
                         )
             if done % training.checkpoint_every == 0 or is_last or is_asked_for_last:
+                watch.settle()
                 if metrics is not None:
                     metrics.sync()
                 reached = clock.state(done, [_as_numbers(figures) for figures in window])
@@ -261,7 +260,7 @@ def _next_batch(
         error = raised
     numbers = torch.zeros(num_offsets + 2, dtype=torch.int64)
     if batch is not None:
-        numbers[:num_offsets] = count_labels(num_offsets, *_tensors(batch))
+        numbers[:num_offsets] = count_labels(num_offsets, *_tensors(batch.on_host))
     numbers[num_offsets] = asked.by is not None
     numbers[num_offsets + 1] = error is not None
     numbers = world.sum(numbers)
@@ -298,7 +297,8 @@ def backward(
     """
     tokens_BS, documents_BS = _tensors(batch)
     if num_labels_K is None:
-        num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
+        on_host = batch.on_host if isinstance(batch, LoadedBatch) else batch
+        num_labels_K = count_labels(model.num_mtp_heads, *_tensors(on_host))
     rows = training.rows // training.micro_batches
     parts = [
         backward_by_head(
@@ -325,9 +325,14 @@ def validate(
     Processes take turns in the batches. The list ends at the last offset that has a label:
     documents were too short for those behind.
     """
+    device = model.norm.weight.device
     sums, counts = zip(
         *(
-            losses_by_offset(model, *_tensors(batch), training.mask_documents)
+            losses_by_offset(
+                model,
+                *(tensor.to(device) for tensor in _tensors(batch)),
+                training.mask_documents,
+            )
             for batch in _turns(validation.batches, world)
         ),
         strict=True,
@@ -360,14 +365,16 @@ def _as_numbers(figures: Figures) -> dict[str, Losses]:
     }
 
 
-def _as_tensors(numbers: dict[str, Losses]) -> Figures:
+def _as_tensors(numbers: dict[str, Losses], device: torch.device) -> Figures:
     """The inverse of `_as_numbers`."""
 
     def number(value: float | None) -> float:
         return math.nan if value is None else value
 
     return {
-        name: torch.tensor([number(v) for v in value] if isinstance(value, list) else number(value))
+        name: torch.tensor(
+            [number(v) for v in value] if isinstance(value, list) else number(value), device=device
+        )
         for name, value in numbers.items()
     }
 

@@ -48,6 +48,8 @@ def build_optimizers(model: MTPModel, config: OptimConfig) -> list[Optimizer]:
             lr=config.lr,
             betas=config.betas,
             eps=config.eps,
+            # In one pass over each matrix, without temporaries of its size.
+            fused=True,
         )
     ]
     if config.kind == "muon":

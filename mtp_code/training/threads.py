@@ -24,6 +24,8 @@ def choose_num_threads(model: MTPModel, training: TrainingConfig, num_processes:
     """
     if training.num_threads is not None:
         return training.num_threads
+    if model.norm.weight.device.type != "cpu":
+        return torch.get_num_threads()  # they have little to do
     if num_processes > 1:
         return max(1, _num_cores() // num_processes)
     candidates = sorted({1, max(1, _num_cores() // 2), _num_cores()})
