@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, share_comm_ctx
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 from mtp_code.errors import RecipeError
@@ -97,9 +97,8 @@ class Shards:
     def __init__(self, model: MTPModel, mesh: DeviceMesh) -> None:
         self.model = model
         self._mesh = mesh
-        self._layers = [_sharded(layer, mesh) for layer in _layers_of(model)]
-        if len(self._layers) > 1:
-            share_comm_ctx(self._layers)  # so that one is gathered while another computes
+        for layer in _layers_of(model):
+            _shard_layer(layer, mesh)
         self._places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
         self._shard_rest()
 
@@ -182,12 +181,12 @@ def _layers_of(model: MTPModel) -> list[nn.Module]:
     return [layer for child in lists if isinstance(child, nn.ModuleList) for layer in child]
 
 
-def _sharded(layer: nn.Module, mesh: DeviceMesh) -> FSDPModule:
+def _shard_layer(layer: nn.Module, mesh: DeviceMesh) -> None:
     fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     sharded = cast(FSDPModule, layer)
     # The losses are parts of one mean already, so gradients add up.
     sharded.set_gradient_divide_factor(1.0)
-    return sharded
+    sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
 
 
 def _put(parameter: nn.Parameter, places: Sequence[tuple[nn.Module, str]]) -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtp_code.checkpoint import TrainingState, checkpoint_path, load_state, load_weights
 from mtp_code.checkpoint import save_checkpoint as save
-from mtp_code.errors import CheckpointError, RecipeError
+from mtp_code.errors import CheckpointError, PeerError, RecipeError
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.processes import ALONE, World, whole_tensor
@@ -160,7 +160,7 @@ def errors_of(world: World) -> list[str]:
     ):
         try:
             attempt()
-        except Exception as error:
+        except (PeerError, RecipeError) as error:
             errors.append(f"{type(error).__name__}: {error}")
     return errors
 
