@@ -36,6 +36,7 @@ from torch.optim import Optimizer
 from mtp_code.config import Strict
 from mtp_code.errors import CheckpointError
 from mtp_code.files import sync, whole_folder
+from mtp_code.model.low_rank import merged
 from mtp_code.model.mtp import MTPModel
 from mtp_code.processes import ALONE, World, placed_like
 
@@ -98,13 +99,24 @@ def save_checkpoint(
     return path
 
 
+def save_weights(run_dir: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Writes weights by parameter name as a checkpoint of step 0, without an optimizer."""
+    state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
+    path = checkpoint_path(run_dir, state.step)
+    _save_whole(path, weights, {}, state)
+    return path
+
+
 def _save_whole(
-    path: Path, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor], state: TrainingState
+    path: Path,
+    weights: Mapping[str, Tensor],
+    optimizer_state: Mapping[str, Tensor],
+    state: TrainingState,
 ) -> None:
     with whole_folder(path) as folder:
         for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer_state)):
             try:
-                save_file(tensors, folder / name)
+                save_file(dict(tensors), folder / name)
             except safetensors.SafetensorError as error:
                 raise _as_os_error(error, path) from None
         sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
@@ -174,10 +186,28 @@ def load_weights(path: Path, model: MTPModel, world: World = ALONE) -> str:
         world.everywhere(lambda: _load_whole_weights(path, weights, sums))
         return sums[MODEL_FILE]
     _check_shards(path, MODEL_DIR, sums, world)
-    _check_shapes(path / MODEL_DIR, weights, _shard_shapes(path / MODEL_DIR))
-    _load_shards(path / MODEL_DIR, weights)
-    shards = sorted(entry for entry in sums.items() if entry[0].startswith(MODEL_DIR))
-    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+    shapes = _shard_shapes(path / MODEL_DIR)
+    if weights.keys() == shapes.keys():
+        _check_shapes(path / MODEL_DIR, weights, shapes)
+        _load_shards(path / MODEL_DIR, weights)
+    else:  # low-rank additions, which a run trains apart
+        _copy(path / MODEL_DIR, merged(_read_shards(path / MODEL_DIR)), weights)
+    return _sum_of_shards(sums)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's weights by parameter name, in the precision they have there; their checksum.
+
+    Low-rank additions are in them.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    _, sums = _read_state(path)
+    if MODEL_FILE in sums:
+        return merged(_read_whole(path, MODEL_FILE, sums)), sums[MODEL_FILE]
+    _check_shards(path, MODEL_DIR, sums, ALONE)
+    return merged(_read_shards(path / MODEL_DIR)), _sum_of_shards(sums)
 
 
 def load_state(path: Path, optimizers: Sequence[Optimizer], world: World = ALONE) -> TrainingState:
@@ -220,8 +250,13 @@ def _read_state(path: Path) -> tuple[TrainingState, dict[str, str]]:
 
 def _load_whole_weights(path: Path, weights: dict[str, Tensor], sums: dict[str, str]) -> None:
     tensors = _read_whole(path, MODEL_FILE, sums)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    _check_shapes(path / MODEL_FILE, weights, shapes)
+    if weights.keys() != tensors.keys():  # low-rank additions, which a run trains apart
+        tensors = merged(tensors)
+    _copy(path / MODEL_FILE, tensors, weights)
+
+
+def _copy(where: Path, tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    _check_shapes(where, weights, {name: tensor.shape for name, tensor in tensors.items()})
     for name, weight in weights.items():
         weight.copy_(placed_like(tensors[name], weight))
 
@@ -272,6 +307,22 @@ def _load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
         # That this is one process alone, which it may be.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    """Whole tensors, as they were written."""
+    entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in entries.items()
+    }
+    _load_shards(folder, tensors)
+    return tensors
+
+
+def _sum_of_shards(sums: Mapping[str, str]) -> str:
+    shards = sorted(entry for entry in sums.items() if entry[0].startswith(f"{MODEL_DIR}/"))
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
 
 
 def _read_optimizer_shards(folder: Path, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:

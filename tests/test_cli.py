@@ -262,12 +262,17 @@ def test_an_unknown_benchmark_or_format_is_told_with_those_there_are(tmp_path, o
 
 
 def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
-    done = mtp_code("memory", "13b", cwd=tmp_path)
+    done = mtp_code("memory", "code-1b", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
-    assert "13.0 G = trunk 11.4 G, heads 1.27 G" in lines["parameters"]
-    assert "parameters 48.5 GiB" in lines["peak of memory"]
-    assert lines["fits"] == "fits | none of the GPUs that we know"
+    assert "= trunk " in lines["parameters"]
+    assert "1.36 G" in lines["parameters"]
+    assert "parameters 5.08 GiB" in lines["peak of memory"]
+    too_large = ("--set", "training.rows=160", "--set", "training.micro_batches=1")
+    assert (
+        "none of the GPUs that we know"
+        in mtp_code("memory", "code-130m", *too_large, cwd=tmp_path).stdout
+    )
     smaller = mtp_code("memory", "tiny", "--on", "cpu", "--set", "training.rows=8", cwd=tmp_path)
     assert "micro-batches of 8 × 256 tokens" in smaller.stdout
     assert "NVIDIA A10" in smaller.stdout

@@ -192,6 +192,6 @@ def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> 
             model, tokenizer, requests, num_drafts, batch_rows, sampling
         ):
             one = asked_by_request[id(completion.request)]
-            yield one, tokenizer.decode(completion.tokens)
+            yield one, tokenizer.decode_after(completion.request.prompt, completion.tokens)
 
     return draw

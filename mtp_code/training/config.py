@@ -9,6 +9,20 @@ from mtp_code.training.distributed import ParallelName
 from mtp_code.training.objective import ObjectiveConfig
 
 
+class InitConfig(Strict):
+    """What a run begins from, instead of fresh weights."""
+
+    run: str
+    """A run folder; perhaps one that `mtp-code import` wrote."""
+    train: Literal["heads", "lora", "all"] = "all"
+    """`heads`: only those that are new: all others, and head 1, stay as they are, bit for bit.
+    `lora`: these, and low-rank additions to the layers that were there."""
+    num_heads_before: PositiveInt = 1
+    """Heads of the model in `run`; those behind them are new."""
+    rank: PositiveInt = 16
+    """Of the low-rank additions."""
+
+
 class TrainingConfig(Strict):
     row_tokens: PositiveInt
     """T: input positions of a row."""

@@ -36,6 +36,7 @@ from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
 from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
 from mtp_code.training.finite import FiniteWatch
+from mtp_code.training.init import choose_trained, take_weights
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
 from mtp_code.training.objective import (
@@ -127,6 +128,11 @@ def _train(
     asked: EndAsked,
 ) -> None:
     model = build_model(recipe.model, recipe.seed)
+    newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
+    if recipe.init is not None:
+        if newest is None:
+            world.everywhere(lambda: take_weights(model, recipe.init))
+        choose_trained(model, recipe.init, recipe.seed)
     placed = place(model, recipe.training)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
@@ -148,7 +154,6 @@ def _train(
     parallel = parallelize(model, training.parallel, world, placed.device.type)
     optimizers = build_optimizers(model, recipe.optim)
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
-    newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
     if newest is not None:
         load_weights(newest, model, world)
         state = load_state(newest, optimizers, world)

@@ -51,7 +51,7 @@ def choose_placement(training: TrainingConfig, device: torch.device | None = Non
         device: this process's, where several processes train; None is as the recipe says.
 
     Raises:
-        MachineError: the machine has no such device, or the device no such arithmetic.
+        MachineError: the machine has no such device, or such a device no such attention.
     """
     device = device or choose_device(training.device)
     on_gpu = device.type == "cuda"
@@ -60,11 +60,6 @@ def choose_placement(training: TrainingConfig, device: torch.device | None = Non
         precision = "bf16" if on_gpu else "fp32"
     if attention == "auto":
         attention = "flex" if on_gpu else "dense"
-    if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(False):
-        raise MachineError(
-            f"training.precision = bf16: {torch.cuda.get_device_name(device)} has no bf16 "
-            "arithmetic; choose fp32"
-        )
     if attention == "flex" and not on_gpu:
         raise MachineError(
             "training.attention = flex: FlexAttention has no backward on a CPU; "
@@ -82,10 +77,15 @@ def place(
     Comes before the optimizers, which keep their states where the parameters are.
 
     Raises:
-        MachineError: as `choose_placement`.
+        MachineError: as `choose_placement`, or the GPU has no arithmetic of that precision.
     """
     placement = choose_placement(training, device)
     if placement.device.type == "cuda":
+        if placement.precision == "bf16" and not torch.cuda.is_bf16_supported(False):
+            raise MachineError(
+                f"training.precision = bf16: {torch.cuda.get_device_name(placement.device)} has "
+                "no bf16 arithmetic; choose fp32"
+            )
         torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
     model.to(placement.device)
     prepare_layers(model, training, placement)
