@@ -129,10 +129,10 @@ def _train(
 ) -> None:
     model = build_model(recipe.model, recipe.seed)
     newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
-    if recipe.init is not None:
+    if (init := recipe.init) is not None:
         if newest is None:
-            world.everywhere(lambda: take_weights(model, recipe.init))
-        choose_trained(model, recipe.init, recipe.seed)
+            world.everywhere(lambda: take_weights(model, init))
+        choose_trained(model, init, recipe.seed)
     placed = place(model, recipe.training)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
