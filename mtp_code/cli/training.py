@@ -84,8 +84,8 @@ def train(
             world,
             allow_changed or (),
         )
-        if world.is_lead:
-            typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
+    if world.is_lead:
+        typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
 
 
 @commands.command()

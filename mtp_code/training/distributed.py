@@ -81,7 +81,7 @@ class Replicas:
             for bucket in _buckets(p.grad for p in parameters if p.grad is not None):
                 together = torch.cat([gradient.flatten() for gradient in bucket])
                 dist.all_reduce(together)
-                parts = together.split([gradient.numel() for gradient in bucket])
+                parts = torch.split(together, [gradient.numel() for gradient in bucket])
                 for gradient, part in zip(bucket, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
 
