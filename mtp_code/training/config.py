@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import PositiveInt, model_validator
 
 from mtp_code.config import Strict
+from mtp_code.training.distributed import ParallelName
 from mtp_code.training.objective import ObjectiveConfig
 
 
@@ -28,7 +29,11 @@ class TrainingConfig(Strict):
     rows: PositiveInt
     """Rows of one optimizer step."""
     micro_batches: PositiveInt = 1
-    """Parts that a step's rows are handled in, one after another, to save memory."""
+    """Parts that a step's rows are handled in, one after another, to save memory; several processes
+    share them."""
+    parallel: ParallelName = "auto"
+    """How several processes share the work: `ddp`, each has the whole model; `fsdp`, each has a
+    shard of weights, gradients and optimizer state. `auto` is fsdp, and `none` with one process."""
     mask_documents: bool = True
     """Attention stays within a document, as it does when a prompt begins one."""
     objective: ObjectiveConfig = ObjectiveConfig()
