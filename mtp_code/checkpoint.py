@@ -22,14 +22,15 @@ from pathlib import Path
 import safetensors
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -149,7 +150,7 @@ def _write_shards(
         return {}
     writer = HuggingFaceStorageWriter(str(folder / name), save_distributed=True)
     try:
-        dcp.save(state_dict, storage_writer=writer)
+        state_dict_saver.save(state_dict, storage_writer=writer)
     except CheckpointException as failure:
         causes = [error for error, _ in failure.failures.values()]
         for cause in causes:
@@ -297,7 +298,12 @@ def _check_sum(path: Path, name: str, sums: dict[str, str]) -> None:
 
 def _shard_shapes(folder: Path) -> dict[str, torch.Size]:
     entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: entry.size for name, entry in entries.items()}
+    return {name: _stored(entry).size for name, entry in entries.items()}
+
+
+def _stored(entry: object) -> TensorStorageMetadata:
+    assert isinstance(entry, TensorStorageMetadata)  # such files hold nothing else
+    return entry
 
 
 def _load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -306,14 +312,14 @@ def _load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     with warnings.catch_warnings():
         # That this is one process alone, which it may be.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+        state_dict_loader.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
     """Whole tensors, as they were written."""
     entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        name: torch.empty(_stored(entry).size, dtype=_stored(entry).properties.dtype)
         for name, entry in entries.items()
     }
     _load_shards(folder, tensors)

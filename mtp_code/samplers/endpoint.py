@@ -307,11 +307,13 @@ def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:
     asked = headers.get("retry-after")
     if asked is None:
         return _back_off_s(attempt)
+    seconds: float
     try:
         seconds = float(asked)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+            at = email.utils.parsedate_to_datetime(asked)
+            seconds = at.timestamp() - time.time()
         except ValueError:
             return _back_off_s(attempt)
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)

@@ -50,7 +50,7 @@ class FiniteWatch:
         )
         copied = None
         if on_gpu:
-            copied = torch.cuda.Event()
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
         self._pending.append(_Seen(step, loss, by_offset, norm, copied))
         while len(self._pending) > int(on_gpu):

@@ -281,7 +281,7 @@ def _summed(figures: Figures, world: World) -> Figures:
         return figures
     flat = torch.cat([figure.flatten() for figure in figures.values()])
     dist.all_reduce(flat)
-    parts = flat.split([figure.numel() for figure in figures.values()])
+    parts = torch.split(flat, [figure.numel() for figure in figures.values()])
     return {
         name: part.view_as(figure)
         for (name, figure), part in zip(figures.items(), parts, strict=True)
@@ -334,11 +334,9 @@ def validate(
     sums, counts = zip(
         *(
             losses_by_offset(
-                model,
-                *(tensor.to(device) for tensor in _tensors(batch)),
-                training.mask_documents,
+                model, tokens_BS.to(device), documents_BS.to(device), training.mask_documents
             )
-            for batch in _turns(validation.batches, world)
+            for tokens_BS, documents_BS in map(_tensors, _turns(validation.batches, world))
         ),
         strict=True,
     )
