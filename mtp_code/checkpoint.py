@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from mtp_code.config import Strict
 from mtp_code.errors import CheckpointError
 from mtp_code.files import whole_folder
+from mtp_code.model.low_rank import merged
 from mtp_code.model.mtp import MTPModel
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -61,14 +62,17 @@ def save_checkpoint(
     """Writes a checkpoint, then removes all but the newest `keep_last`."""
     path = checkpoint_path(run_dir, state.step)
     if not path.exists():
-        with whole_folder(path) as folder:
-            save_file(_weights(model), folder / MODEL_FILE)
-            save_file(_optimizer_tensors(optimizers), folder / OPTIMIZER_FILE)
-            sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
-            record = {"schema": 1, **state.model_dump(), "sha256": sums}
-            (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        _write(path, _weights(model), _optimizer_tensors(optimizers), state)
     for old in sorted(path.parent.glob("step-*"))[:-keep_last]:
         shutil.rmtree(old)
+    return path
+
+
+def save_weights(run_dir: Path, weights: Mapping[str, Tensor]) -> Path:
+    """Writes weights by parameter name as a checkpoint of step 0, without an optimizer."""
+    state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
+    path = checkpoint_path(run_dir, state.step)
+    _write(path, weights, {}, state)
     return path
 
 
@@ -82,6 +86,19 @@ def load_weights(path: Path, model: MTPModel) -> str:
     _check_sum(path, MODEL_FILE, sums)
     _load_into(path / MODEL_FILE, _weights(model))
     return sums[MODEL_FILE]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """A checkpoint's weights by parameter name, in the precision they have there; their checksum.
+
+    Low-rank additions are in them.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    _, sums = _read_state(path)
+    _check_sum(path, MODEL_FILE, sums)
+    return merged(_read_tensors(path / MODEL_FILE)), sums[MODEL_FILE]
 
 
 def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
@@ -102,6 +119,20 @@ def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     return training_state
+
+
+def _write(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    optimizer_tensors: Mapping[str, Tensor],
+    state: TrainingState,
+) -> None:
+    with whole_folder(path) as folder:
+        save_file(dict(weights), folder / MODEL_FILE)
+        save_file(dict(optimizer_tensors), folder / OPTIMIZER_FILE)
+        sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        record = {"schema": 1, **state.model_dump(), "sha256": sums}
+        (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _read_state(path: Path) -> tuple[TrainingState, dict[str, str]]:
@@ -142,6 +173,8 @@ def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
 
 def _load_into(file: Path, parameters: dict[str, Tensor]) -> None:
     tensors = _read_tensors(file)
+    if parameters.keys() != tensors.keys():  # low-rank additions, which a run trains apart
+        tensors = merged(tensors)
     if missing := sorted(parameters.keys() ^ tensors.keys()):
         raise CheckpointError(f"{file}: holds another model's weights (differs in {missing[0]})")
     for name, parameter in parameters.items():

@@ -40,6 +40,10 @@ class PromptError(InputError):
     """A prompt that the model cannot take."""
 
 
+class InteropError(InputError):
+    """A model that cannot be taken from, or handed to, others as it is."""
+
+
 class MachineError(Exception):
     """Something this machine lacks: the message names the remedy."""
 

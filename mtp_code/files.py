@@ -22,7 +22,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         aside.mkdir()
         yield aside
-        for file in aside.iterdir():
+        for file in aside.rglob("*"):
             sync(file)
         sync(aside)
         if path.exists():

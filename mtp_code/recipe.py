@@ -12,7 +12,7 @@ from mtp_code.data.config import DataConfig
 from mtp_code.errors import RecipeError, did_you_mean
 from mtp_code.model.config import ModelConfig
 from mtp_code.tokenizer import BpeConfig, BytesConfig, TokenizerConfig
-from mtp_code.training.config import TrainingConfig
+from mtp_code.training.config import InitConfig, TrainingConfig
 from mtp_code.training.optim import OptimConfig
 from mtp_code.training.schedule import ScheduleConfig
 
@@ -26,6 +26,7 @@ class Recipe(Strict):
     optim: OptimConfig
     schedule: ScheduleConfig
     training: TrainingConfig
+    init: InitConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -50,6 +51,17 @@ class Recipe(Strict):
                 f"model.context = {self.model.context}"
             )
         self.training.objective.check(self.model)
+        if self.init is not None and self.init.train != "all":
+            if self.model.heads != "parallel" or self.model.replicated_unembeddings:
+                raise ValueError(
+                    f"init.train = {self.init.train} is for parallel heads with one unembedding"
+                )
+            if self.init.num_heads_before >= self.model.num_mtp_heads:
+                raise ValueError(
+                    f"init.train = {self.init.train} trains heads that are new, but "
+                    f"init.num_heads_before = {self.init.num_heads_before} and "
+                    f"model.num_mtp_heads = {self.model.num_mtp_heads}; set more heads"
+                )
         return self
 
 

@@ -7,19 +7,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mtp_code.checkpoint import latest_checkpoint, load_weights
+from torch import Tensor
+
+from mtp_code.checkpoint import latest_checkpoint, load_weights, save_weights
 from mtp_code.config import validate
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import CheckpointError, RecipeError
-from mtp_code.files import write_json
+from mtp_code.files import whole_folder, write_json
 from mtp_code.machine import current_commit, describe_machine, describe_versions
-from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.model.accounting import count_parameters
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import Recipe
 from mtp_code.tokenizer import Tokenizer, load_tokenizer
 
 RUN_FILE = "run.json"
 TOKENIZER_DIR = "tokenizer"
 RUN_KEYS = {"recipe", "model", "num_threads", "tokens_sha256", "finished_at"}
+IMPORT_KEYS = {"imported", "config", "model"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ def begin_run(
     """
     if (run_dir / RUN_FILE).exists():
         record = read_run(run_dir)
+        if "recipe" not in record:
+            raise RecipeError(
+                f"{run_dir}: holds an imported model; give a run that begins from it its own folder"
+            )
         # As read today: keys that are newer than the run have the value that they had no name for.
         before = validate(Recipe, record["recipe"], where=str(run_dir / RUN_FILE))
         _refuse_other_recipe(
@@ -81,6 +90,45 @@ def begin_run(
     return record
 
 
+def write_import(
+    run_dir: Path,
+    name: str,
+    imported: Mapping[str, Any],
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+) -> None:
+    """A model that was not trained here, as a run folder at step 0 without a recipe.
+
+    Args:
+        imported: where it is from, and the checksums of what was read.
+        weights: by parameter name.
+    """
+    parts = count_parameters(config)
+    with whole_folder(run_dir) as folder:
+        save_weights(folder, weights)
+        (folder / TOKENIZER_DIR).mkdir()
+        tokenizer.save(folder / TOKENIZER_DIR)
+        record = {
+            "schema": 1,
+            "name": name,
+            "imported": dict(imported),
+            "config": config.model_dump(mode="json"),
+            "versions": describe_versions(),
+            "commit": current_commit(),
+            "machine": describe_machine(),
+            "started_at": _now(),
+            "finished_at": _now(),
+            "model": {
+                "num_parameters": parts.total,
+                "num_trunk_layers": config.num_trunk_layers,
+                "num_mtp_heads": config.num_mtp_heads,
+                "vocab_size": config.vocab_size,
+            },
+        }
+        write_json(folder / RUN_FILE, record)
+
+
 def finish_run(run_dir: Path, cpu_s: float, elapsed_s: float) -> None:
     record = read_run(run_dir)
     if record["finished_at"] is not None:
@@ -93,17 +141,35 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """The content of a run's `run.json`.
 
     Raises:
-        CheckpointError: the folder is no run.
+        CheckpointError: the folder is no run, and no imported model.
     """
     try:
         record = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if (run_dir / "config.json").exists():
+            raise CheckpointError(
+                f"{run_dir}: a model of another library; take it in with mtp-code import"
+            ) from None
         raise CheckpointError(f"{run_dir}: no run there; train one with mtp-code train") from None
     except ValueError as error:
         raise CheckpointError(f"{run_dir / RUN_FILE}: damaged: {error}") from None
-    if not isinstance(record, dict) or not record.keys() >= RUN_KEYS:
+    if not isinstance(record, dict) or not (
+        record.keys() >= RUN_KEYS or record.keys() >= IMPORT_KEYS
+    ):
         raise CheckpointError(f"{run_dir / RUN_FILE}: no run's record; train into another folder")
     return record
+
+
+def model_config(record: Mapping[str, Any], run_dir: Path) -> ModelConfig:
+    """The shape of a run's model, or of an imported one.
+
+    Raises:
+        RecipeError: the record does not hold together.
+    """
+    where = str(run_dir / RUN_FILE)
+    if "recipe" not in record:
+        return validate(ModelConfig, record["config"], where)
+    return validate(Recipe, record["recipe"], where).model
 
 
 def load_run(run_dir: Path) -> TrainedModel:
@@ -113,17 +179,17 @@ def load_run(run_dir: Path) -> TrainedModel:
         CheckpointError: the folder is no run, or holds no whole checkpoint.
     """
     record = read_run(run_dir)
-    recipe = validate(Recipe, record["recipe"], where=str(run_dir / RUN_FILE))
+    config = model_config(record, run_dir)
     path = latest_checkpoint(run_dir)
     if path is None:
         raise CheckpointError(f"{run_dir}: no checkpoint yet; train it with mtp-code train")
-    model = build_model(recipe.model, recipe.seed)
+    model = MTPModel(config)
     sha256 = load_weights(path, model)
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     description = {
-        "run": recipe.name,
+        "run": record["name"],
         "checkpoint": path.name,
         "sha256": sha256,
         **record["model"],

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 from pydantic import Field, model_validator
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from mtp_code.config import Strict
 from mtp_code.errors import TokenizerError
@@ -62,8 +62,19 @@ _KNOWN_FIM_TOKENS: Final = (
     ("<｜fim▁begin｜>", "<｜fim▁end｜>", "<｜fim▁hole｜>"),
 )
 _FIM_KEY: Final = "fim_tokens"
+_BEGIN_KEY: Final = "begin_document"
 
 _NUM_BYTES: Final = 256
+
+# Tokens before an answer that decide how its first one is decoded: more than a character's bytes.
+_ENOUGH_BEFORE: Final = 8
+
+# Where tokenizers differ: newlines, indentation, digits, contractions, other scripts, white space.
+PROBES: Final = (
+    "def f(x):\n    return x\n\n\n\tpass  \r\n",
+    " it's 12345 + 6.7e-8\n",
+    "é 漢字 \U0001f600 \u00a0\u3000",
+)
 
 
 class BytesConfig(Strict):
@@ -145,6 +156,7 @@ class Tokenizer:
         end_of_text: str,
         chat_template: ChatTemplate | None = None,
         fim_tokens: Sequence[str] | None = None,
+        begin_document: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
@@ -153,6 +165,8 @@ class Tokenizer:
             chat_template: None for a model that is not talked to.
             fim_tokens: as they are spelled for prefix, middle and suffix; by default those in
                 use, if the vocabulary has them.
+            begin_document: tokens, as spelled, that stand before each document where the model
+                was trained, none perhaps; by default end of text.
 
         Raises:
             TokenizerError: not a tokenizer definition, or without those tokens.
@@ -174,6 +188,11 @@ class Tokenizer:
         self._end_of_text_text = end_of_text
         self.chat_template: Final = chat_template
         self.end_of_text: Final[int] = end_of_text_id
+        self._begin = begin_document
+        self.begin_document: Final = _ids_of(
+            backend, [end_of_text] if begin_document is None else begin_document
+        )
+        """What stands before the text of a document, and so of a prompt."""
         self._fim_tokens = fim_tokens
         self.fim: Final = _fim_ids(backend, fim_tokens)
         # Some vocabularies have gaps, so their size is not their count.
@@ -183,6 +202,11 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """Equal for tokenizers that give every text the same ids."""
         return hashlib.sha256(f"{self._end_of_text_text}\n{self._definition}".encode()).hexdigest()
+
+    @property
+    def definition(self) -> str:
+        """The content of its tokenizer.json."""
+        return self._definition
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without end of text.
@@ -196,8 +220,8 @@ class Tokenizer:
             raise _surrogate_error(text) from None
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text that begins a document, behind an end of text as in training rows."""
-        return [self.end_of_text, *self.encode(text)]
+        """The ids of a text that begins a document, behind what began those of training."""
+        return [*self.begin_document, *self.encode(text)]
 
     def chat(self, message: str, answer_begins: str) -> str:
         """A user's message and the beginning of the answer to it, as the chat template has them.
@@ -240,19 +264,47 @@ class Tokenizer:
         """The text of the ids; bytes that are not UTF-8 become U+FFFD."""
         return self._backend.decode(list(ids), skip_special_tokens=True)
 
+    def encode_after(self, text: str) -> list[int]:
+        """The ids of a text that goes on where another ended, tokenized apart from that.
+
+        Differs from `encode` for tokenizers that put a space before a text.
+
+        Raises:
+            TokenizerError: the text holds a lone surrogate, which is no Unicode character.
+        """
+        if self._is_byte_level:
+            return self.encode(text)
+        before, joined = self.encode("\n"), self.encode(f"\n{text}")
+        return joined[len(before) :] if joined[: len(before)] == before else self.encode(text)
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of ids that go on where others ended.
+
+        Differs from `decode` for tokenizers that take a space off the start of a text: without
+        what is before it, an answer would lose a space of its indentation.
+        """
+        if self._is_byte_level:
+            return self.decode(ids)
+        before = list(before)[-_ENOUGH_BEFORE:]
+        known, text = self.decode(before), self.decode([*before, *ids])
+        return text.removeprefix(known) if text.startswith(known) else self.decode(ids)
+
+    @property
+    def _is_byte_level(self) -> bool:
+        return isinstance(self._backend.decoder, decoders.ByteLevel)
+
     def token_num_bytes(self) -> npt.NDArray[np.int64]:
         """How many bytes of UTF-8 each id stands for; none for special tokens.
 
         Sums to the bytes of the text for byte-level tokenizers, which most are. A tokenizer that
         marks spaces with U+2581 may add one at the start of a text that is not there.
         """
-        is_byte_level = isinstance(self._backend.decoder, decoders.ByteLevel)
         added = self._backend.get_added_tokens_decoder()
         num_bytes = np.zeros(self.vocab_size, dtype=np.int64)
         for token, token_id in self._backend.get_vocab().items():
             if token_id in added:
                 num_bytes[token_id] = 0 if added[token_id].special else len(token.encode())
-            elif is_byte_level:
+            elif self._is_byte_level:
                 num_bytes[token_id] = len(token)  # spelled with one character for each byte
             elif _BYTE_TOKEN.fullmatch(token):
                 num_bytes[token_id] = 1
@@ -269,10 +321,43 @@ class Tokenizer:
         }
         if self._fim_tokens is not None:
             settings[_FIM_KEY] = list(self._fim_tokens)
+        if self._begin is not None:
+            settings[_BEGIN_KEY] = list(self._begin)
         if self.chat_template is not None:
             settings |= self.chat_template.special_tokens
             settings["chat_template"] = self.chat_template.source
         (folder / DEFINITION_FILE).write_text(self._definition, encoding="utf-8")
+        (folder / SETTINGS_FILE).write_text(
+            json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+
+    def save_for_others(self, folder: Path, context: int) -> None:
+        """Write it so that `transformers` gives a prompt the ids of `encode_prompt`.
+
+        Without a chat template, special tokens spelled in a text stay text there too; with one,
+        they are read as such, as templates need it.
+
+        Args:
+            context: the model's, in tokens.
+        """
+        self.save(folder)
+        begins = [self._backend.id_to_token(token) for token in self.begin_document]
+        backend = tokenizers.Tokenizer.from_str(self._definition)
+        backend.no_padding()
+        backend.no_truncation()
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*begins, "$A"],
+            pair=[*begins, "$A", *(f"{token}:1" for token in begins), "$B:1"],
+            special_tokens=list(zip(begins, self.begin_document, strict=True)),
+        )
+        (folder / DEFINITION_FILE).write_text(backend.to_str(), encoding="utf-8")
+        settings = _json_table(folder / SETTINGS_FILE)
+        settings |= {
+            "bos_token": begins[0] if begins else None,
+            "pad_token": self._end_of_text_text,
+            "split_special_tokens": self.chat_template is None,
+            "model_max_length": context,
+        }
         (folder / SETTINGS_FILE).write_text(
             json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -385,9 +470,43 @@ def open_hugging_face(
     if end_of_text is None:
         raise TokenizerError(f"{name}: names no end-of-text token; set tokenizer.end_of_text")
     try:
-        return Tokenizer(definition, end_of_text, _chat_template(settings), fim_tokens)
+        template, begin = _chat_template(settings), settings.get(_BEGIN_KEY)
+        return Tokenizer(definition, end_of_text, template, fim_tokens, begin)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from None
+
+
+def wrap_foreign(foreign: Any, end_of_text: str | None, where: str) -> Tokenizer:
+    """A tokenizer that transformers has loaded, with its ids, those before a prompt included.
+
+    Args:
+        foreign: a fast `transformers` tokenizer.
+        end_of_text: by default its `eos_token`.
+        where: opens the message of an error.
+
+    Raises:
+        TokenizerError: it is no fast one, its end of text is unknown, or transformers does more
+            to a text than what its definition says.
+    """
+    if not foreign.is_fast:
+        raise TokenizerError(f"{where}: its tokenizer has no fast form, which is needed here")
+    end_of_text = end_of_text or _spelling(foreign.special_tokens_map.get("eos_token"))
+    if end_of_text is None:
+        raise TokenizerError(f"{where}: names no end-of-text token; say which with --end-of-text")
+    begin = foreign.convert_ids_to_tokens(_ids_before_text(foreign))
+    settings = {**foreign.special_tokens_map, "chat_template": foreign.chat_template}
+    definition = foreign.backend_tokenizer.to_str()
+    try:
+        tokenizer = Tokenizer(definition, end_of_text, _chat_template(settings), None, begin)
+    except TokenizerError as error:
+        raise TokenizerError(f"{where}: {error}") from None
+    for text in PROBES:
+        if foreign(text, add_special_tokens=False).input_ids != tokenizer.encode(text):
+            raise TokenizerError(
+                f"{where}: transformers tokenizes {text!r} otherwise than tokenizer.json says; "
+                "such tokenizers are not supported"
+            )
+    return tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -400,6 +519,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if path.is_file() and (definition := _read(path)) in _BYTES_DEFINITIONS:
         return BytesTokenizer(fim_tokens=definition == _BYTES_DEFINITIONS[True])
     return open_hugging_face(str(path))
+
+
+def _ids_before_text(foreign: Any) -> list[int]:
+    ids, bare = foreign("a").input_ids, foreign("a", add_special_tokens=False).input_ids
+    places = (at for at in range(len(ids)) if ids[at : at + len(bare)] == bare)
+    return ids[: next(places, 0)]  # type: ignore[no-any-return]
 
 
 def _from_hub(name: str) -> tuple[str, dict[str, Any]]:
@@ -460,6 +585,15 @@ def _spelling(token: Any) -> str | None:
     """Of a special token in settings: its spelling, or a table of it and how it is matched."""
     spelled = token.get("content") if isinstance(token, dict) else token
     return spelled if isinstance(spelled, str) else None
+
+
+def _ids_of(backend: tokenizers.Tokenizer, spelled: Sequence[str]) -> list[int]:
+    ids = []
+    for token in spelled:
+        if (token_id := backend.token_to_id(token)) is None:
+            raise TokenizerError(f"the vocabulary has no {token!r} to begin documents with")
+        ids.append(token_id)
+    return ids
 
 
 def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import cmath
 import itertools
 import keyword
 import math
@@ -135,6 +136,68 @@ def naive_backward(
         total = total + token_order[0] * figures["token_order"]
     total.backward()
     return {"loss": total.detach(), **figures}
+
+
+def published_logits(
+    weights: dict[str, Tensor], params: dict[str, Any], tokens: list[int]
+) -> list[list[Tensor]]:
+    """Logits by offset and position of a checkpoint in the layout of the published ones.
+
+    Position by position, pair by pair, in double precision: a pair is two neighbours, a complex
+    number that turns with its position.
+    """
+    w = {name: tensor.double() for name, tensor in weights.items()}
+    num_heads, dim = params["n_heads"], params["dim"]
+    num_kv_heads = params.get("n_kv_heads") or num_heads
+    width = dim // num_heads
+    extras = sorted({name.split(".")[1] for name in w if name.startswith("extra_heads.")}, key=int)
+
+    def normed(x_D: Tensor, name: str) -> Tensor:
+        return x_D / (x_D.square().mean() + params["norm_eps"]).sqrt() * w[name]
+
+    def turned(x_d: Tensor, position: int) -> Tensor:
+        out = []
+        for pair in range(width // 2):
+            angle = position * params.get("rope_theta", 10_000.0) ** (-2 * pair / width)
+            number = complex(x_d[2 * pair], x_d[2 * pair + 1]) * cmath.exp(1j * angle)
+            out += [number.real, number.imag]
+        return torch.tensor(out, dtype=torch.float64)
+
+    def layer(name: str, states: list[Tensor]) -> list[Tensor]:
+        inputs = [normed(x, f"{name}.attention_norm.weight") for x in states]
+
+        def projected(which: str, t: int, head: int) -> Tensor:
+            rows = slice(head * width, (head + 1) * width)
+            return w[f"{name}.attention.{which}.weight"][rows] @ inputs[t]
+
+        out = []
+        for t, state in enumerate(states):
+            mixed = []
+            for head in range(num_heads):
+                group = head * num_kv_heads // num_heads
+                query = turned(projected("wq", t, head), t)
+                scores = [
+                    query @ turned(projected("wk", s, group), s) / width**0.5 for s in range(t + 1)
+                ]
+                shares = torch.stack(scores).softmax(0)
+                mixed.append(sum(shares[s] * projected("wv", s, group) for s in range(t + 1)))
+            state = state + w[f"{name}.attention.wo.weight"] @ torch.cat(mixed)
+            x = normed(state, f"{name}.ffn_norm.weight")
+            gate = w[f"{name}.feed_forward.w1.weight"] @ x
+            up = w[f"{name}.feed_forward.w3.weight"] @ x
+            gated = gate / (1 + (-gate).exp()) * up
+            out.append(state + w[f"{name}.feed_forward.w2.weight"] @ gated)
+        return out
+
+    states = [w["tok_embeddings.weight"][token] for token in tokens]
+    last = params["n_layers"] - len(extras) - 1
+    for number in range(last):
+        states = layer(f"layers.{number}", states)
+    names = [f"layers.{last}", *(f"extra_heads.{number}" for number in extras)]
+    return [
+        [w["output.weight"] @ normed(x, "norm.weight") for x in layer(name, states)]
+        for name in names
+    ]
 
 
 def exact_pass_at_k(num_samples: int, num_passed: int, k: int) -> Fraction:

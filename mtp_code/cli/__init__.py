@@ -13,7 +13,7 @@ import typer
 
 import evals.errors
 import mtp_code.errors
-from mtp_code.cli import benches, evaluating, gating, judging, sampling, training
+from mtp_code.cli import benches, evaluating, gating, interop, judging, sampling, training
 from mtp_code.cli.status import BAD_INPUT, BUG, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
 )
-for module in (training, sampling, judging, evaluating, gating):
+for module in (training, sampling, judging, evaluating, gating, interop):
     app.add_typer(module.commands)
 app.add_typer(gating.gate, name="gate")
 app.add_typer(benches.bench, name="bench")
@@ -35,7 +35,8 @@ def main() -> None:
     The gate has more: see `gate check`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "datasets", "fsspec", "torch", "matplotlib"):
+    noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
+    for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         app()

@@ -13,13 +13,13 @@ from typer.core import TyperCommand
 from evals.records import SCORES_FILE, VERDICTS_FILE
 from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox
-from mtp_code.cli.show import progress_bar, warn
+from mtp_code.cli.show import estimates, progress_bar, warn
 from mtp_code.cli.status import MACHINE_LACKS
 from sandbox import Tier
 
 if TYPE_CHECKING:
     from evals.benchmarks import Benchmark
-    from evals.records import Estimate, Score
+    from evals.records import Score
     from evals.sweep import Sweep
     from evals.work import Examiner
 
@@ -209,10 +209,10 @@ def _examiner(
 
 def _in_words(score: "Score") -> str:
     if score.base_pass_at_k is None:
-        parts = _estimates("pass@{}", score.pass_at_k)
+        parts = estimates("pass@{}", score.pass_at_k)
     else:
-        parts = _estimates("pass@{} (base)", score.base_pass_at_k)
-        parts += _estimates("pass@{} (base + extra)", score.pass_at_k)
+        parts = estimates("pass@{} (base)", score.base_pass_at_k)
+        parts += estimates("pass@{} (base + extra)", score.pass_at_k)
     counts = f"{score.num_tasks} tasks × {score.num_samples // score.num_tasks} samples"
     first = f"{score.benchmark} {', '.join(parts)} | {counts} | {score.timed_out} timed out"
     more = [
@@ -231,14 +231,6 @@ def _in_words(score: "Score") -> str:
         passed = score.references.num_judged - len(score.references.failed)
         more.append(f"{passed} of {score.references.num_judged} reference solutions passed")
     return f"{first}\n  {' | '.join(more)}"
-
-
-def _estimates(name: str, by_k: "dict[str, Estimate]") -> list[str]:
-    return [
-        f"{name.format(k)} {100 * estimate.value:.1f} % "
-        f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
-        for k, estimate in by_k.items()
-    ]
 
 
 def _sweep_lines(sweep: "Sweep") -> Iterator[str]:

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from evals.records import Estimate
     from mtp_code.data.prepare import Progress as DataProgress
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -99,3 +100,12 @@ def _scaled(number: float, step: int, units: Sequence[str]) -> str:
     while number >= step and power + 1 < len(units):
         number, power = number / step, power + 1
     return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}{units[power]}"
+
+
+def estimates(name: str, by_k: "Mapping[str, Estimate]") -> list[str]:
+    """Each with its interval, in per cent; the name has a place for k."""
+    return [
+        f"{name.format(k)} {100 * estimate.value:.1f} % "
+        f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+        for k, estimate in by_k.items()
+    ]

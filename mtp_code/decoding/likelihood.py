@@ -57,7 +57,7 @@ def bits_of_answers(
     windows: list[_Window] = []
     for number, (prompt, answer) in enumerate(asked):
         check_prompt(prompt, tokenizer.vocab_size)
-        tokens = [*prompt, *tokenizer.encode(answer)]
+        tokens = [*prompt, *tokenizer.encode_after(answer)]
         windows += _windows(number, tokens, len(prompt), model.config.context)
     bits = [0.0] * len(asked)
     # Rows of like lengths side by side, so that little is read in vain.

@@ -38,11 +38,12 @@ def peek(model: MTPModel, tokenizer: Tokenizer, text: str) -> list[Position]:
     tokens = tokenizer.encode(text)
     if not tokens:
         raise PromptError("peek: empty text; give some code")
-    if len(tokens) + 1 > model.config.context:
+    prompt = tokenizer.encode_prompt(text)
+    if len(prompt) > model.config.context:
         raise PromptError(
             f"peek: {len(tokens)} tokens are more than the context of {model.config.context} holds"
         )
-    logits_KTV = model(torch.tensor([tokenizer.encode_prompt(text)]))[:, 0, 1:]
+    logits_KTV = model(torch.tensor([prompt]))[:, 0, len(prompt) - len(tokens) :]
     probs_KT, guesses_KT = logits_KTV.softmax(dim=-1).max(dim=-1)
     return [
         Position(

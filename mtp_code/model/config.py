@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from mtp_code.config import Strict
+from mtp_code.model.rope import RopeScaling
 
 HeadsKind = Literal["parallel", "causal", "anticausal", "linear", "sequential"]
 
@@ -40,6 +41,8 @@ class ModelConfig(Strict):
     context: PositiveInt
     """Longest sequence, in tokens."""
     rope_theta: PositiveFloat = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    """How rotary positions are stretched for a context longer than the first one trained on."""
     norm_eps: PositiveFloat = 1e-5
     qkv_bias: bool = False
     qk_norm: bool = False

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mtp_code.model.cache import KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
+from mtp_code.model.rope import turns
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Rotary(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        half = torch.arange(0, config.head_width, 2, dtype=torch.float64) / config.head_width
+        turns_d, factor = turns(config.head_width, config.rope_theta, config.rope_scaling)
         # A draft may reach past the context's end, where none of it is committed.
         num_positions = config.context + config.num_mtp_heads
-        angles_Td = torch.arange(num_positions).double()[:, None] * config.rope_theta**-half
-        self.register_buffer("cos_Td", angles_Td.cos().float().repeat(1, 2), persistent=False)
-        self.register_buffer("sin_Td", angles_Td.sin().float().repeat(1, 2), persistent=False)
+        angles_Td = torch.arange(num_positions).double()[:, None] * turns_d
+        for name, values_Td in (("cos_Td", angles_Td.cos()), ("sin_Td", angles_Td.sin())):
+            table_Td = (factor * values_Td).float().repeat(1, 2)
+            self.register_buffer(name, table_Td, persistent=False)
 
     def forward(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         return self.cos_Td[positions_BT], self.sin_Td[positions_BT]  # type: ignore[index]

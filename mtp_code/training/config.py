@@ -1,11 +1,25 @@
 """How long, in what batches, and how a run is kept."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import PositiveInt, model_validator
 
 from mtp_code.config import Strict
 from mtp_code.training.objective import ObjectiveConfig
+
+
+class InitConfig(Strict):
+    """What a run begins from, instead of fresh weights."""
+
+    run: str
+    """A run folder; perhaps one that `mtp-code import` wrote."""
+    train: Literal["heads", "lora", "all"] = "all"
+    """`heads`: only those that are new: all others, and head 1, stay as they are, bit for bit.
+    `lora`: these, and low-rank additions to the layers that were there."""
+    num_heads_before: PositiveInt = 1
+    """Heads of the model in `run`; those behind them are new."""
+    rank: PositiveInt = 16
+    """Of the low-rank additions."""
 
 
 class TrainingConfig(Strict):

@@ -28,6 +28,7 @@ from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
+from mtp_code.training.init import choose_trained, take_weights
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
 from mtp_code.training.objective import (
@@ -94,6 +95,11 @@ def _train(
     recipe: Recipe, shards: ShardSet, run_dir: Path, on_progress: Callable[[Progress], None]
 ) -> None:
     model = build_model(recipe.model, recipe.seed)
+    newest = latest_checkpoint(run_dir)
+    if recipe.init is not None:
+        if newest is None:
+            take_weights(model, recipe.init)
+        choose_trained(model, recipe.init, recipe.seed)
     optimizers = build_optimizers(model, recipe.optim)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
@@ -104,7 +110,7 @@ def _train(
     torch.set_num_threads(record["num_threads"])
     remove_leftovers(run_dir / CHECKPOINTS_DIR / "step-*")
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
-    if (newest := latest_checkpoint(run_dir)) is not None:
+    if newest is not None:
         load_weights(newest, model)
         state = load_state(newest, optimizers)
         log.info("%s: going on from step %d of %d", run_dir, state.step, num_steps)

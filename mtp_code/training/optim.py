@@ -31,12 +31,13 @@ class OptimConfig(Strict):
 
 def build_optimizers(model: MTPModel, config: OptimConfig) -> list[Optimizer]:
     """One optimizer for each update rule; every group keeps its peak rate as `peak_lr`."""
-    outer = model.vocabulary_weights()
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    matrices = [p for p in model.parameters() if p.dim() >= 2 and p not in outer]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    outer = {p for p in model.vocabulary_weights() if p.requires_grad}
+    vectors = [p for p in trained if p.dim() < 2]
+    matrices = [p for p in trained if p.dim() >= 2 and p not in outer]
     decayed = list(outer) if config.kind == "muon" else [*outer, *matrices]
     # In the model's own order, which a checkpoint's state relies on.
-    decayed = [p for p in model.parameters() if any(p is d for d in decayed)]
+    decayed = [p for p in trained if any(p is d for d in decayed)]
     optimizers: list[Optimizer] = [
         AdamW(
             [

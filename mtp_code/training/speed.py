@@ -17,7 +17,11 @@ def arithmetic_figures(
 
     Args:
         weights: of each offset: those behind the last above 0 cost nothing.
+
+    Nothing where only a part is trained: its arithmetic is not counted.
     """
+    if recipe.init is not None and recipe.init.train != "all":
+        return {}
     num_active = max(offset for offset, weight in enumerate(weights, 1) if weight > 0)
     asked = (
         recipe.model,

@@ -1,0 +1,180 @@
+"""Models of transformers' plain classes in: trunk and head 1, and later heads that we exported."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtp_code.errors import InteropError, TokenizerError
+from mtp_code.interop.configs import check_architecture, from_foreign
+from mtp_code.interop.export import HEADS_DIR, MAIN_DIR
+from mtp_code.interop.files import CONFIG_FILE, check_names, folder_of, read_json, read_weights
+from mtp_code.interop.names import Names, names_of_later_heads, names_of_main, shapes, to_ours
+from mtp_code.interop.published import PUBLISHED, is_published, read_published
+from mtp_code.interop.vllm import ARCHITECTURE
+from mtp_code.model.config import ModelConfig
+from mtp_code.run_folder import write_import
+from mtp_code.tokenizer import Tokenizer, wrap_foreign
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a folder held: the transformers class, the shape, and what the context was cut to."""
+
+    architecture: str
+    config: ModelConfig
+    told_context: int
+
+
+def import_model(
+    source: str, out: Path, allow_pickle: bool = False, end_of_text: str | None = None
+) -> Imported:
+    """Writes a transformers model as a run folder, from which everything here decodes.
+
+    Args:
+        source: OWNER/MODEL, or a folder: transformers', one that `export` wrote (then all heads
+            come along), or one of the published multi-token checkpoints.
+        allow_pickle: read pickles where there are no safetensors.
+        end_of_text: by default, what the tokenizer calls `eos_token`.
+
+    Raises:
+        InteropError: something about the model is not supported, or missing, or damaged.
+        TokenizerError: there is no tokenizer, or it is another model's.
+    """
+    check_new(out)
+    folder = folder_of(source, allow_pickle)
+    name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+    if is_published(folder):
+        config, weights, tokenizer = read_published(folder, allow_pickle)
+        told = {"from": source, "architecture": PUBLISHED, "sha256": {name: _sha256(weights)}}
+        write_import(out, name, told, config, weights, tokenizer)
+        return Imported(PUBLISHED, config, config.context)
+    heads_dir = None
+    if not (folder / CONFIG_FILE).exists() and (folder / MAIN_DIR / CONFIG_FILE).exists():
+        heads_dir = folder / HEADS_DIR if (folder / HEADS_DIR).exists() else None
+        folder = folder / MAIN_DIR
+    foreign = _read_config(folder)
+    config = from_foreign(foreign, str(folder / CONFIG_FILE))
+    tokenizer = read_tokenizer(folder, config.vocab_size, end_of_text)
+    theirs = read_weights(folder, allow_pickle)
+    sums = {folder.name: _sha256(theirs)}
+    weights = _taken(config, theirs, names_of_main(config), folder)
+    if heads_dir is not None:
+        config, later = _later_heads(heads_dir, config, weights["norm.weight"])
+        sums[heads_dir.name] = _sha256(later)
+        weights |= to_ours(later, names_of_later_heads(config))
+    told = {"from": source, "architecture": foreign["architectures"][0], "sha256": sums}
+    write_import(out, name, told, config, weights, tokenizer)
+    return Imported(foreign["architectures"][0], config, foreign["max_position_embeddings"])
+
+
+def check_new(out: Path) -> None:
+    """
+    Raises:
+        InteropError: something is there already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InteropError(f"{out}: not empty; give a new folder")
+
+
+def read_tokenizer(folder: Path, vocab_size: int, end_of_text: str | None) -> Tokenizer:
+    """The folder's tokenizer, giving texts and prompts the ids that transformers gives them.
+
+    Raises:
+        TokenizerError: there is none, it has ids that the model has not, or none ends a text.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        foreign: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise TokenizerError(f"{folder}: no tokenizer that can be read here: {reason}") from None
+    tokenizer = wrap_foreign(foreign, end_of_text, str(folder))
+    if tokenizer.vocab_size > vocab_size:
+        raise TokenizerError(
+            f"{folder}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the model a "
+            f"vocabulary of {vocab_size}; they do not belong together"
+        )
+    return tokenizer
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """With all defaults filled in."""
+    from transformers import AutoConfig
+
+    raw = read_json(folder / CONFIG_FILE)
+    where = str(folder / CONFIG_FILE)
+    architectures = raw.get("architectures")
+    if not isinstance(architectures, list) or len(architectures) != 1:
+        raise InteropError(f"{where}: names no architecture")
+    if raw.get("auto_map"):
+        log.info("%s: comes with code of its own, which is never run (no trust_remote_code)", where)
+    check_architecture(architectures[0], where)
+    try:
+        parsed: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InteropError(f"{where}: {str(error).strip().partition(chr(10))[0]}") from None
+    return {**parsed.to_dict(), "architectures": architectures}
+
+
+def _taken(
+    config: ModelConfig, theirs: dict[str, Tensor], names: Names, folder: Path
+) -> dict[str, Tensor]:
+    """Our weights; what has no effect is dropped from theirs."""
+    _drop_idle(config, theirs, folder)
+    check_names(theirs, shapes(config, names), str(folder))
+    return to_ours(theirs, names)
+
+
+def _drop_idle(config: ModelConfig, theirs: dict[str, Tensor], folder: Path) -> None:
+    for name in list(theirs):
+        is_copy = name == "lm_head.weight" and config.tied_embeddings
+        if is_copy or name.endswith("rotary_emb.inv_freq"):
+            del theirs[name]
+        elif name.endswith(("o_proj.bias", "gate_proj.bias", "up_proj.bias", "down_proj.bias")):
+            _refuse_effect(theirs.pop(name), f"{folder}: {name}")
+
+
+def _refuse_effect(bias: Tensor, where: str) -> None:
+    if bias.any():
+        raise InteropError(f"{where} is not zero; query, key and value alone may have biases")
+
+
+def _later_heads(
+    folder: Path, config: ModelConfig, norm_D: Tensor
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The shape with all heads, and the later ones' weights by their names."""
+    told = read_json(folder / CONFIG_FILE)
+    if told.get("architectures") != [ARCHITECTURE]:
+        raise InteropError(f"{folder}: holds no heads that mtp-code export wrote")
+    config = ModelConfig.model_validate(
+        config.model_dump()
+        | {
+            "num_mtp_heads": told["num_mtp_heads"],
+            "num_layers": config.num_layers + told["num_hidden_layers"],
+        }
+    )
+    theirs = read_weights(folder)
+    _drop_idle(config, theirs, folder)
+    check_names(theirs, shapes(config, names_of_later_heads(config)), str(folder))
+    if not torch.equal(theirs["model.norm.weight"], norm_D):
+        raise InteropError(f"{folder}: its norm is not that of main/; they were exported apart")
+    return config, theirs
+
+
+def _sha256(weights: Mapping[str, Tensor]) -> str:
+    """Of names and content, however they are spread over files."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
