@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from mtp_code.decoding.sampling import SamplingConfig, choose_tokens, uniforms_for
+from mtp_code.decoding.sampling import RowSampling, SamplingConfig, choose_tokens, uniforms_for
 from mtp_code.errors import InputError
 from mtp_code.machine import describe_versions
 from mtp_code.samplers.base import Asked, Drawing, cut_at_stops, has_room
@@ -125,7 +125,9 @@ class _Draws(transformers.LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         place = input_ids.shape[1] - self._prompt_length
         uniforms_B1 = self._uniforms_BT[:, place, None].to(scores.device)
-        tokens_B1 = choose_tokens(scores[:, None], self._sampling, uniforms_B1)
+        settings = [self._sampling] * len(scores)
+        rows = RowSampling.of(settings, scores.shape[-1], scores.device)
+        tokens_B1 = choose_tokens(scores[:, None], rows, uniforms_B1)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens_B1, 0.0)
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.sampling import SamplingConfig
-from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.machine import describe_versions
 from mtp_code.run_folder import TrainedModel
 from mtp_code.samplers.base import Asked, Chat, Drawing, cut_at_stops, has_room
@@ -31,6 +31,7 @@ class OurSampler:
     def draw(self, asked: Iterable[Asked], drawing: Drawing) -> Iterator[tuple[Asked, str]]:
         """Each question with its answer, as it is finished."""
         model, tokenizer = self._trained.model, self._trained.tokenizer
+        sampling = SamplingConfig(temperature=drawing.temperature, top_p=drawing.top_p)
         question_by_request: dict[int, Asked] = {}
         requests = []
         for question in asked:
@@ -39,12 +40,11 @@ class OurSampler:
             if not has_room(question, len(prompt), model.config.context):
                 yield question, ""
                 continue
-            requests.append(Request(prompt, drawing.max_new_tokens, question.stops, question.seed))
+            requests.append(
+                Request(prompt, drawing.max_new_tokens, question.stops, question.seed, sampling)
+            )
             question_by_request[id(requests[-1])] = question
-        sampling = SamplingConfig(temperature=drawing.temperature, top_p=drawing.top_p)
-        for completion in decode_speculative(
-            model, tokenizer, requests, model.num_mtp_heads - 1, self._batch_rows, sampling
-        ):
+        for completion in Engine(model, tokenizer, self._batch_rows).complete(requests):
             question = question_by_request[id(completion.request)]
             text = tokenizer.decode_after(completion.request.prompt, completion.tokens)
             yield question, cut_at_stops(text, question.stops)

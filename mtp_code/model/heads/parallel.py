@@ -1,5 +1,6 @@
 """Heads side by side, and the same heads at once."""
 
+import copy
 from typing import Any
 
 import torch
@@ -54,6 +55,31 @@ class StackedHeads:
             [(block.ffn.gate_up.weight * block.ffn_norm.weight).T for block in blocks]
         )
         self._down_KFD = torch.stack([block.ffn.down.weight.T for block in blocks])
+
+    def first(self, num_heads: int) -> "StackedHeads":
+        """The first of these heads alone, over the same weights."""
+        if num_heads == len(self._out_KOD):
+            return self
+        part, share = copy.copy(self), len(self._out_KOD)
+        part._layers = slice(self._layers.start, self._layers.start + num_heads)
+        (query, query_bias), (key_value, key_value_bias) = self._query, self._key_value
+        part._query = (
+            query[: len(query) // share * num_heads],
+            None if query_bias is None else query_bias[: len(query_bias) // share * num_heads],
+        )
+        part._key_value = (
+            key_value[: len(key_value) // share * num_heads],
+            None
+            if key_value_bias is None
+            else key_value_bias[: len(key_value_bias) // share * num_heads],
+        )
+        if self._config.qk_norm:
+            part._q_norm_Kd = self._q_norm_Kd[:num_heads]
+            part._k_norm_Kd = self._k_norm_Kd[:num_heads]
+        part._out_KOD = self._out_KOD[:num_heads]
+        part._gate_up_KDF = self._gate_up_KDF[:num_heads]
+        part._down_KFD = self._down_KFD[:num_heads]
+        return part
 
     def __call__(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
         """States of each head at the chosen position of each row, (K, B, D), before the norm."""
