@@ -307,7 +307,6 @@ def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:
     asked = headers.get("retry-after")
     if asked is None:
         return _back_off_s(attempt)
-    seconds: float
     try:
         seconds = float(asked)
     except ValueError:
@@ -321,4 +320,4 @@ def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:
 
 def _back_off_s(attempt: int) -> float:
     """Doubles from half a second on, less up to half by chance: not all shall come back at once."""
-    return min(LONGEST_BACK_OFF_S, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
+    return min(LONGEST_BACK_OFF_S, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.0)
