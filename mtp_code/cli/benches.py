@@ -289,7 +289,8 @@ def bench_intervals(
 
 
 def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
-    name = f"speculative, {row['drafts']} drafts" if row["drafts"] else "plain"
+    drafts = "auto" if row["mode"] == "auto" else f"{row['drafts']} drafts"
+    name = f"speculative, {drafts}" if row["drafts"] else "plain"
     offsets = " ".join(f"{rate:.2f}" for rate in row["acceptance_by_offset"])
     return (
         f"{name:<22} {row['tokens_per_s']:7.0f} tok/s | {row['tokens_per_forward']:.2f} a forward "

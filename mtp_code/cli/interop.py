@@ -123,7 +123,8 @@ def _measured(run: Path) -> "Iterator[Measured]":
     for decode in found.decodes:
         best = max(decode.rows, key=lambda row: row.speed_up)
         yield Measured(
-            f"self-speculative decoding, {best.drafts} drafts",
+            f"self-speculative decoding, "
+            f"{'as many drafts as pay' if best.mode == 'auto' else f'{best.drafts} drafts'}",
             f"{best.tokens_per_forward:.2f} tokens per forward, {best.speed_up:.2f}× plain "
             f"({best.speed_up_low:.2f}–{best.speed_up_high:.2f})",
             f"{decode.prompts.count} prompts of {decode.prompts.benchmark}, {decode.machine}",

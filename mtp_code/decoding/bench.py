@@ -2,13 +2,12 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtp_code.decoding.plain import decode_plain
+from mtp_code.decoding.engine import Engine, NumDrafts
 from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
 
@@ -20,8 +19,10 @@ NUM_ROUNDS = 9
 class Mode:
     """One way to decode, and what it took in each round."""
 
-    num_drafts: int | None
-    """None is plain decoding."""
+    num_drafts: NumDrafts
+    """0 is plain decoding."""
+    engine: Engine
+    """One for all rounds: what `auto` learns of the model and the machine stays."""
     completions: list[Completion] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
@@ -33,7 +34,8 @@ def measure(
     requests: Sequence[Request],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
-    """A row for plain decoding and one for each number of drafts: time, acceptance, identity.
+    """A row for plain decoding, for each number of drafts and for `auto`: time, acceptance,
+    identity.
 
     Greedy, a request at a time, prompts included in the time. The prompts are dealt into rounds;
     within a round all modes decode the same prompts one after another, in turn first, so that a
@@ -41,27 +43,22 @@ def measure(
     plain's wall time ÷ its own, `speed_up_low` and `speed_up_high` the lowest and highest round.
     `acceptance_by_offset` ends where all answers were too short for a draft.
     """
-    modes = [Mode(None), *(Mode(k) for k in range(1, model.num_mtp_heads))]
+    choices: list[NumDrafts] = [*range(model.num_mtp_heads)]
+    if model.num_mtp_heads > 1:
+        choices.append("auto")
+    modes = [Mode(k, Engine(model, tokenizer, num_rows=1, num_drafts=k)) for k in choices]
     num_rounds = min(NUM_ROUNDS, len(requests))
     for mode in modes:
-        list(_decode(model, tokenizer, requests[:1], mode))  # the first call of all is slow
+        list(mode.engine.complete(requests[:1]))  # the first call of all is slow
     for number in range(num_rounds):
         part = requests[number::num_rounds]
         for mode in modes[number % len(modes) :] + modes[: number % len(modes)]:
             wall_s, cpu_s = time.perf_counter(), time.process_time()
-            mode.completions += _decode(model, tokenizer, part, mode)
+            mode.completions += mode.engine.complete(part)
             mode.wall_s.append(time.perf_counter() - wall_s)
             mode.cpu_s.append(time.process_time() - cpu_s)
         on_progress(number + 1, num_rounds)
     return [_row(mode, plain=modes[0]) for mode in modes]
-
-
-def _decode(
-    model: MTPModel, tokenizer: Tokenizer, requests: Sequence[Request], mode: Mode
-) -> Iterator[Completion]:
-    if mode.num_drafts is None:
-        return decode_plain(model, tokenizer, requests)
-    return decode_speculative(model, tokenizer, requests, mode.num_drafts)
 
 
 def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
@@ -73,11 +70,11 @@ def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
         ours.tokens == theirs.tokens
         for ours, theirs in zip(mode.completions, plain.completions, strict=True)
     )
-    drafts = range(mode.num_drafts or 0)
+    drafts = range(mode.engine.max_drafts)
     drafted = [sum(completion.drafted[i] for completion in mode.completions) for i in drafts]
     accepted = [sum(completion.accepted[i] for completion in mode.completions) for i in drafts]
     return {
-        "mode": "plain" if mode.num_drafts is None else "speculative",
+        "mode": {0: "plain", "auto": "auto"}.get(mode.num_drafts, "speculative"),
         "drafts": len(drafts),
         "tokens": num_tokens,
         "forwards": num_forwards,
