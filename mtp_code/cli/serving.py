@@ -32,22 +32,24 @@ def serve(
     from mtp_code.serving.extra import require_extra
 
     require_extra()
-    import torch
-
-    from mtp_code.decoding.engine import Engine
-    from mtp_code.serving.server import Address, api_key_for, build_service, listen, serve
+    from mtp_code.serving.address import Address, api_key_for, listen
 
     address = Address(host, port)
     api_key = api_key_for(address)
-    torch.set_num_threads(num_threads)
-    with listen(address) as listening:  # before the weights are read: a taken port is told at once
+    with listen(address) as listening:  # what is wrong with it is told before torch is loaded
+        import torch
+
+        from mtp_code.decoding.engine import Engine
+        from mtp_code.serving.server import build_service, serve_until_told
+
+        torch.set_num_threads(num_threads)
         engine = Engine.load(run, batch_rows, _num_drafts(drafts))
         served_name = name or run.resolve().name
         service = build_service(engine, served_name, max_waiting, timeout, api_key)
         bound_host, bound_port = listening.getsockname()[:2]
         where = f"[{bound_host}]" if ":" in bound_host else bound_host
         typer.echo(f"{run}: {served_name} at http://{where}:{bound_port}/v1", err=True)
-        serve(service, listening, drain)
+        serve_until_told(service, listening, drain)
 
 
 def _num_drafts(given: str) -> "NumDrafts":

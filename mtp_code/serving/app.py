@@ -210,7 +210,8 @@ class BodyLimit:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > _MAX_BODY_BYTES:
-                raise ApiError(413, f"the request is longer than {_MAX_BODY_BYTES} bytes")
+                # FastAPI lets no other exception through from where it reads a body.
+                raise HTTPException(413, f"longer than {_MAX_BODY_BYTES} bytes")
             return message
 
         await self._app(scope, counted if scope["type"] == "http" else receive, send)

@@ -1,63 +1,25 @@
-"""The process: where it listens, and how it goes."""
+"""The process: how it runs, and how it goes."""
 
 import asyncio
-import ipaddress
 import logging
-import os
 import signal
 import socket
 import time
-from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
 from mtp_code.decoding.engine import Engine
-from mtp_code.errors import InputError
+from mtp_code.serving.address import BACKLOG
 from mtp_code.serving.app import Service, create_app
 from mtp_code.serving.metrics import Metrics
 from mtp_code.serving.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-API_KEY_VARIABLE: Final = "MTP_CODE_API_KEY"
-_BACKLOG: Final = 1024
 _LAST_WORDS_S: Final = 5
 """For responses that were cut short to reach their clients."""
-
-
-class ServeError(InputError):
-    """A server that must not, or cannot, listen where it was told to."""
-
-
-@dataclass(frozen=True)
-class Address:
-    host: str
-    port: int
-    """0: any free one."""
-
-    @property
-    def is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-def api_key_for(address: Address) -> str | None:
-    """The key from the environment.
-
-    Raises:
-        ServeError: there is none, and others than this machine could ask.
-    """
-    api_key = os.environ.get(API_KEY_VARIABLE) or None
-    if api_key is None and not address.is_loopback:
-        raise ServeError(
-            f"--host {address.host}: others could reach it; set a key in the environment "
-            f"variable {API_KEY_VARIABLE}, or listen on 127.0.0.1"
-        )
-    return api_key
 
 
 class Server(uvicorn.Server):
@@ -69,7 +31,7 @@ class Server(uvicorn.Server):
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=_LAST_WORDS_S,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
         )
         super().__init__(config)
         self._service, self._drain_s = service, drain_s
@@ -94,20 +56,6 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def listen(address: Address) -> socket.socket:
-    """
-    Raises:
-        ServeError: the address cannot be had.
-    """
-    try:
-        family = socket.getaddrinfo(address.host, address.port)[0][0]
-        return socket.create_server((address.host, address.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ServeError(
-            f"--host {address.host} --port {address.port}: {error.strerror}; choose another"
-        ) from None
-
-
 def build_service(
     engine: Engine,
     model_name: str,
@@ -129,6 +77,6 @@ def build_service(
     )
 
 
-def serve(service: Service, listening: socket.socket, drain_s: float) -> None:
+def serve_until_told(service: Service, listening: socket.socket, drain_s: float) -> None:
     """Serves until SIGTERM or SIGINT, and then at most `drain_s` longer."""
     asyncio.run(Server(service, drain_s).serve([listening]))
