@@ -153,11 +153,10 @@ def _whole_text(response: http.client.HTTPResponse) -> str:
 
 
 def _streamed_text(response: http.client.HTTPResponse) -> str:
-    parts = []
-    for line in response:
-        if line.startswith(b"data: {"):
-            parts.append(json.loads(line[len(b"data: ") :])["choices"][0]["text"])
-    return "".join(parts)
+    events = (line.removeprefix(b"data: ") for line in response)
+    return "".join(
+        json.loads(event)["choices"][0]["text"] for event in events if event.startswith(b"{")
+    )
 
 
 def _cpu_s(pid: int) -> float:

@@ -1,6 +1,5 @@
 """The process: how it runs, and how it goes."""
 
-import asyncio
 import logging
 import signal
 import socket
@@ -79,4 +78,4 @@ def build_service(
 
 def serve_until_told(service: Service, listening: socket.socket, drain_s: float) -> None:
     """Serves until SIGTERM or SIGINT, and then at most `drain_s` longer."""
-    asyncio.run(Server(service, drain_s).serve([listening]))
+    Server(service, drain_s).run([listening])

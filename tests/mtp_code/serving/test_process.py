@@ -19,7 +19,8 @@ STREAMED = """
 import http.client, json, sys
 connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
 body = {"model": "run", "prompt": "x", "max_tokens": 6000, "stream": True, "n": 3, "seed": 1}
-connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+kind = {"Content-Type": "application/json"}
+connection.request("POST", "/v1/completions", json.dumps(body), kind)
 response = connection.getresponse()
 for line in response:
     print(line.decode(), end="", flush=True)

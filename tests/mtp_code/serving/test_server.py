@@ -346,8 +346,8 @@ def test_a_client_that_goes_frees_its_row_and_its_place(held, stream):
         if stream:
             client.send(request, stream=True)  # its headers come before any token
         else:
+            request.extensions["timeout"] = {"read": 0.2}
             with pytest.raises(httpx.ReadTimeout):
-                request.extensions["timeout"] = {"read": 0.2}
                 client.send(request)
     engine.may_step.set()
     until(lambda: served.service.worker.num_unfinished == 0)

@@ -20,7 +20,7 @@ def in_parts(data: st.DataObject, tokens: list[int]) -> list[list[int]]:
     return parts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.text(alphabet="ab😀日\ufffd\n", max_size=12), st.sampled_from([BYTES, BPE]))
 def test_pieces_are_whole_characters_and_together_the_text(data, text, tokenizer):
     tokens = tokenizer.encode(text)
@@ -32,7 +32,7 @@ def test_pieces_are_whole_characters_and_together_the_text(data, text, tokenizer
     assert "".join(pieces) == text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.lists(st.sampled_from([97, 0xF0, 0x9F, 0x98, 0x80, 0xFF, 0xE6]), max_size=12))
 def test_bytes_that_are_no_text_come_out_as_decoded_at_once(data, tokens):
     answer = AnswerText(BYTES)
@@ -41,7 +41,7 @@ def test_bytes_that_are_no_text_come_out_as_decoded_at_once(data, tokens):
     assert said + answer.push([], is_last=True) == BYTES.decode(tokens)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     st.text(alphabet="abc", max_size=14),
     st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3),
