@@ -165,11 +165,12 @@ def _talked_to(benchmark: "Benchmark", trained: "TrainedModel") -> "tuple[Benchm
 def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> "Sampler":
     """Draws with the model, its heads helping."""
     from evals.sampling import Request as Asked
+    from mtp_code.decoding.engine import Engine
     from mtp_code.decoding.requests import Request
     from mtp_code.decoding.sampling import SamplingConfig
-    from mtp_code.decoding.speculative import decode_speculative
 
     model, tokenizer = trained.model, trained.tokenizer
+    sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
 
     def draw(asked: Iterable[Asked]) -> Iterator[tuple[Asked, str]]:
         asked_by_request: dict[int, Asked] = {}
@@ -184,13 +185,9 @@ def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> 
                 )
                 yield one, ""
                 continue
-            requests.append(Request(prompt, settings.max_new_tokens, one.stops, one.seed))
+            requests.append(Request(prompt, settings.max_new_tokens, one.stops, one.seed, sampling))
             asked_by_request[id(requests[-1])] = one
-        sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
-        num_drafts = model.num_mtp_heads - 1
-        for completion in decode_speculative(
-            model, tokenizer, requests, num_drafts, batch_rows, sampling
-        ):
+        for completion in Engine(model, tokenizer, batch_rows).complete(requests):
             one = asked_by_request[id(completion.request)]
             yield one, tokenizer.decode_after(completion.request.prompt, completion.tokens)
 

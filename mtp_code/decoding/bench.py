@@ -8,7 +8,6 @@ from typing import Any
 
 from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
@@ -61,7 +60,7 @@ def _decode(
     model: MTPModel, tokenizer: Tokenizer, requests: Sequence[Request], mode: Mode
 ) -> Iterator[Completion]:
     if mode.num_drafts is None:
-        return decode_plain(model, tokenizer, requests, SamplingConfig())
+        return decode_plain(model, tokenizer, requests)
     return decode_speculative(model, tokenizer, requests, mode.num_drafts)
 
 

@@ -1,4 +1,6 @@
-"""What the heads beyond the first expect: a chain of one token an offset."""
+"""What the heads beyond the first expect: tokens at offsets 2 … k+1."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -8,60 +10,78 @@ from mtp_code.model.mtp import MTPModel, Reading
 
 
 class Drafter:
-    """Drafts the likeliest tokens at offsets 2 … k+1 from one position of each row.
+    """Drafts from the last position of a reading, for any heads that read states alone."""
 
-    For any heads that read states alone.
-    """
+    num_again = 0
+    """Positions for each draft but the first that must be read again the next time."""
 
-    def __init__(self, model: MTPModel, num_drafts: int) -> None:
-        self.num_drafts = num_drafts
+    def __init__(self, model: MTPModel, max_drafts: int) -> None:
+        """
+        Raises:
+            ValueError: the model has too few heads for so many drafts.
+        """
+        if not 0 <= max_drafts < model.num_mtp_heads:
+            raise ValueError(
+                f"num_drafts must be in 0..{model.num_mtp_heads - 1} "
+                f"(the heads beyond the first), got {max_drafts}"
+            )
+        self.max_drafts = max_drafts
         self._model = model
 
-    def draft(self, reading: Reading, chosen_B: Tensor, next_B: Tensor) -> Tensor:
-        """(B, k) tokens.
+    def draft(self, reading: Reading, num_drafts: int) -> Tensor:
+        """The likeliest token of each offset, (B, k).
 
-        All positions that were read leave their keys and values in each head's cache.
-
-        Args:
-            reading: the trunk's newest positions, not yet committed.
-            chosen_B: the position of each row, among these, that the draft is from.
-            next_B: the token behind it, which stands already.
+        All positions of the reading leave their keys and values in the cache of each head that is
+        asked, so it begins where the heads have read to.
         """
-        if self.num_drafts == 0:
-            return next_B.new_zeros((len(next_B), 0))
+        return torch.cat([s.argmax(dim=-1) for s in self.logits(reading, num_drafts)], dim=1)
+
+    def candidates(self, reading: Reading, num_drafts: int, num_each: int) -> Tensor:
+        """The likeliest tokens of each offset, likeliest first, (B, k, m)."""
+        logits = self.logits(reading, num_drafts)
+        return torch.cat([each.topk(num_each, dim=-1).indices for each in logits], dim=1)
+
+    def logits(self, reading: Reading, num_drafts: int) -> Iterable[Tensor]:
+        """Of each offset from 2 on, (B, 1, V)."""
+        offsets = range(2, num_drafts + 2)
         # Heads that others read come last: their states are there by then.
-        states = {
-            offset: reading.states_at(offset, chosen_B)
-            for offset in self._model.mtp_heads.backward_order(self._offsets())
-            if offset in self._offsets()
-        }
-        return torch.cat([self._likeliest(k, states[k]) for k in self._offsets()], dim=1)
-
-    def _offsets(self) -> range:
-        return range(2, self.num_drafts + 2)
-
-    def _likeliest(self, offset: int, states_B1D: Tensor) -> Tensor:
-        return self._model.unembed(offset, states_B1D).argmax(dim=-1)
+        order = self._model.mtp_heads.backward_order(offsets)
+        chosen_B = last_position(reading)
+        states = {k: reading.states_at(k, chosen_B) for k in order if k in offsets}
+        return [self._model.unembed(offset, states[offset]) for offset in offsets]
 
 
 class ParallelDrafter(Drafter):
     """The same for parallel heads, all at once."""
 
-    def __init__(self, model: MTPModel, num_drafts: int) -> None:
-        super().__init__(model, num_drafts)
+    def __init__(self, model: MTPModel, max_drafts: int) -> None:
+        super().__init__(model, max_drafts)
         assert isinstance(model.mtp_heads, ParallelHeads)
-        offsets = self._offsets()
-        self._heads = StackedHeads(model.mtp_heads, offsets, model.config) if offsets else None
+        self._heads: dict[int, StackedHeads] = {}
+        if max_drafts:
+            offsets = range(2, max_drafts + 2)
+            heads = StackedHeads(model.mtp_heads, offsets, model.config)
+            self._heads = {count: heads.first(count) for count in range(1, max_drafts + 1)}
 
-    def draft(self, reading: Reading, chosen_B: Tensor, next_B: Tensor) -> Tensor:
-        if self._heads is None:
-            return super().draft(reading, chosen_B, next_B)
-        states_KBD = self._heads(reading.hidden_BTD, reading.attending.only(chosen_B))
+    def draft(self, reading: Reading, num_drafts: int) -> Tensor:
         if self._model.config.replicated_unembeddings:
-            pairs = zip(self._offsets(), states_KBD[:, :, None], strict=True)
-            return torch.cat([self._likeliest(k, states_B1D) for k, states_B1D in pairs], dim=1)
-        states_KBD = self._model.norm(states_KBD)
-        return self._model.unembedding(states_KBD).argmax(dim=-1).T  # type: ignore[no-any-return]
+            return super().draft(reading, num_drafts)
+        return self._shared_logits(reading, num_drafts).argmax(dim=-1).T
+
+    def logits(self, reading: Reading, num_drafts: int) -> Iterable[Tensor]:
+        if not self._model.config.replicated_unembeddings:
+            return self._shared_logits(reading, num_drafts)[:, :, None]
+        states_KBD = self._states(reading, num_drafts)[:, :, None]
+        return [self._model.unembed(k, states) for k, states in enumerate(states_KBD, start=2)]
+
+    def _states(self, reading: Reading, num_drafts: int) -> Tensor:
+        attending = reading.attending.only(last_position(reading))
+        return self._heads[num_drafts](reading.hidden_BTD, attending)
+
+    def _shared_logits(self, reading: Reading, num_drafts: int) -> Tensor:
+        """(K, B, V)."""
+        states_KBD = self._model.norm(self._states(reading, num_drafts))
+        return self._model.unembedding(states_KBD)  # type: ignore[no-any-return]
 
 
 class SequentialDrafter(Drafter):
@@ -71,38 +91,33 @@ class SequentialDrafter(Drafter):
     what it would say of the tokens that stand. So the newest k − 1 positions are read again.
     """
 
-    def draft(self, reading: Reading, chosen_B: Tensor, next_B: Tensor) -> Tensor:
-        if self.num_drafts == 0:
-            return super().draft(reading, chosen_B, next_B)
-        cache, span = reading.attending.cache, reading.attending.span
-        assert cache is not None
-        assert span is not None
-        num_read, num_again = reading.hidden_BTD.shape[1], self.num_drafts - 1
-        cache.remember(span, reading.tokens_BS, reading.hidden_BTD)
-        attending = self._model.trunk.attend_cached(cache, num_read, num_again)
-        assert attending.span is not None
-        tokens_BT, hidden_BTD = cache.recall(attending.span)
-        # What was read, then room; behind the chosen place the token that stands, then the drafts.
-        room_Bk = tokens_BT.new_zeros((len(next_B), self.num_drafts + 1))
-        line_BS = torch.cat((tokens_BT, room_Bk), dim=1)
-        chosen_B = chosen_B + num_again
-        line_BS.scatter_(1, chosen_B[:, None] + 1, next_B[:, None])
-        again = Reading(self._model, line_BS, hidden_BTD, attending)
-        drafts: list[Tensor] = []
-        for offset in self._offsets():
-            if offset <= self.num_drafts:
-                again.states(offset)  # of all positions: the next module reads them
-            drafts.append(self._likeliest(offset, again.states_at(offset, chosen_B)))
-            line_BS.scatter_(1, chosen_B[:, None] + offset, drafts[-1])
+    num_again = 1
+
+    def draft(self, reading: Reading, num_drafts: int) -> Tensor:
+        """As for other heads; the drafts are written into the reading's line of tokens."""
+        chosen_B = last_position(reading)
+        num_read, drafts = reading.hidden_BTD.shape[1], []
+        for offset in range(2, num_drafts + 2):
+            if offset <= num_drafts:
+                reading.states(offset)  # of all positions: the next module reads them
+            logits_B1V = self._model.unembed(offset, reading.states_at(offset, chosen_B))
+            drafts.append(logits_B1V.argmax(dim=-1))
+            reading.tokens_BS[:, num_read - 1 + offset] = drafts[-1][:, 0]
         return torch.cat(drafts, dim=1)
 
 
-def build_drafter(model: MTPModel, num_drafts: int) -> Drafter:
+def last_position(reading: Reading) -> Tensor:
+    """The index of each row's last position among those that were read, (B,)."""
+    num_rows, num_read = reading.hidden_BTD.shape[:2]
+    return torch.full((num_rows,), num_read - 1, device=reading.hidden_BTD.device)
+
+
+def build_drafter(model: MTPModel, max_drafts: int) -> Drafter:
     """The drafter for the model's heads."""
     match model.config.heads:
         case "parallel":
-            return ParallelDrafter(model, num_drafts)
+            return ParallelDrafter(model, max_drafts)
         case "sequential":
-            return SequentialDrafter(model, num_drafts)
+            return SequentialDrafter(model, max_drafts)
         case _:
-            return Drafter(model, num_drafts)
+            return Drafter(model, max_drafts)

@@ -1,22 +1,28 @@
 """What is asked of a decoder, how an answer grows, and when it ends."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
-from mtp_code.decoding.sampling import uniforms_for
+from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.errors import PromptError
 from mtp_code.tokenizer import Tokenizer
+
+MAX_TOP_LOGPROBS: Final = 20
+"""As many alternatives as OpenAI's interface hands out at most."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt in tokens, and where its answer ends at the latest."""
+    """A prompt in tokens, how to continue it, and where its answer ends at the latest."""
 
     prompt: Sequence[int]
     max_new_tokens: int
     stops: tuple[str, ...] = ()
     seed: int = 0
+    sampling: SamplingConfig = SamplingConfig()  # noqa: RUF009 - frozen
+    num_logprobs: int | None = None
+    """Alternatives whose log-probabilities are wanted beside each token's own; None wants none."""
 
     def __post_init__(self) -> None:
         """
@@ -27,6 +33,21 @@ class Request:
             raise PromptError(f"max_new_tokens: must be at least 1, got {self.max_new_tokens}")
         if "" in self.stops:
             raise PromptError("stops: an empty string is in every answer; leave it out")
+        if not 0 <= (self.num_logprobs or 0) <= MAX_TOP_LOGPROBS:
+            raise PromptError(
+                f"num_logprobs: must be in 0..{MAX_TOP_LOGPROBS}, got {self.num_logprobs}"
+            )
+
+
+class TokenLogprobs(NamedTuple):
+    """Natural logarithms of what the model gives a token and its likeliest alternatives.
+
+    Of the model's own distribution: before temperature, top-k and top-p.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """Tokens with theirs, likeliest first."""
 
 
 @dataclass
@@ -40,14 +61,20 @@ class Completion:
     offset i + 2. Each forward commits the drafts that it accepts and one token more, so that
     `num_committed` is `num_forwards` and all accepted ones. Drafts behind the answer's end count
     as neither, nor does one that stood as its last token: the forward brought that one anyway.
+    `rounds_by_accepted[i]` is the number of forwards that accepted i drafts.
+
+    A request that could not be begun is answered by an `error` of one line, and nothing else.
     """
 
     request: Request
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
     ended_by: Literal["end of text", "stop", "length"] | None = None
     num_forwards: int = 0
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+    rounds_by_accepted: list[int] = field(default_factory=list)
+    error: str | None = None
 
     @property
     def num_committed(self) -> int:
@@ -67,6 +94,13 @@ class Answer:
     def __init__(
         self, request: Request, tokenizer: Tokenizer, context: int, num_drafts: int
     ) -> None:
+        """
+        Args:
+            num_drafts: the most that a round may have.
+
+        Raises:
+            PromptError: the prompt is empty, outside the vocabulary, or as long as the context.
+        """
         check_prompt(request.prompt, tokenizer.vocab_size)
         room = context - len(request.prompt)
         if room < 1:
@@ -74,8 +108,13 @@ class Answer:
                 f"prompt: {len(request.prompt)} tokens leave no room in a context of {context}; "
                 "shorten it"
             )
-        self.completion = Completion(request, drafted=[0] * num_drafts, accepted=[0] * num_drafts)
-        self._uniforms: list[float] | None = None
+        self.completion = Completion(
+            request,
+            logprobs=None if request.num_logprobs is None else [],
+            drafted=[0] * num_drafts,
+            accepted=[0] * num_drafts,
+            rounds_by_accepted=[0] * (num_drafts + 1),
+        )
         self.max_new_tokens = min(request.max_new_tokens, room)
         self._tokenizer = tokenizer
         # A token is at least a byte, so a stop string that the newest token ends lies in these.
@@ -85,48 +124,52 @@ class Answer:
     def is_done(self) -> bool:
         return self.completion.ended_by is not None
 
-    def next_uniforms(self, count: int) -> list[float]:
-        """The draws that decide the next tokens, each a function of the request's seed and place.
+    def commit(
+        self,
+        tokens: Sequence[int],
+        num_drafts: int,
+        logprobs: Sequence[TokenLogprobs] | None = None,
+    ) -> None:
+        """Takes what one forward committed: the drafts that stood and a token of its own.
 
-        Those of places behind the longest possible answer are 0.
+        Args:
+            num_drafts: how many were made for this forward.
+            logprobs: of the tokens, where the request wants them.
         """
-        if self._uniforms is None:
-            self._uniforms = uniforms_for(self.completion.request.seed, self.max_new_tokens)
-        start = len(self.completion.tokens)
-        draws = self._uniforms[start : start + count]
-        return draws + [0.0] * (count - len(draws))
-
-    def commit(self, tokens: Sequence[int]) -> None:
-        """Takes what one forward committed: the drafts that stood and a token of its own."""
-        # A prompt of one token leaves nothing to draft from before the first forward.
-        is_drafted = self.completion.num_forwards > 0 or len(self.completion.request.prompt) > 1
-        num_before = self.completion.num_committed
+        completion = self.completion
+        num_before, num_tokens = completion.num_committed, len(completion.tokens)
         self._take(tokens)
-        num_taken = self.completion.num_committed - num_before
-        self.completion.num_forwards += 1
-        if is_drafted:
-            self.completion.count_drafts(self._num_inside(len(tokens), num_taken), num_taken - 1)
+        num_taken = completion.num_committed - num_before
+        if completion.logprobs is not None:
+            assert logprobs is not None
+            completion.logprobs += logprobs[: len(completion.tokens) - num_tokens]
+        completion.num_forwards += 1
+        num_accepted = num_taken - 1
+        for index in range(self._num_inside(num_drafts, len(tokens), num_taken)):
+            completion.drafted[index] += 1
+            completion.accepted[index] += index < num_accepted
+        completion.rounds_by_accepted[num_accepted] += 1
 
-    def _num_inside(self, num_offered: int, num_taken: int) -> int:
+    def _num_inside(self, num_drafts: int, num_offered: int, num_taken: int) -> int:
         """Drafts of a round that had their place in the answer, and could save a forward."""
         if num_taken < num_offered:
             return num_taken - 1  # it ended with a draft
-        num_drafts = len(self.completion.drafted)
         return min(num_drafts, num_taken) if self.is_done else num_drafts
 
-    def _take(self, tokens: Iterable[int]) -> None:
+    def _take(self, tokens: Sequence[int]) -> None:
         """Appends tokens up to and including the one that ends the answer; drops the rest."""
+        completion = self.completion
         for token in tokens:
-            if self.is_done:
-                return
             if token == self._tokenizer.end_of_text:
-                self.completion.ended_by = "end of text"
+                completion.ended_by = "end of text"
                 return
-            self.completion.tokens.append(token)
+            completion.tokens.append(token)
             if self._holds_stop():
-                self.completion.ended_by = "stop"
-            if not self.is_done and len(self.completion.tokens) >= self.max_new_tokens:
-                self.completion.ended_by = "length"
+                completion.ended_by = "stop"
+                return
+            if len(completion.tokens) >= self.max_new_tokens:
+                completion.ended_by = "length"
+                return
 
     def _holds_stop(self) -> bool:
         if not self._window:

@@ -35,14 +35,12 @@ class Trunk(nn.Module):
         cos, sin = self.rotary(positions_1T)
         return Attending(cos, sin, mask)
 
-    def attend_cached(self, cache: KeyValueCache, num_tokens: int, num_again: int = 0) -> Attending:
-        """Causal attention of each row's next tokens over what the cache holds of that row.
+    def attend_cached(self, cache: KeyValueCache, num_tokens: int) -> Attending:
+        """Causal attention of each row's next tokens over what the cache holds of that row."""
+        return self.attend_span(cache, Span.behind(cache, num_tokens))
 
-        Args:
-            num_again: positions before them that are read again; what stands for those before a
-                row's first is of no use.
-        """
-        span = Span(cache, num_tokens, num_again)
+    def attend_span(self, cache: KeyValueCache, span: Span) -> Attending:
+        """Causal attention of tokens in any slots, by slot, over the slots before them."""
         positions_BT = span.positions_BT
         mask = None
         if positions_BT.shape[1] > 1 or span.start is None:

@@ -1,5 +1,6 @@
 """Heads side by side, and the same heads at once."""
 
+import copy
 from typing import Any
 
 import torch
@@ -53,6 +54,24 @@ class StackedHeads:
             [(block.ffn.gate_up.weight * block.ffn_norm.weight).T for block in blocks]
         )
         self._down_KFD = torch.stack([block.ffn.down.weight.T for block in blocks])
+
+    def first(self, num_heads: int) -> "StackedHeads":
+        """The first of these heads alone, over the same weights."""
+        if num_heads == len(self._out_KOD):
+            return self
+        part, share = copy.copy(self), len(self._out_KOD)
+        part._layers = slice(self._layers.start, self._layers.start + num_heads)
+        part._query, part._key_value = (
+            tuple(None if x is None else x[: len(x) // share * num_heads] for x in pair)
+            for pair in (self._query, self._key_value)
+        )
+        if self._config.qk_norm:
+            part._q_norm_Kd = self._q_norm_Kd[:num_heads]
+            part._k_norm_Kd = self._k_norm_Kd[:num_heads]
+        part._out_KOD = self._out_KOD[:num_heads]
+        part._gate_up_KDF = self._gate_up_KDF[:num_heads]
+        part._down_KFD = self._down_KFD[:num_heads]
+        return part
 
     def __call__(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
         """States of each head at the chosen position of each row, (K, B, D), before the norm."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtp_code.decoding.batch import Batch
+from mtp_code.decoding import step
 from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig
@@ -14,7 +14,6 @@ from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.tokenizer import BytesTokenizer, Tokenizer
 from tests.reference import decode_without_cache
 
-GREEDY = SamplingConfig()
 PROMPTS = ["def f(x):\n", "x", "import os\nfor i in range(3):", "a b c d e f g h", "\n\n", "é∀"]
 
 
@@ -76,7 +75,7 @@ def other_model(request: pytest.FixtureRequest, small_model: MTPModel) -> MTPMod
 
 def test_with_other_heads_too_speculative_equals_plain_greedy(other_model, tokenizer):
     requests = requests_for(tokenizer)[:4]
-    plain = by_prompt(list(decode_plain(other_model, tokenizer, requests, GREEDY, num_rows=3)))
+    plain = by_prompt(list(decode_plain(other_model, tokenizer, requests, num_rows=3)))
     for prompt, completion in plain.items():
         assert completion.tokens == decode_without_cache(other_model, completion.request), prompt
     for num_drafts, num_rows in ((0, 1), (2, 1), (1, 3), (3, 3)):
@@ -90,36 +89,38 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
     other_model, tokenizer, num_drafts, monkeypatch
 ):
     """With rows of other lengths beside it, and after drafts that did not stand."""
-    wrong, right = 0, 0
-    real_commit = Batch.commit
+    drafted, longest_lag, real_draft = 0, 0, step.draft
 
-    def checked(batch: Batch, tokens: list[list[int]]) -> list[Completion]:
-        nonlocal wrong, right
-        texts = [
-            None
-            if answer is None
-            else [*answer.completion.request.prompt, *answer.completion.tokens, *new]
-            for answer, new in zip(batch.answers, tokens, strict=True)
-        ]
-        for text, new, drafts_k in zip(texts, tokens, batch.drafts_Bk.tolist(), strict=True):
-            if text is not None:
-                # The last token stands already; what is behind it is drafted at the one before.
-                logits_KTV = other_model(torch.tensor([text[:-1]]))[:, 0]
-                expected = logits_KTV[:, -1].argmax(dim=-1).tolist()
-                assert expected[0] == text[-1]
-                assert drafts_k == expected[1 : num_drafts + 1]
-                right += len(new) > 1
-                wrong += len(new) <= num_drafts
-        return real_commit(batch, tokens)
+    def checked(model, drafter, state, plan):
+        nonlocal drafted, longest_lag
+        drafts_Bk = real_draft(model, drafter, state, plan)
+        longest_lag = max(longest_lag, plan.window)
+        rows = zip(state.tokens_BC, state.cache.lengths_B.tolist(), drafts_Bk.tolist(), strict=True)
+        for tokens_C, length, drafts_k in rows:
+            if length == 0:
+                assert drafts_k == [-1] * num_drafts
+                continue
+            # The newest token stands already; what is behind it is drafted at the one before.
+            logits_KTV = other_model(tokens_C[None, :length])[:, 0]
+            newest, *expected = logits_KTV[: num_drafts + 1, -1].argmax(dim=-1).tolist()
+            if newest != tokens_C[length]:
+                continue  # a prompt's last token, which the reference does not know
+            assert drafts_k == expected
+            drafted += 1
+        return drafts_Bk
 
-    monkeypatch.setattr(Batch, "commit", checked)
+    monkeypatch.setattr(step, "draft", checked)
     requests = [replace(request, max_new_tokens=18) for request in requests_for(tokenizer)]
-    list(decode_speculative(other_model, tokenizer, requests, num_drafts, 3))
-    assert min(right, wrong) > 1
+    completions = list(decode_speculative(other_model, tokenizer, requests, num_drafts, 3))
+    rounds = torch.tensor([one.rounds_by_accepted for one in completions]).sum(dim=0)
+    assert rounds[0] > 1  # wrong ones
+    assert rounds[1:].sum() > 1  # and right ones
+    assert drafted > 20
+    assert longest_lag > num_drafts
 
 
 def test_plain_greedy_equals_decoding_without_a_cache(model, tokenizer):
-    for completion in decode_plain(model, tokenizer, requests_for(tokenizer), GREEDY):
+    for completion in decode_plain(model, tokenizer, requests_for(tokenizer)):
         expected = decode_without_cache(model, completion.request)
         assert completion.tokens == expected
 
@@ -128,7 +129,7 @@ def test_plain_greedy_equals_decoding_without_a_cache(model, tokenizer):
 @pytest.mark.parametrize("num_rows", [1, 3, 8])
 def test_speculative_greedy_equals_plain_greedy(model, tokenizer, num_drafts, num_rows):
     requests = requests_for(tokenizer)
-    plain = by_prompt(list(decode_plain(model, tokenizer, requests, GREEDY)))
+    plain = by_prompt(list(decode_plain(model, tokenizer, requests)))
     speculative = list(decode_speculative(model, tokenizer, requests, num_drafts, num_rows))
     assert len(speculative) == len(requests)
     for prompt, completion in by_prompt(speculative).items():
@@ -149,12 +150,12 @@ def test_speculative_needs_fewer_forwards_where_drafts_stand(model, tokenizer):
 def test_a_stop_string_inside_a_draft_ends_where_plain_decoding_would(model, tokenizer):
     tried = 0
     for request in requests_for(tokenizer):
-        (longest,) = decode_plain(model, tokenizer, [request], GREEDY)
+        (longest,) = decode_plain(model, tokenizer, [request])
         pair = re.search("(?s)(?<=.{3})[ -~]{2}", tokenizer.decode(longest.tokens))
         if pair is None:
             continue
         request = replace(request, stops=(pair[0],))
-        (plain,) = decode_plain(model, tokenizer, [request], GREEDY)
+        (plain,) = decode_plain(model, tokenizer, [request])
         (speculative,) = decode_speculative(model, tokenizer, [request], 3)
         assert plain.ended_by == speculative.ended_by == "stop"
         assert speculative.tokens == plain.tokens == longest.tokens[: len(plain.tokens)]
@@ -165,20 +166,20 @@ def test_a_stop_string_inside_a_draft_ends_where_plain_decoding_would(model, tok
 def test_a_sample_does_not_depend_on_its_company_in_the_batch(small_model, tokenizer):
     sampling = SamplingConfig(temperature=0.8, top_p=0.95)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    requests = [Request(prompt, 24, seed=i) for i, prompt in enumerate(prompts)]
+    requests = [Request(prompt, 24, seed=i, sampling=sampling) for i, prompt in enumerate(prompts)]
     alone = {
-        tuple(request.prompt): next(decode_plain(small_model, tokenizer, [request], sampling))
+        tuple(request.prompt): next(decode_plain(small_model, tokenizer, [request]))
         for request in requests
     }
-    together = by_prompt(list(decode_plain(small_model, tokenizer, requests, sampling, 4)))
+    together = by_prompt(list(decode_plain(small_model, tokenizer, requests, 4)))
     assert {p: c.tokens for p, c in together.items()} == {p: c.tokens for p, c in alone.items()}
 
 
 def test_seeds_give_other_samples_and_equal_seeds_the_same(small_model, tokenizer):
     sampling = SamplingConfig(temperature=1.0)
     prompt = tokenizer.encode("x = ")
-    requests = [Request(prompt, 16, seed=seed) for seed in (1, 2, 1)]
-    first, second, third = decode_plain(small_model, tokenizer, requests, sampling)
+    requests = [Request(prompt, 16, seed=seed, sampling=sampling) for seed in (1, 2, 1)]
+    first, second, third = decode_plain(small_model, tokenizer, requests)
     assert first.tokens == third.tokens != second.tokens
 
 
@@ -195,7 +196,7 @@ def test_an_impossible_prompt_is_named(small_model, tokenizer, prompt, complaint
 def test_what_finished_is_handed_out_before_a_prompt_is_refused(small_model, tokenizer, decode):
     requests = [Request([5, 6], 3), Request([], 3)]
     completions = (
-        decode_plain(small_model, tokenizer, requests, GREEDY)
+        decode_plain(small_model, tokenizer, requests)
         if decode == "plain"
         else decode_speculative(small_model, tokenizer, requests, 3)
     )
@@ -215,7 +216,7 @@ def test_a_request_that_nothing_could_answer_is_refused():
 def test_a_batch_without_rows_is_refused(small_model, tokenizer, decode):
     requests = [Request([1], 8)]
     completions = (
-        decode_plain(small_model, tokenizer, requests, GREEDY, num_rows=0)
+        decode_plain(small_model, tokenizer, requests, num_rows=0)
         if decode == "plain"
         else decode_speculative(small_model, tokenizer, requests, 1, num_rows=0)
     )
@@ -227,7 +228,7 @@ def test_a_batch_without_rows_is_refused(small_model, tokenizer, decode):
 def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(model, num_rows):
     """However an answer ends: at a limit, a stop, the context's or its text's end."""
     tokenizer = BytesTokenizer()
-    longest = list(decode_plain(model, tokenizer, requests_for(tokenizer), GREEDY))
+    longest = list(decode_plain(model, tokenizer, requests_for(tokenizer)))
     requests = [
         Request(one.request.prompt, limit) for one in longest for limit in (1, 2, 3, 4, 7, 24)
     ]
@@ -253,7 +254,7 @@ def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(model, n
 
 def test_an_answer_ends_where_the_context_does(small_model, tokenizer):
     request = Request([7] * 250, 100)
-    (plain,) = decode_plain(small_model, tokenizer, [request], GREEDY)
+    (plain,) = decode_plain(small_model, tokenizer, [request])
     (speculative,) = decode_speculative(small_model, tokenizer, [request], 3)
     assert len(plain.tokens) == 6
     assert speculative.tokens == plain.tokens
@@ -270,10 +271,10 @@ def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, toke
     context = small_model.config.context
     requests = [Request([5] * (context - 4), 100), Request([6] * 4, 200), Request([7] * 4, 220)]
     if num_drafts is None:
-        together = list(decode_plain(small_model, tokenizer, requests, GREEDY, num_rows=3))
+        together = list(decode_plain(small_model, tokenizer, requests, num_rows=3))
     else:
         together = list(decode_speculative(small_model, tokenizer, requests, num_drafts, 3))
-    alone = [next(decode_plain(small_model, tokenizer, [one], GREEDY)) for one in requests]
+    alone = [next(decode_plain(small_model, tokenizer, [one])) for one in requests]
     found = by_prompt(together)
     for completion in alone:
         assert found[tuple(completion.request.prompt)].tokens == completion.tokens
@@ -286,11 +287,12 @@ def test_speculative_samples_equal_plain_samples(
     model, tokenizer, num_drafts, num_rows, temperature
 ):
     sampling = SamplingConfig(temperature=temperature, top_p=0.95)
-    requests = [replace(request, seed=seed) for seed, request in enumerate(requests_for(tokenizer))]
-    plain = by_prompt(list(decode_plain(model, tokenizer, requests, sampling)))
-    speculative = list(
-        decode_speculative(model, tokenizer, requests, num_drafts, num_rows, sampling)
-    )
+    requests = [
+        replace(request, seed=seed, sampling=sampling)
+        for seed, request in enumerate(requests_for(tokenizer))
+    ]
+    plain = by_prompt(list(decode_plain(model, tokenizer, requests)))
+    speculative = list(decode_speculative(model, tokenizer, requests, num_drafts, num_rows))
     assert len(speculative) == len(requests)
     for prompt, completion in by_prompt(speculative).items():
         assert completion.tokens == plain[prompt].tokens

@@ -1,0 +1,448 @@
+"""Continuous batching: requests come and go while others are answered."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import torch
+
+from mtp_code.decoding.draft import build_drafter
+from mtp_code.decoding.policy import Auto, Fixed
+from mtp_code.decoding.prepare import largest_num_rows, prepare_for_decoding
+from mtp_code.decoding.requests import Answer, Completion, Request, TokenLogprobs
+from mtp_code.decoding.state import DecodeState
+from mtp_code.decoding.step import Outcome, Plan, advance, draft
+from mtp_code.errors import MachineError, PromptError
+from mtp_code.model.cache import Span
+from mtp_code.model.mtp import MTPModel
+from mtp_code.run_folder import load_run
+from mtp_code.tokenizer import Tokenizer
+
+NumDrafts = int | Literal["auto"]
+
+PREFILL_TOKENS: Final = 256
+"""Tokens of waiting prompts that are read between two rounds of those that are being answered."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of one request: tokens as they come, and the whole answer once it is there."""
+
+    id: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    completion: Completion | None = None
+
+
+@dataclass
+class Stats:
+    """What an engine did since it began.
+
+    Offsets are counted from 2: `drafted[i]` and `accepted[i]` belong to offset i + 2.
+    """
+
+    num_requests: int = 0
+    num_failed: int = 0
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    """Committed, ends of text included."""
+    num_forwards: int = 0
+    """Of single rows: a forward of a batch counts once for each."""
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    rounds_by_accepted: list[int] = field(default_factory=list)
+
+    @property
+    def tokens_per_forward(self) -> float | None:
+        """τ: the verifier's own token counts too."""
+        return self.num_tokens / self.num_forwards if self.num_forwards else None
+
+    @property
+    def acceptance_by_offset(self) -> list[float | None]:
+        pairs = zip(self.accepted, self.drafted, strict=True)
+        return [stood / made if made else None for stood, made in pairs]
+
+    def add(self, completion: Completion) -> None:
+        self.num_requests += 1
+        self.num_failed += completion.error is not None
+        self.num_prompt_tokens += len(completion.request.prompt)
+        self.num_tokens += completion.num_committed
+        self.num_forwards += completion.num_forwards
+        for name in ("drafted", "accepted", "rounds_by_accepted"):
+            total = getattr(self, name)
+            for index, count in enumerate(getattr(completion, name)):
+                total[index] += count
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Completions in the order of the requests, and what they took."""
+
+    completions: list[Completion]
+    stats: Stats
+
+
+@dataclass
+class _Row:
+    """A request that has a row.
+
+    Attributes:
+        length: tokens that the row's cache holds.
+        heads_read: positions that each head beyond the first has read, by offset.
+    """
+
+    id: int
+    answer: Answer
+    heads_read: list[int]
+    length: int = 0
+
+    @property
+    def request(self) -> Request:
+        return self.answer.completion.request
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all of the prompt is, but for its last token, which the first round reads."""
+        return self.length >= len(self.request.prompt) - 1
+
+
+class Engine:
+    """Answers requests with a row of a batch each; every row advances by its own acceptance.
+
+    Completions are token for token those of plain decoding (`num_drafts=0`) in fp32, sampled ones
+    too, in whatever company they are decoded. In lower precision they are wherever rounding, which
+    differs with the number of tokens in a forward, does not tip a choice.
+
+    Each round is one trunk forward over a row's newest token and its drafts. What head 1 answers
+    there verifies the drafts; the tokens up to its first disagreement, and its own answer at that
+    place (the bonus token), are committed.
+
+    Above temperature 0 an answer of head 1 is a draw from its law, by the uniform number that the
+    request's seed has for that place. A draft x stands if it is the token drawn, so with
+    probability p(x), and the token in place of one that does not follows p without x: as in the
+    rejection rule of speculative sampling (proofs: Leviathan et al. 2023, arXiv 2211.17192,
+    appendix A.1; Chen et al. 2023, arXiv 2302.01318) for a draft that is sure of itself. Since
+    plain decoding draws with the same numbers, not only the law is the same but each sample.
+
+    Not for use by several threads at once.
+
+    Source: Gloeckle et al. 2024, arXiv 2404.19737, section 3.2.
+    """
+
+    def __init__(
+        self,
+        model: MTPModel,
+        tokenizer: Tokenizer,
+        num_rows: int = 8,
+        num_drafts: NumDrafts = "auto",
+        prefill_tokens: int = PREFILL_TOKENS,
+    ) -> None:
+        """
+        Args:
+            num_drafts: tokens drafted a round, 0 … n−1; `auto` drafts as many as pay, which may
+                be none.
+
+        Raises:
+            ValueError: the model has too few heads for so many drafts, or there is no row.
+            MachineError: memory does not suffice for so many rows; it says how many fit.
+        """
+        if num_rows < 1:
+            raise ValueError(f"num_rows must be at least 1, got {num_rows}")
+        self.model, self.tokenizer = model, tokenizer
+        self.max_drafts = model.num_mtp_heads - 1 if num_drafts == "auto" else num_drafts
+        self._drafter = build_drafter(model, self.max_drafts)
+        self._policy = Auto(self.max_drafts) if num_drafts == "auto" else Fixed(self.max_drafts)
+        self._prefill_tokens = prefill_tokens
+        num_spare = 2 * (self.max_drafts + 1)
+        fitting = largest_num_rows(model, num_spare, self.max_drafts)
+        if fitting is not None and fitting < num_rows:
+            raise MachineError(
+                f"num_rows = {num_rows}: the cache of so many rows does not fit into memory; "
+                f"the most that do are {fitting}"
+            )
+        self._state = DecodeState(model, num_rows, num_spare, self.max_drafts)
+        # Rows being answered come first, then at most one whose prompt is being read.
+        self._rows: list[_Row] = []
+        self._waiting: deque[tuple[int, Answer]] = deque()
+        self._next_id = 0
+        self.stats = self._fresh_stats()
+
+    @classmethod
+    def load(cls, run_dir: Path, num_rows: int = 8, num_drafts: NumDrafts = "auto") -> Self:
+        """An engine for a run's newest checkpoint, its weights laid out for decoding.
+
+        Raises:
+            CheckpointError: the folder is no run, or holds no whole checkpoint.
+        """
+        trained = load_run(run_dir)
+        prepare_for_decoding(trained.model)
+        return cls(trained.model, trained.tokenizer, num_rows, num_drafts)
+
+    @property
+    def num_rows(self) -> int:
+        return self._state.num_rows
+
+    @property
+    def num_running(self) -> int:
+        return len(self._rows)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._rows or self._waiting)
+
+    def submit(self, request: Request) -> int:
+        """Queues a request; returns the number that its events carry.
+
+        Raises:
+            PromptError: the prompt is empty, outside the vocabulary, or as long as the context;
+                nothing is queued then.
+        """
+        answer = Answer(request, self.tokenizer, self.model.config.context, self.max_drafts)
+        self._next_id += 1
+        self._waiting.append((self._next_id, answer))
+        return self._next_id
+
+    def cancel(self, id_: int) -> bool:
+        """Drops a request, whose row is free at once; False if it is not here (any more)."""
+        for place, (waiting, _) in enumerate(self._waiting):
+            if waiting == id_:
+                del self._waiting[place]
+                return True
+        for place, row in enumerate(self._rows):
+            if row.id == id_:
+                self._free([place])
+                return True
+        return False
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Reads some of the waiting prompts, then advances all that are read by one round."""
+        self._read_prompts()
+        if not self._num_live:
+            return []
+        begun_s = time.perf_counter()
+        live = self._rows[: self._num_live]
+        keys = [row.id for row in live]
+        num_drafts = self._policy.choose(keys)
+        state = self._state.rows(0, len(live))
+        plan = self._plan(live, num_drafts)
+        outcome = advance(self.model, self._drafter, state, plan)
+        self._note_read(live, num_drafts)
+        events, accepted = self._commit(live, outcome, num_drafts)
+        elapsed_s = time.perf_counter() - begun_s
+        self._policy.observe(keys, num_drafts, accepted, elapsed_s)
+        self.stats.decode_s += elapsed_s
+        done = [place for place, row in enumerate(live) if row.answer.is_done]
+        for place in done:
+            self.stats.add(live[place].answer.completion)
+        self._free(done)
+        return events
+
+    def stream(self, request: Request) -> Iterator[Event]:
+        """The events of one request, beside whatever else is being answered.
+
+        Other requests' events of these steps are lost: to follow several, call `step`.
+
+        Raises:
+            PromptError: as `submit`.
+        """
+        id_ = self.submit(request)
+        try:
+            while True:
+                for event in self.step():
+                    if event.id == id_:
+                        yield event
+                        if event.completion is not None:
+                            return
+        finally:
+            self.cancel(id_)
+
+    def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Completions as they finish; requests are taken when there is a row for them.
+
+        Raises:
+            PromptError: a prompt is bad; what finished before it was taken is handed out first.
+        """
+        waiting = iter(requests)
+        is_exhausted = False
+        while True:
+            while not is_exhausted and len(self._rows) + len(self._waiting) < self.num_rows:
+                request = next(waiting, None)
+                if request is None:
+                    is_exhausted = True
+                else:
+                    self.submit(request)
+            if not self.has_work:
+                return
+            for event in self.step():
+                if event.completion is not None:
+                    yield event.completion
+
+    def generate(self, requests: Sequence[Request]) -> Generated:
+        """Answers all; a request that cannot be begun fails alone, with an `error`."""
+        self.stats = self._fresh_stats()
+        completions: dict[int, Completion] = {}
+        place_of: dict[int, int] = {}
+        for place, request in enumerate(requests):
+            try:
+                place_of[self.submit(request)] = place
+            except PromptError as error:
+                completions[place] = Completion(request, error=str(error))
+                self.stats.add(completions[place])
+        while self.has_work:
+            for event in self.step():
+                if event.completion is not None and event.id in place_of:
+                    completions[place_of[event.id]] = event.completion
+        return Generated([completions[place] for place in range(len(requests))], self.stats)
+
+    @property
+    def _num_live(self) -> int:
+        return len(self._rows) - (bool(self._rows) and not self._rows[-1].is_read)
+
+    def _read_prompts(self) -> None:
+        """Up to some tokens of them: those that are being answered wait no longer than that."""
+        begun_s, budget = time.perf_counter(), self._prefill_tokens
+        while budget > 0:
+            if self._num_live == len(self._rows):
+                if not self._waiting or len(self._rows) == self.num_rows:
+                    break
+                self._begin(*self._waiting.popleft())
+            budget -= self._read_prompt(self._rows[-1], budget)
+        self.stats.prefill_s += time.perf_counter() - begun_s
+
+    def _begin(self, id_: int, answer: Answer) -> None:
+        request = answer.completion.request
+        self._state.begin(len(self._rows), request, answer.max_new_tokens)
+        self._rows.append(_Row(id_, answer, [0] * self.max_drafts))
+
+    def _read_prompt(self, row: _Row, budget: int) -> int:
+        """Reads a part of a prompt; how many tokens it was."""
+        count = min(budget, len(row.request.prompt) - 1 - row.length)
+        if count > 0:
+            place = len(self._rows) - 1
+            state, end = self._state.rows(place, place + 1), row.length + count
+            steps = torch.arange(row.length, end, device=state.tokens_BC.device)
+            span = Span(steps[None], row.length, end)
+            tokens_BT = state.tokens_BC[:, row.length : end]
+            reading = self.model.read(tokens_BT, self.model.trunk.attend_span(state.cache, span))
+            state.keep(span, reading.hidden_BTD)
+            last_1 = torch.tensor([count - 1], device=steps.device)
+            reading.states_at(1, last_1)  # leaves its keys and values
+            state.cache.lengths_B += count
+            row.length = end
+        return count
+
+    def _plan(self, live: Sequence[_Row], num_drafts: int) -> Plan:
+        """The round of all live rows, whose heads have caught up but for a few positions."""
+        if num_drafts and len(live) > 1:
+            for place, row in enumerate(live):
+                if row.length - min(row.heads_read[:num_drafts]) > 2 * num_drafts:
+                    self._catch_up(place, row, num_drafts)
+        lengths = [row.length for row in live]
+        longest = max(lengths)
+        requests = [row.request for row in live]
+        vocab_size = self.model.config.vocab_size
+        return Plan(
+            num_drafts,
+            window=self._window(live, num_drafts),
+            end=longest + num_drafts + 1,
+            start=longest if min(lengths) == longest else None,
+            is_greedy=all(request.sampling.temperature == 0 for request in requests),
+            is_cut=any(
+                request.sampling.top_p < 1 or (request.sampling.top_k or vocab_size) < vocab_size
+                for request in requests
+            ),
+            num_logprobs=max(
+                (r.num_logprobs for r in requests if r.num_logprobs is not None), default=None
+            ),
+        )
+
+    def _window(self, rows: Sequence[_Row], num_drafts: int) -> int:
+        unread = [row.length - min(row.heads_read[:num_drafts], default=0) for row in rows]
+        return max(1, *unread)
+
+    def _catch_up(self, place: int, row: _Row, num_drafts: int) -> None:
+        """Has a row's heads read what they were not asked for, apart from the others' rows."""
+        plan = Plan(num_drafts, self._window([row], num_drafts), row.length + 1, row.length)
+        draft(self.model, self._drafter, self._state.rows(place, place + 1), plan)
+        self._note_read([row], num_drafts)
+
+    def _note_read(self, rows: Iterable[_Row], num_drafts: int) -> None:
+        again = self._drafter.num_again
+        for row in rows:
+            for index in range(num_drafts):
+                row.heads_read[index] = max(0, row.length - again * index)
+
+    def _commit(
+        self, live: Sequence[_Row], outcome: Outcome, num_drafts: int
+    ) -> tuple[list[Event], list[int]]:
+        """Hands the rows their tokens; also how many drafts of each stood."""
+        told = torch.cat(
+            (outcome.accepted_B[:, None], outcome.is_drafted_B[:, None], outcome.targets_BT), dim=1
+        ).tolist()
+        logprobs = _listed(outcome)
+        events, counts = [], []
+        for place, (row, (accepted, is_drafted, *targets)) in enumerate(
+            zip(live, told, strict=True)
+        ):
+            completion = row.answer.completion
+            before = len(completion.tokens)
+            wanted, own = completion.request.num_logprobs, None
+            if wanted is not None and logprobs is not None:
+                own = [TokenLogprobs(one, top[:wanted]) for one, top in logprobs[place]]
+            row.answer.commit(targets[: accepted + 1], num_drafts if is_drafted else 0, own)
+            row.length += accepted + 1
+            counts.append(accepted)
+            events.append(
+                Event(
+                    row.id,
+                    tuple(completion.tokens[before:]),
+                    None if completion.logprobs is None else tuple(completion.logprobs[before:]),
+                    completion if row.answer.is_done else None,
+                )
+            )
+        return events, counts
+
+    def _free(self, places: Sequence[int]) -> None:
+        """Gives rows up; the last ones move into their places, so that rows stay side by side."""
+        for place in reversed(places):
+            self._policy.forget(self._rows[place].id)
+            last_live = self._num_live - 1
+            if place < last_live:
+                self._move(last_live, place)
+            if place <= last_live < len(self._rows) - 1:
+                self._move(len(self._rows) - 1, last_live)
+            self._rows.pop()
+
+    def _move(self, source: int, target: int) -> None:
+        row = self._rows[target] = self._rows[source]
+        self._state.move(source, target, row.length)
+
+    def _fresh_stats(self) -> Stats:
+        count = self.max_drafts
+        return Stats(
+            drafted=[0] * count, accepted=[0] * count, rounds_by_accepted=[0] * (count + 1)
+        )
+
+
+def _listed(outcome: Outcome) -> list[list[tuple[float, tuple[tuple[int, float], ...]]]] | None:
+    """A round's log-probabilities on the host, by row and place."""
+    if outcome.logprobs is None:
+        return None
+    chosen_BT, top_BTm, tokens_BTm = (tensor.tolist() for tensor in outcome.logprobs)
+    return [
+        [
+            (chosen, tuple(zip(tokens, top, strict=True)))
+            for chosen, top, tokens in zip(*row, strict=True)
+        ]
+        for row in zip(chosen_BT, top_BTm, tokens_BTm, strict=True)
+    ]

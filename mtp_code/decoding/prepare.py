@@ -1,0 +1,47 @@
+"""Making a model ready to decode on the machine at hand: layout of weights, memory for rows."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mtp_code.decoding.state import row_bytes
+from mtp_code.model.mtp import MTPModel
+
+
+def prepare_for_decoding(model: MTPModel) -> None:
+    """Lays the weights out, in place, as products of few tokens read them fastest.
+
+    On CPUs the matrices are stored by input: rows of one product are then contiguous. Shapes and
+    values stay; products differ from those before by rounding. Not for training.
+    """
+    if model.unembedding.weight.device.type != "cpu":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module is not model.unembedding:
+            by_input = module.weight.detach().t().contiguous().t()
+            module.weight = nn.Parameter(by_input, requires_grad=False)
+
+
+def largest_num_rows(model: MTPModel, num_spare: int, max_drafts: int) -> int | None:
+    """Rows whose keys, values and states fit into free memory; None where nobody can tell.
+
+    A tenth is left for what a step needs besides.
+    """
+    weight = model.unembedding.weight
+    free_bytes = _free_bytes(weight.device)
+    if free_bytes is None:
+        return None
+    each = row_bytes(model.config, num_spare, max_drafts, weight.element_size())
+    return int(0.9 * free_bytes) // each
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))

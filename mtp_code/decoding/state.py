@@ -1,0 +1,148 @@
+"""Everything that decoding carries from step to step, in tensors that never move."""
+
+import copy
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mtp_code.decoding.requests import Request
+from mtp_code.decoding.sampling import RowSampling, top_k_of, uniforms_for
+from mtp_code.model.cache import KeyValueCache, Span
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import MTPModel, Reading
+
+
+class DecodeState:
+    """Rows of a batch: tokens, keys and values, the trunk's states, and how to sample.
+
+    A row whose cache holds `length` tokens has one token more, its newest, which the next forward
+    reads. Whatever is written behind that is stale until it is counted.
+
+    Attributes:
+        tokens_BC: by position.
+        hidden_BCD: the trunk's states by position, which heads that were not asked for a while
+            read once they are; None for plain decoding.
+        uniforms_BC: the draw that decides the token at each position.
+        limits_B: tokens that the cache of a row holds at most; it does not advance beyond.
+    """
+
+    def __init__(self, model: MTPModel, num_rows: int, num_spare: int, max_drafts: int) -> None:
+        """
+        Args:
+            num_spare: slots behind the context, for drafts that reach over it and for positions
+                before a row's first.
+        """
+        weight = model.unembedding.weight
+        capacity, device = model.config.context + num_spare, weight.device
+        self.cache = KeyValueCache(model.config, num_rows, capacity, weight.dtype, device)
+        self.tokens_BC = torch.zeros((num_rows, capacity), dtype=torch.long, device=device)
+        self.uniforms_BC = torch.zeros((num_rows, capacity), dtype=torch.float64, device=device)
+        self.limits_B = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.temperature_B = torch.zeros(num_rows, dtype=torch.float64, device=device)
+        self.top_p_B = torch.ones(num_rows, dtype=torch.float64, device=device)
+        self.top_k_B = torch.ones(num_rows, dtype=torch.long, device=device)
+        self.hidden_BCD: Tensor | None = None
+        if max_drafts:
+            shape = (num_rows, capacity, model.config.width)
+            self.hidden_BCD = torch.zeros(shape, dtype=weight.dtype, device=device)
+        self.rows_B1 = torch.arange(num_rows, device=device)[:, None]
+        self._vocab_size = model.config.vocab_size
+        self._views: dict[tuple[int, int], DecodeState] = {}
+
+    @property
+    def num_rows(self) -> int:
+        return self.tokens_BC.shape[0]
+
+    def rows(self, first: int, end: int) -> "DecodeState":
+        """Some rows as a state of their own over the same storage."""
+        rows = slice(first, end)
+        if (view := self._views.get((first, end))) is None:
+            view = self._views[first, end] = copy.copy(self)
+            view.cache = self.cache.rows(rows)
+            for name in _BY_ROW:
+                if (tensor := getattr(self, name)) is not None:
+                    setattr(view, name, tensor[rows])
+            view.rows_B1 = self.rows_B1[: end - first]
+        return view
+
+    def begin(self, row: int, request: Request, max_new_tokens: int) -> None:
+        """Gives a row to a request; nothing of its prompt is read yet."""
+        length, sampling = len(request.prompt), request.sampling
+        self.cache.lengths_B[row] = 0
+        self.tokens_BC[row, :length] = torch.tensor(request.prompt)
+        self.limits_B[row] = length + max_new_tokens - 1
+        self.temperature_B[row] = sampling.temperature
+        self.top_p_B[row] = sampling.top_p
+        self.top_k_B[row] = top_k_of(sampling, self._vocab_size)
+        if sampling.temperature > 0:
+            draws = torch.tensor(uniforms_for(request.seed, max_new_tokens), dtype=torch.float64)
+            self.uniforms_BC[row, length : length + max_new_tokens] = draws
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Makes one row another's copy, whose cache holds `length` tokens."""
+        self.cache.move(source, target, length)
+        for name in _BY_ROW:
+            if (tensor := getattr(self, name)) is not None:
+                tensor[target] = tensor[source]
+
+    def sampling(self, is_greedy: bool, is_cut: bool) -> RowSampling:
+        return RowSampling(self.temperature_B, self.top_p_B, self.top_k_B, is_greedy, is_cut)
+
+    def span(self, first: int, num_tokens: int, end: int, start: int | None) -> Span:
+        """Slots from `first` behind each row's length on (before it if negative).
+
+        Args:
+            start: every row's length, where they agree.
+        """
+        steps_T = torch.arange(first, first + num_tokens, device=self.tokens_BC.device)
+        if start is not None and start + first >= 0:
+            return Span((start + steps_T)[None], start + first, end)
+        return Span(self.cache.lengths_B[:, None] + steps_T, None, end)
+
+    def read_again(self, model: MTPModel, span: Span, num_ahead: int) -> Reading:
+        """What the trunk said at positions up to each row's last in the cache.
+
+        Args:
+            num_ahead: places for tokens behind the row's newest, which it leaves open.
+        """
+        assert self.hidden_BCD is not None
+        attending = model.trunk.attend_span(self.cache, span)
+        if span.start is not None:
+            window = slice(span.start, span.start + span.positions_BT.shape[1])
+            hidden_BTD = self.hidden_BCD[:, window]
+            line_BS = self.tokens_BC[:, span.start : window.stop + 1 + num_ahead].clone()
+        else:
+            hidden_BTD = self.hidden_BCD[self.rows_B1, span.positions_BT]
+            steps = torch.arange(1, num_ahead + 2, device=self.tokens_BC.device)
+            ahead_BS = span.positions_BT[:, -1:] + steps
+            line_BS = self.tokens_BC[self.rows_B1, torch.cat((span.positions_BT, ahead_BS), dim=1)]
+        return Reading(model, line_BS, hidden_BTD, attending)
+
+    def keep(self, span: Span, hidden_BTD: Tensor) -> None:
+        """Keeps the trunk's states at a span's positions."""
+        if self.hidden_BCD is not None:
+            if span.start is not None:
+                self.hidden_BCD[:, span.start : span.start + hidden_BTD.shape[1]] = hidden_BTD
+            else:
+                self.hidden_BCD[self.rows_B1, span.positions_BT] = hidden_BTD
+
+
+_BY_ROW: Final = (
+    "tokens_BC",
+    "uniforms_BC",
+    "limits_B",
+    "temperature_B",
+    "top_p_B",
+    "top_k_B",
+    "hidden_BCD",
+)
+
+
+def row_bytes(config: ModelConfig, num_spare: int, max_drafts: int, bytes_each: int) -> int:
+    """Memory that a row takes: keys, values, states, tokens and draws."""
+    capacity = config.context + num_spare
+    per_token = 2 * config.num_layers * config.kv_heads * config.head_width * bytes_each
+    if max_drafts:
+        per_token += config.width * bytes_each
+    return capacity * (per_token + 8 + 8)
