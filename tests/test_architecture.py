@@ -115,7 +115,18 @@ def test_library_code_does_not_print():
             assert not (is_call and node.func.id == "print"), f"{name}:{node.lineno}"
 
 
-@pytest.mark.parametrize("module", ["evals", "evals.judge", "evals.gate", "sandbox", CLI])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "evals",
+        "evals.judge",
+        "evals.gate",
+        "sandbox",
+        CLI,
+        "mtp_code.interop.vllm",
+        "mtp_code.samplers.endpoint",
+    ],
+)
 def test_importing_it_loads_no_torch(module):
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

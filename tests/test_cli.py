@@ -262,15 +262,16 @@ def test_an_unknown_benchmark_or_format_is_told_with_those_there_are(tmp_path, o
 
 
 def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
-    done = mtp_code("memory", "13b", cwd=tmp_path)
+    done = mtp_code("memory", "code-130m", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
-    assert "13.0 G = trunk 11.4 G, heads 1.27 G" in lines["parameters"]
-    assert "parameters 48.5 GiB" in lines["peak of memory"]
-    assert lines["fits"] == "fits | none of the GPUs that we know"
-    smaller = mtp_code("memory", "tiny", "--on", "cpu", "--set", "training.rows=8", cwd=tmp_path)
-    assert "micro-batches of 8 × 256 tokens" in smaller.stdout
-    assert "NVIDIA A10" in smaller.stdout
+    assert "134 M = trunk 56.6 M, heads 28.3 M" in lines["parameters"]
+    assert "parameters 512 MiB" in lines["peak of memory"]
+    assert "NVIDIA H200" in lines["fits"]
+    asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8")
+    assert "micro-batches of 8 × " in mtp_code(*asked, cwd=tmp_path).stdout
+    huge = mtp_code(*asked, "--set", "model.ffn_width=200_000_000", cwd=tmp_path)
+    assert "fits | none of the GPUs that we know" in huge.stdout
 
 
 def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):

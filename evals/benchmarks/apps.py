@@ -32,7 +32,7 @@ from evals.benchmarks.sources import rows_from_url
 from evals.errors import RecordError
 from evals.oracles.shipping import function_of
 from evals.oracles.values import encode
-from evals.prompts import APPS, CHAT, CHAT_PLAIN
+from evals.prompts import APPS, CHAT, CHAT_PLAIN, CHAT_REPLY
 from evals.records import Question, StdinCase, Task
 from evals.stdin_cases import ATOL, RTOL
 
@@ -99,7 +99,7 @@ def load(level: str) -> Benchmark:
     """
     name = f"apps-{level}"
     source, rows = rows_from_url(name, "apps-test", URL, partial(_is_of_level, level))
-    formats = (APPS, CHAT, CHAT_PLAIN)
+    formats = (APPS, CHAT, CHAT_PLAIN, CHAT_REPLY)
     benchmark = make_benchmark(name, rows, AppsRow, formats, source, DEFAULT_LIMITS)
     if not benchmark.tasks:
         raise RecordError(f"{source}: holds no problem with tests of difficulty {level}")

@@ -15,6 +15,7 @@ from evals.program import humaneval_checks, mbpp_checks
 from evals.prompts import (
     CHAT,
     CHAT_PLAIN,
+    CHAT_REPLY,
     HUMANEVAL_RAW,
     HUMANEVAL_STRIPPED,
     MBPP_3_SHOT,
@@ -139,7 +140,7 @@ def humaneval_benchmark(
     Raises:
         RecordError: a row is not of that format; told as a line of `source`.
     """
-    formats = (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT, CHAT_PLAIN)
+    formats = (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT, CHAT_PLAIN, CHAT_REPLY)
     return make_benchmark(name, rows, HumanEvalRow, formats, source or name, limits)
 
 
@@ -157,7 +158,7 @@ def mbpp_benchmark(
     """
     source = source or name
     shown = [_task_of(MbppRow, row, f"{source}, examples") for row in examples]
-    formats = (MBPP_DOCSTRING, *([MBPP_3_SHOT] if shown else []), CHAT, CHAT_PLAIN)
+    formats = (MBPP_DOCSTRING, *([MBPP_3_SHOT] if shown else []), CHAT, CHAT_PLAIN, CHAT_REPLY)
     return make_benchmark(
         name,
         rows,

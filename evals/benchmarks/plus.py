@@ -24,7 +24,14 @@ from evals.benchmarks.sources import rows_from_url
 from evals.errors import RecordError
 from evals.oracles.shipping import ANSWERS
 from evals.oracles.values import encode
-from evals.prompts import CHAT, CHAT_PLAIN, HUMANEVAL_RAW, HUMANEVAL_STRIPPED, MBPP_DOCSTRING
+from evals.prompts import (
+    CHAT,
+    CHAT_PLAIN,
+    CHAT_REPLY,
+    HUMANEVAL_RAW,
+    HUMANEVAL_STRIPPED,
+    MBPP_DOCSTRING,
+)
 from evals.records import Oracle, Question, Task
 
 
@@ -250,9 +257,9 @@ def load(name: str, edition: Edition) -> Benchmark:
         f"{edition.file}.jsonl.gz",
     )
     formats = (
-        (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT, CHAT_PLAIN)
+        (HUMANEVAL_RAW, HUMANEVAL_STRIPPED, CHAT, CHAT_PLAIN, CHAT_REPLY)
         if edition.kind is HumanEvalPlusRow
-        else (MBPP_DOCSTRING, CHAT, CHAT_PLAIN)
+        else (MBPP_DOCSTRING, CHAT, CHAT_PLAIN, CHAT_REPLY)
     )
     benchmark = make_benchmark(name, rows, edition.kind, formats, source, DEFAULT_LIMITS)
     if benchmark.data_sha256 != edition.data_sha256:

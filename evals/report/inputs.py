@@ -53,7 +53,7 @@ class RunInfo(ForeignFile):
     """run.json: what was trained, where, and how long it took."""
 
     name: str
-    recipe: dict[str, JsonValue]
+    recipe: dict[str, JsonValue] = {}  # none where the model was not trained here
     versions: dict[str, str]
     commit: str | None
     machine: str

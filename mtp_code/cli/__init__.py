@@ -35,7 +35,8 @@ def main() -> None:
     The gate has more: see `gate check`.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for name in ("httpx", "datasets", "fsspec", "torch", "matplotlib"):
+    noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
+    for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         app()

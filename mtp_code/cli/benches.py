@@ -97,6 +97,46 @@ def bench_serve(
         "drafts": drafts,
         "num_threads": num_threads,
         "repeats": rounds,
+@bench.command("vllm")
+def bench_vllm(
+    exported: Annotated[Path, typer.Argument(help="What mtp-code export wrote.")],
+    benchmark: BenchmarkName = "micro",
+    max_new_tokens: Annotated[int, typer.Option(min=2)] = 64,
+    batches: Annotated[str, typer.Option(help="Sizes with commas.")] = "1,4,16",
+    rounds: Annotated[int, typer.Option(min=1, help="Both engines answer once in each.")] = 9,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """vLLM drafting with exported heads beside vLLM without, greedily, in fp32."""
+    from evals.sampling import Request, sample_seed
+    from mtp_code.files import write_json
+    from mtp_code.interop.vllm import require_vllm
+    from mtp_code.interop.vllm.bench import lines, measure
+    from mtp_code.machine import describe_versions
+    from mtp_code.samplers.hub import HubTokenizer, describe
+
+    version = require_vllm()
+    try:
+        sizes = [int(size) for size in batches.split(",")]
+    except ValueError:
+        raise evals.errors.InputError(f"--batches {batches}: no sizes, as in 1,4,16") from None
+    loaded = named_benchmark(benchmark)
+    if not 1 <= min(sizes) <= max(sizes) <= len(loaded.tasks):
+        raise evals.errors.InputError(
+            f"--batches {batches}: expected 1 to {len(loaded.tasks)}, the tasks of {loaded.name}"
+        )
+    tokenizer = HubTokenizer(str(exported / "main"), None)
+    prompts = [
+        tokenizer.encode(Request(task.task_id, 0, task.prompt, (), sample_seed(0, task.task_id, 0)))
+        for task in loaded.tasks[: max(sizes)]
+    ]
+    with progress_bar("rounds") as on_progress:
+        rows = measure(exported, prompts, max_new_tokens, sizes, rounds, on_progress)
+    record = {
+        **provenance(),
+        "versions": {**describe_versions(), "vllm": version},
+        "model": {part: describe(str(exported / part), None, None) for part in ("main", "heads")},
+        "prompts": loaded.name,
+        "max_new_tokens": max_new_tokens,
         "rows": rows,
     }
     if out is not None:
@@ -108,6 +148,8 @@ def bench_serve(
             f"| {row['throughput_of_cpu']:.2f}× by CPU time "
             f"| {row['identical_outputs']}/{len(prompts)} identical"
         )
+    for line in lines(rows):
+        typer.echo(line)
 
 
 @bench.command("sandbox")

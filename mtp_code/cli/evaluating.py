@@ -15,7 +15,21 @@ from mtp_code.cli.options import (
     NoSandbox,
     PostProcessingName,
     PromptFormatName,
-    RunDir,
+)
+from mtp_code.cli.samplers import (
+    OPENAI_KEY,
+    OPENAI_URL,
+    ApiKeyEnv,
+    Dtype,
+    Endpoint,
+    Heads,
+    MaxConcurrent,
+    ModelName,
+    RequestsPerMinute,
+    Revision,
+    SamplerName,
+    SamplerOption,
+    default_folder,
 )
 from mtp_code.cli.sampling import reference_bits, sample
 from mtp_code.cli.show import warn
@@ -26,7 +40,7 @@ commands = typer.Typer()
 
 @commands.command()
 def evaluate(
-    run: RunDir,
+    model: ModelName,
     benchmark: BenchmarkName,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
@@ -42,8 +56,16 @@ def evaluate(
     ] = False,
     tier: InTier = Tier.FULL,
     unsafe_no_sandbox: NoSandbox = False,
+    sampler: SamplerOption = SamplerName.MTP,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    heads: Heads = None,
+    endpoint: Endpoint = OPENAI_URL,
+    api_key_env: ApiKeyEnv = OPENAI_KEY,
+    max_concurrent: MaxConcurrent = 8,
+    requests_per_minute: RequestsPerMinute = None,
 ) -> None:
-    """Sample, judge and score a run on a benchmark, its own solutions' bits included."""
+    """Sample, judge and score a model on a benchmark; of a run, its own solutions' bits as well."""
     # Before an hour of sampling, not after it.
     if k and max(k) > num_samples:
         raise evals.errors.InputError(
@@ -52,14 +74,14 @@ def evaluate(
     require_sandbox(tier, unsafe_no_sandbox)
     try:
         loaded = named_benchmark(benchmark)
-        folder = out or run / "eval" / loaded.name
     except evals.errors.BenchmarkUnavailable as error:
         if not if_available:
             raise
         warn(f"{benchmark} is left out: {error}")
         return
+    folder = out or default_folder(sampler, model) / loaded.name
     sample(
-        run,
+        model,
         benchmark,
         folder,
         num_samples,
@@ -69,9 +91,17 @@ def evaluate(
         seed,
         prompt_format=prompt_format,
         post_processing=post_processing,
+        sampler=sampler,
+        revision=revision,
+        dtype=dtype,
+        heads=heads,
+        endpoint=endpoint,
+        api_key_env=api_key_env,
+        max_concurrent=max_concurrent,
+        requests_per_minute=requests_per_minute,
     )
-    if any(task.reference for task in loaded.tasks):
-        reference_bits(run, benchmark, folder / REFERENCE_BITS_FILE, prompt_format)
+    if sampler is SamplerName.MTP and any(task.reference for task in loaded.tasks):
+        reference_bits(Path(model), benchmark, folder / REFERENCE_BITS_FILE, prompt_format)
     judge(folder / SAMPLES_FILE, benchmark, tier=tier, unsafe_no_sandbox=unsafe_no_sandbox)
     score(folder / VERDICTS_FILE, benchmark, k=k)
 

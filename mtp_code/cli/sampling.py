@@ -1,8 +1,7 @@
 """Commands that ask a trained model."""
 
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,13 +9,26 @@ import evals.errors
 from evals.records import REFERENCE_BITS_FILE, SAMPLES_FILE
 from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.options import BenchmarkName, PostProcessingName, PromptFormatName, RunDir
-from mtp_code.cli.show import progress_bar, warn
-
-if TYPE_CHECKING:
-    from evals.benchmarks import Benchmark
-    from evals.prompts import Chat
-    from evals.sampling import Sampler, Settings
-    from mtp_code.run_folder import TrainedModel
+from mtp_code.cli.samplers import (
+    OPENAI_KEY,
+    OPENAI_URL,
+    ApiKeyEnv,
+    Choice,
+    Dtype,
+    Endpoint,
+    Heads,
+    MaxConcurrent,
+    ModelName,
+    RequestsPerMinute,
+    Revision,
+    SamplerName,
+    SamplerOption,
+    default_folder,
+    described,
+    load_run_once,
+    talked_to,
+)
+from mtp_code.cli.show import progress_bar
 
 commands = typer.Typer()
 
@@ -52,7 +64,7 @@ def peek(
 
 @commands.command()
 def sample(
-    run: RunDir,
+    model: ModelName,
     benchmark: BenchmarkName,
     out: Annotated[Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK]")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Samples a task.")] = 1,
@@ -60,36 +72,53 @@ def sample(
     top_p: Annotated[float, typer.Option(min=1e-6, max=1)] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     seed: int = 0,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Samples drawn side by side.")] = 32,
+    batch_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Samples drawn side by side. [default: 32; vllm: 256]"),
+    ] = None,
     num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     prompt_format: PromptFormatName = None,
     post_processing: PostProcessingName = None,
+    sampler: SamplerOption = SamplerName.MTP,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    heads: Heads = None,
+    endpoint: Endpoint = OPENAI_URL,
+    api_key_env: ApiKeyEnv = OPENAI_KEY,
+    max_concurrent: MaxConcurrent = 8,
+    requests_per_minute: RequestsPerMinute = None,
 ) -> None:
     """Draw samples for a benchmark's tasks; goes on where it was stopped."""
-    import torch
-
     from evals.prompts import with_format
     from evals.sampling import Settings, draw_samples
-    from mtp_code.machine import describe_versions
-    from mtp_code.run_folder import load_run
+    from mtp_code.samplers.base import Drawing
 
-    torch.set_num_threads(num_threads)
+    if sampler is not SamplerName.OPENAI:
+        import torch
+
+        torch.set_num_threads(num_threads)
     loaded = with_format(named_benchmark(benchmark), prompt_format, post_processing)
-    trained = load_run(run)
-    loaded, chat = _talked_to(loaded, trained)
+    choice = Choice(
+        sampler, model, batch_rows, revision, dtype, heads,
+        endpoint, api_key_env, max_concurrent, requests_per_minute,
+    )  # fmt: skip
+    chosen = choice.build()
+    loaded, chat = talked_to(loaded, chosen)
     settings = Settings(
         num_samples=num_samples,
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
         seed=seed,
-        model=trained.description,
-        versions=describe_versions(),
+        model=described(chosen),
+        versions=chosen.versions,
     )
-    path = (out or run / "eval" / loaded.name) / SAMPLES_FILE
+    path = (out or default_folder(sampler, model) / loaded.name) / SAMPLES_FILE
+    drawing = Drawing(max_new_tokens, temperature, top_p)
     with progress_bar(f"{loaded.name} samples") as on_progress:
-        sampler = _sampler(trained, settings, batch_rows)
-        draw_samples(loaded, sampler, settings, path, on_progress, chat)
+        draw_samples(
+            loaded, lambda asked: chosen.draw(asked, drawing), settings, path, on_progress, chat
+        )
     typer.echo(f"{path}: {len(loaded.tasks)} tasks × {num_samples} samples")
 
 
@@ -113,12 +142,13 @@ def reference_bits(
     from evals.prompts import FORMATS, prompts_read, reference_answer, with_format
     from evals.records import ReferenceBits, write_record
     from mtp_code.decoding.likelihood import Answered, bits_of_answers
-    from mtp_code.run_folder import load_run
+    from mtp_code.samplers.ours import OurSampler
 
     torch.set_num_threads(num_threads)
     loaded = with_format(named_benchmark(benchmark), prompt_format)
-    trained = load_run(run)
-    loaded, chat = _talked_to(loaded, trained)
+    trained = load_run_once(run)
+    sampler = OurSampler(trained, batch_rows)
+    loaded, chat = talked_to(loaded, sampler)
     is_chat = FORMATS[loaded.prompt_format].is_chat
     encode = trained.tokenizer.encode_chat if is_chat else trained.tokenizer.encode_prompt
     prompts = prompts_read(loaded, chat)
@@ -136,7 +166,7 @@ def reference_bits(
         benchmark=loaded.name,
         data_sha256=loaded.data_sha256,
         prompt_format=loaded.prompt_format,
-        model=trained.description,
+        model=described(sampler),
         tasks={
             task_id: (round(of_task, 3), len(answer.encode()))
             for (task_id, answer), of_task in zip(answers.items(), bits, strict=True)
@@ -145,50 +175,3 @@ def reference_bits(
     path = out or run / "eval" / loaded.name / REFERENCE_BITS_FILE
     write_record(path, record)
     typer.echo(f"{path}: {record.bits_per_byte:.3f} bits per byte of {len(bits)} solutions")
-
-
-def _talked_to(benchmark: "Benchmark", trained: "TrainedModel") -> "tuple[Benchmark, Chat | None]":
-    """The benchmark as the model can be asked, and the model's chat template where it has one.
-
-    Without one, a chat's message is put plainly: another format, which goes by its own name.
-    """
-    from evals.prompts import CHAT, CHAT_PLAIN, with_format
-
-    if trained.tokenizer.chat_template is not None:
-        return benchmark, trained.tokenizer.chat
-    if benchmark.prompt_format == CHAT.name:
-        warn(f"the model has no chat template; the prompt format is {CHAT_PLAIN.name} instead")
-        benchmark = with_format(benchmark, CHAT_PLAIN.name, benchmark.post_processing)
-    return benchmark, None
-
-
-def _sampler(trained: "TrainedModel", settings: "Settings", batch_rows: int) -> "Sampler":
-    """Draws with the model, its heads helping."""
-    from evals.sampling import Request as Asked
-    from mtp_code.decoding.engine import Engine
-    from mtp_code.decoding.requests import Request
-    from mtp_code.decoding.sampling import SamplingConfig
-
-    model, tokenizer = trained.model, trained.tokenizer
-    sampling = SamplingConfig(temperature=settings.temperature, top_p=settings.top_p)
-
-    def draw(asked: Iterable[Asked]) -> Iterator[tuple[Asked, str]]:
-        asked_by_request: dict[int, Asked] = {}
-        requests = []
-        for one in asked:
-            encode = tokenizer.encode_chat if one.is_chat else tokenizer.encode_prompt
-            prompt = encode(one.prompt)
-            if len(prompt) >= model.config.context:
-                warn(
-                    f"{one.task_id}: prompt of {len(prompt)} tokens leaves no room in the context "
-                    f"of {model.config.context}; its completion is empty"
-                )
-                yield one, ""
-                continue
-            requests.append(Request(prompt, settings.max_new_tokens, one.stops, one.seed, sampling))
-            asked_by_request[id(requests[-1])] = one
-        for completion in Engine(model, tokenizer, batch_rows).complete(requests):
-            one = asked_by_request[id(completion.request)]
-            yield one, tokenizer.decode_after(completion.request.prompt, completion.tokens)
-
-    return draw

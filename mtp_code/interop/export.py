@@ -15,6 +15,7 @@ from mtp_code.files import whole_folder
 from mtp_code.interop.card import Measured, model_card
 from mtp_code.interop.configs import to_foreign
 from mtp_code.interop.names import main_layers, names_of_later_heads, names_of_main, to_theirs
+from mtp_code.interop.vllm import ARCHITECTURE
 from mtp_code.model.config import ModelConfig
 from mtp_code.run_folder import TOKENIZER_DIR, model_config, read_run
 from mtp_code.tokenizer import Tokenizer, load_tokenizer
@@ -24,7 +25,6 @@ HEADS_DIR: Final = "heads"
 CONFIG_FILE: Final = "config.json"
 GENERATION_FILE: Final = "generation_config.json"
 CARD_FILE: Final = "README.md"
-DRAFT_ARCHITECTURE: Final = "ParallelHeadsEagle3"
 SHARD_BYTES: Final = 5_000_000_000
 
 
@@ -125,7 +125,7 @@ def _draft_config(config: ModelConfig, foreign: Mapping[str, Any]) -> dict[str, 
     num_later = config.num_mtp_heads - 1
     return {
         **foreign,
-        "architectures": [DRAFT_ARCHITECTURE],
+        "architectures": [ARCHITECTURE],
         "model_type": "llama",
         "main_architecture": foreign["architectures"][0],
         "num_hidden_layers": num_later,

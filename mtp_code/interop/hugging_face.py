@@ -12,10 +12,11 @@ from torch import Tensor
 
 from mtp_code.errors import InteropError, TokenizerError
 from mtp_code.interop.configs import check_architecture, from_foreign
-from mtp_code.interop.export import DRAFT_ARCHITECTURE, HEADS_DIR, MAIN_DIR
+from mtp_code.interop.export import HEADS_DIR, MAIN_DIR
 from mtp_code.interop.files import CONFIG_FILE, check_names, folder_of, read_json, read_weights
 from mtp_code.interop.names import Names, names_of_later_heads, names_of_main, shapes, to_ours
 from mtp_code.interop.published import PUBLISHED, is_published, read_published
+from mtp_code.interop.vllm import ARCHITECTURE
 from mtp_code.model.config import ModelConfig
 from mtp_code.run_folder import write_import
 from mtp_code.tokenizer import Tokenizer, wrap_foreign
@@ -152,7 +153,7 @@ def _later_heads(
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The shape with all heads, and the later ones' weights by their names."""
     told = read_json(folder / CONFIG_FILE)
-    if told.get("architectures") != [DRAFT_ARCHITECTURE]:
+    if told.get("architectures") != [ARCHITECTURE]:
         raise InteropError(f"{folder}: holds no heads that mtp-code export wrote")
     config = ModelConfig.model_validate(
         config.model_dump()

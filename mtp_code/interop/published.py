@@ -169,8 +169,8 @@ def _ours(config: ModelConfig, theirs: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _halves(weight_OD: Tensor, head_width: int) -> Tensor:
     """Rows whose rotated pairs are neighbours, as rows whose pairs are half a head apart."""
-    by_pair = weight_OD.unflatten(0, (-1, head_width // 2, 2))
-    return by_pair.transpose(1, 2).flatten(0, 2)
+    by_pair = weight_OD.view(-1, head_width // 2, 2, weight_OD.shape[1])
+    return by_pair.transpose(1, 2).reshape_as(weight_OD)
 
 
 def _tokenizer(path: Path, vocab_size: int) -> Tokenizer:

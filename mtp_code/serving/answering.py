@@ -192,7 +192,8 @@ class Answering:
         self._choices: dict[Job, _Choice] = {}
         for index, request in enumerate(requests_of(asked, self._prompts, context)):
             job = Job(request, self._deltas, wants_deltas=bool(asked.stream))
-            text = AnswerText(tokenizer, asked.stops, asked.num_top_logprobs is not None)
+            wants_starts = asked.num_top_logprobs is not None
+            text = AnswerText(tokenizer, request.prompt, asked.stops, wants_starts)
             echoed = self._prompts[index // asked.num_choices].echoed
             self._choices[job] = _Choice(index, job, text, echoed)
         worker.submit(list(self._choices))

@@ -6,6 +6,8 @@ from typing import Final
 from mtp_code.tokenizer import Tokenizer
 
 _REPLACEMENT: Final = "\ufffd"
+_ENOUGH_BEFORE: Final = 8
+"""Tokens that may change how the next one is written; special ones are among them."""
 
 
 class AnswerText:
@@ -13,7 +15,7 @@ class AnswerText:
 
     Held back until more is known: a character whose bytes have not all come, and what may be the
     beginning of a stop string. A stop string and all behind it are left out. The pieces together
-    are the tokenizer's `decode` of all tokens, up to the first stop string in it.
+    are what the tokenizer's `decode_after` makes of prompt and answer, up to the first stop string.
 
     Attributes:
         starts: for each token the characters before it, if they are asked for.
@@ -22,14 +24,17 @@ class AnswerText:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stops: Sequence[str] = (), wants_starts: bool = False
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int] = (),
+        stops: Sequence[str] = (),
+        wants_starts: bool = False,
     ) -> None:
         self._tokenizer, self._stops = tokenizer, stops
         self._wants_starts = wants_starts
-        # Decoded together: a tokenizer may write a token differently at the start of a text.
-        self._before: list[int] = []
+        self._before = list(prompt[-_ENOUGH_BEFORE:])
         self._unsettled: list[int] = []
-        self._num_known = 0  # characters of the two that are settled
+        self._num_known = 0  # characters of these that are settled
         self._held = ""
         self.starts: list[int] = []
         self.num_released = 0
@@ -46,12 +51,12 @@ class AnswerText:
         elif tokens:
             self._read(tokens)
         if is_last:
-            self._held += self._tokenizer.decode(self._before + self._unsettled)[self._num_known :]
+            self._held += self._decoded()[self._num_known :]
         return self._release(is_last)
 
     def _read(self, tokens: Sequence[int]) -> None:
         self._unsettled += tokens
-        text = self._tokenizer.decode(self._before + self._unsettled)
+        text = self._decoded()
         # The beginning of a character decodes to replacements, as do bytes that are none.
         settled = text.rstrip(_REPLACEMENT)
         new = settled[self._num_known :]
@@ -60,8 +65,11 @@ class AnswerText:
         self._held += new
         self._num_known = len(settled)
         if settled == text:
-            self._before, self._unsettled = self._unsettled, []
-            self._num_known = len(self._tokenizer.decode(self._before))
+            self._before = (self._before + self._unsettled)[-_ENOUGH_BEFORE:]
+            self._unsettled, self._num_known = [], 0
+
+    def _decoded(self) -> str:
+        return self._tokenizer.decode_after(self._before, self._unsettled)
 
     def _release(self, is_last: bool) -> str:
         ends = [found for stop in self._stops if (found := self._held.find(stop)) >= 0]

@@ -8,6 +8,7 @@ from torch import Tensor
 from mtp_code.checkpoint import latest_checkpoint, read_weights
 from mtp_code.errors import CheckpointError, RecipeError
 from mtp_code.model.config import ModelConfig
+from mtp_code.model.heads.parallel import ParallelHeads
 from mtp_code.model.low_rank import add_low_rank
 from mtp_code.model.mtp import MTPModel
 from mtp_code.run_folder import model_config, read_run
@@ -61,12 +62,14 @@ def choose_trained(model: MTPModel, init: InitConfig, seed: int) -> None:
     """Freezes what is not trained; for "lora", adapts the layers that were there."""
     if init.train == "all":
         return
-    later = model.mtp_heads.layers[init.num_heads_before :]
+    assert isinstance(model.mtp_heads, ParallelHeads)
+    layers = list(model.mtp_heads.layers)
+    before, new = layers[: init.num_heads_before], layers[init.num_heads_before :]
     model.requires_grad_(False)
-    later.requires_grad_(True)
+    for layer in new:
+        layer.requires_grad_(True)
     if init.train == "lora":
-        first = model.mtp_heads.layers[: init.num_heads_before]
-        add_low_rank([model.trunk.layers, first], init.rank, seed)
+        add_low_rank([model.trunk.layers, *before], init.rank, seed)
 
 
 def _source(name: str, weights: dict[str, Tensor]) -> str:

@@ -1,5 +1,6 @@
 """Our recipes: each loads, and says what it costs before anybody rents a machine."""
 
+import functools
 from importlib import resources
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from mtp_code.gpus import gpu_named
 from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
 from mtp_code.recipe import load_recipe
-from mtp_code.training.memory import predict_peak
+from mtp_code.training.memory import Peak, predict_peak
 
 NAMES = sorted(
     Path(entry.name).stem
@@ -22,6 +23,11 @@ PARAMETERS = {
     "7b-200b": 6_738_415_616,  # Llama 7B's
     "13b": 13_015_864_320,  # Llama 13B's
 }
+
+
+@functools.cache
+def peak_of(name: str) -> Peak:
+    return predict_peak(load_recipe(name))
 
 
 def test_the_recipes_are_there():
@@ -39,7 +45,7 @@ def test_each_recipe_says_what_it_costs(name):
     assert flops.trunk + flops.heads == 6 * in_layers, "6 a parameter and token"
     assert flops.total > 6 * in_layers
     assert (flops_ratio(recipe.model, row_tokens) > 1) == (recipe.model.num_mtp_heads > 1)
-    peak = predict_peak(recipe)
+    peak = peak_of(name)
     assert peak.bytes_by_part["parameters"] == 4 * parameters.total
     assert peak.bytes_by_part["gradients"] <= 4 * parameters.total
 
@@ -50,7 +56,7 @@ def test_each_recipe_says_what_it_costs(name):
 def test_it_fits_where_it_says(name, gpu):
     known = gpu_named(gpu)
     assert known is not None
-    assert predict_peak(load_recipe(name)).total_bytes < 0.9 * known.memory_bytes
+    assert peak_of(name).total_bytes < 0.9 * known.memory_bytes
 
 
 @pytest.mark.parametrize(

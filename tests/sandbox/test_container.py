@@ -680,7 +680,10 @@ def test_one_that_says_what_no_relay_says_is_replaced(engine, monkeypatch, caplo
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_when_the_harness_is_ended(number, engine):
     harness = textwrap.dedent("""
+        import signal
         from sandbox import Limits, Pool, Tier
+        # Ignored where the tests run in the background of a shell.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with Pool(Limits(cpu_s=60), 2, tier=Tier.CONTAINER) as pool:
             print("ready", flush=True)
             list(pool.run_all(["import time; time.sleep(600)", "while True: pass"]))

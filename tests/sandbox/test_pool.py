@@ -1,3 +1,4 @@
+import ast
 import contextlib
 import gc
 import itertools
@@ -194,7 +195,10 @@ def test_nothing_is_left_when_a_pool_is_closed():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_when_the_harness_is_ended(number):
     harness = textwrap.dedent("""
+        import signal
         from sandbox import Limits, Pool
+        # Ignored where the tests run in the background of a shell.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with Pool(Limits(cpu_s=60), 2) as pool:
             print("ready", flush=True)
             list(pool.run_all(["import time; time.sleep(600)", "while True: pass"]))
@@ -337,3 +341,18 @@ WRONG_PROGRAMS = [
 def test_a_program_of_wrong_types_is_refused(fields, why):
     with pytest.raises(ValueError, match=why):
         Program(**{"source": "pass"} | fields)
+
+
+def test_what_the_harness_ignores_no_sample_finds_ignored():
+    harness = textwrap.dedent("""
+        import signal
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        from sandbox import run
+        asks = "import signal; print([int(n) for n in signal.valid_signals() "
+        asks += "if signal.getsignal(n) is signal.SIG_IGN])"
+        print(run(asks).output_tail)
+    """)
+    done = subprocess.run([sys.executable, "-c", harness], capture_output=True, text=True)
+    of_the_interpreter = sorted([int(signal.SIGPIPE), int(signal.SIGXFSZ)])
+    assert sorted(ast.literal_eval(done.stdout)) == of_the_interpreter

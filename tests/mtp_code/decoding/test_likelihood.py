@@ -9,21 +9,30 @@ from tests.reference import bits_token_by_token
 TEXT = 'def double(value):\n    """Twice."""\n    return value + value\n' * 12  # 732 bytes
 
 
-@pytest.mark.parametrize("num_rows", [1, 3, 16])
-def test_bits_are_those_of_reading_the_text_again_for_every_token(small_model, tokenizer, num_rows):
+@pytest.fixture(scope="module")
+def asked(tokenizer) -> list[Answered]:
     """The context is 256: within it, up to its very end, beyond it, and a prompt beyond it."""
-    lengths = [(0, 1), (40, 60), (100, 155), (100, 156), (100, 157), (255, 3), (256, 2), (300, 9)]
-    lengths += [(10, 600), (128, 400), (400, 300), (33, 0)]
-    asked = [
+    lengths = [(0, 1), (40, 20), (200, 55), (200, 56), (200, 57), (255, 3), (256, 2), (300, 9)]
+    lengths += [(10, 270), (128, 140), (400, 40), (33, 0)]
+    return [
         Answered(tokenizer.encode_prompt(TEXT[:before]), TEXT[before : before + after])
         for before, after in lengths
     ]
-    bits = bits_of_answers(small_model, tokenizer, asked, num_rows)
-    slow = [
-        bits_token_by_token(small_model, prompt, tokenizer.encode(answer))
-        for prompt, answer in asked
+
+
+@pytest.fixture(scope="module")
+def slow_bits(small_model, tokenizer, asked) -> list[float]:
+    return [
+        bits_token_by_token(small_model, one.prompt, tokenizer.encode(one.answer)) for one in asked
     ]
-    assert bits == pytest.approx(slow, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 16])
+def test_bits_are_those_of_reading_the_text_again_for_every_token(
+    small_model, tokenizer, asked, slow_bits, num_rows
+):
+    bits = bits_of_answers(small_model, tokenizer, asked, num_rows)
+    assert bits == pytest.approx(slow_bits, rel=1e-5)
     assert bits[-1] == 0
 
 

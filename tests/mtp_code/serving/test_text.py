@@ -48,7 +48,7 @@ def test_bytes_that_are_no_text_come_out_as_decoded_at_once(data, tokens):
 )
 def test_nothing_of_a_stop_string_is_told(text, stops):
     """Token by token, as an engine stops: at the first token that completes a stop string."""
-    answer, said, seen = AnswerText(BYTES, stops), "", ""
+    answer, said, seen = AnswerText(BYTES, stops=stops), "", ""
     for token in BYTES.encode(text):
         said += answer.push([token])
         seen += chr(token)

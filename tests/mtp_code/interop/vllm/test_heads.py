@@ -1,0 +1,250 @@
+"""Our heads in a real vLLM: `make test-vllm` makes the environment that has one."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from evals.benchmarks.micro import generate
+from evals.sampling import Request as Asked
+from mtp_code.checkpoint import TrainingState, save_checkpoint
+from mtp_code.decoding.requests import Request
+from mtp_code.decoding.speculative import decode_speculative
+from mtp_code.interop.export import export
+from mtp_code.interop.vllm import installed_version, speculative_config
+from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.run_folder import load_run
+from mtp_code.samplers.base import Drawing, Sampler
+from mtp_code.samplers.hf import TransformersSampler
+from mtp_code.samplers.ours import OurSampler
+from mtp_code.tokenizer import BytesTokenizer
+from tests.mtp_code.interop.runs import write_run
+
+if installed_version() is None:
+    pytest.skip("vLLM is not installed; make test-vllm", allow_module_level=True)
+
+# An engine takes half a minute to start where the machine is busy.
+pytestmark = pytest.mark.timeout(900)
+
+SHAPES = {"Llama": {}, "Qwen3": {"qk_norm": True}}
+TOKENIZER = BytesTokenizer()
+TASKS = generate("test", "micro", seed=0)[:6]
+PROMPTS = [TOKENIZER.encode_prompt(task["prompt"]) for task in TASKS]
+MAX_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class Exported:
+    run: Path
+    folder: Path
+    model: MTPModel
+
+    @property
+    def main(self) -> str:
+        return str(self.folder / "main")
+
+    def draft_config(self, num_drafts: int | None = None) -> dict[str, Any]:
+        return speculative_config(self.folder / "heads", num_drafts)
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A model that has learned a little, so that some of its drafts stand and some do not."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shape = {"width": 64, "num_attn_heads": 2, "num_kv_heads": 1, "ffn_width": 128, "context": 512}
+    model = write_run(folder / "run", TOKENIZER, **shape, **SHAPES[request.param])
+    learn(model, num_steps=150)
+    state = TrainingState(step=2, num_tokens=8, cpu_s=0, elapsed_s=0)
+    save_checkpoint(folder / "run", model, [], state, keep_last=1)
+    export(folder / "run", folder / "out")
+    return Exported(folder / "run", folder / "out", model)
+
+
+def learn(model: MTPModel, num_steps: int) -> None:
+    """The plain way, whatever `mtp_code.training` does."""
+    model.load_state_dict(build_model(model.config, seed=0).state_dict())
+    model.requires_grad_(True)
+    documents = generate("train", "micro", count=300, seed=0)
+    text = "\n".join(item["prompt"] + item["canonical_solution"] for item in documents)
+    data = torch.tensor(TOKENIZER.encode(text))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    num_heads, length = model.num_mtp_heads, 64
+    for _ in range(num_steps):
+        starts = torch.randint(len(data) - length - num_heads, (8,), generator=generator)
+        rows_BS = torch.stack([data[start : start + length + num_heads] for start in starts])
+        logits_KBTV = model(rows_BS[:, :length])
+        loss = sum(
+            F.cross_entropy(
+                logits_KBTV[k].flatten(0, 1), rows_BS[:, k + 1 : k + 1 + length].flatten()
+            )
+            for k in range(num_heads)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.requires_grad_(False)
+
+
+@torch.inference_mode()
+def simulate(model: MTPModel, prompt: list[int], num_drafts: int) -> tuple[int, list[int]]:
+    """Rounds and accepted drafts by position, as vLLM counts them, from whole forwards alone.
+
+    The forward over the prompt brings the first token and the first drafts. vLLM counts drafts
+    behind the last token that was asked for, too.
+    """
+
+    def read(tokens: list[int]) -> list[int]:
+        return model(torch.tensor([tokens]))[:, 0, -1].argmax(dim=-1).tolist()
+
+    first, *drafts = read(prompt)
+    tokens = [*prompt, first]
+    num_rounds, accepted = 0, [0] * num_drafts
+    while len(tokens) < len(prompt) + MAX_TOKENS:
+        num_rounds += 1
+        for position, draft in enumerate(drafts[:num_drafts]):
+            if draft != read(tokens)[0]:
+                break
+            tokens.append(draft)
+            accepted[position] += 1
+        bonus, *drafts = read(tokens)
+        tokens.append(bonus)
+    return num_rounds, accepted
+
+
+def serve(main: str, speculative: dict[str, Any] | None, max_num_seqs: int = 4) -> dict[str, Any]:
+    asked = {
+        "main": main,
+        "speculative_config": speculative,
+        "prompts": PROMPTS,
+        "max_tokens": MAX_TOKENS,
+        "max_num_seqs": max_num_seqs,
+    }
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("serve.py")],
+        input=json.dumps(asked),
+        env=os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def plain(exported: Exported) -> dict[str, Any]:
+    return serve(exported.main, None)
+
+
+@pytest.mark.parametrize("num_drafts", [1, 3])
+def test_drafts_stand_as_often_as_in_a_simulation_and_change_no_token(exported, plain, num_drafts):
+    drafted = serve(exported.main, exported.draft_config(num_drafts))
+    assert drafted["tokens"] == plain["tokens"]
+    simulated = [simulate(exported.model, prompt, num_drafts) for prompt in PROMPTS]
+    num_rounds = sum(rounds for rounds, _ in simulated)
+    accepted = [sum(each) for each in zip(*(by_place for _, by_place in simulated), strict=True)]
+    assert 0 < accepted[-1] <= accepted[0] < num_rounds
+    assert drafted["metrics"] == {
+        "drafts": num_rounds,
+        "draft_tokens": num_rounds * num_drafts,
+        "accepted_tokens": sum(accepted),
+        "accepted_tokens_per_pos": accepted,
+    }
+
+
+def test_main_alone_answers_as_our_engine_does(exported, plain):
+    requests = [Request(prompt, MAX_TOKENS) for prompt in PROMPTS]
+    num_drafts = exported.model.num_mtp_heads - 1
+    ours = {
+        id(completion.request): completion
+        for completion in decode_speculative(
+            exported.model, TOKENIZER, requests, num_drafts, num_rows=4
+        )
+    }
+    for request, tokens in zip(requests, plain["tokens"], strict=True):
+        answer = ours[id(request)]
+        assert tokens[: len(answer.tokens)] == answer.tokens
+        if answer.ended_by == "end of text":
+            assert tokens[len(answer.tokens)] == TOKENIZER.end_of_text
+
+
+def test_all_samplers_answer_alike(exported):
+    from mtp_code.samplers.vllm import VllmSampler
+
+    ours = OurSampler(load_run(exported.run), batch_rows=4)
+    others = [
+        TransformersSampler(exported.main, batch_rows=4),
+        VllmSampler(
+            exported.main, heads=exported.folder / "heads", batch_rows=4, enforce_eager=True
+        ),
+    ]
+
+    def answers(sampler: Sampler, *stops: str) -> dict[str, str]:
+        asked = [Asked(str(n), 0, task["prompt"], stops, n) for n, task in enumerate(TASKS)]
+        return {one.task_id: text for one, text in sampler.draw(asked, Drawing(MAX_TOKENS))}
+
+    whole = answers(ours)
+    stop = whole["0"][8:11]
+    cut = answers(ours, stop)
+    assert cut["0"] == whole["0"][: whole["0"].index(stop)]
+    assert [answers(other) for other in others] == [whole, whole]
+    assert [answers(other, stop) for other in others] == [cut, cut]
+
+
+def config(**changed: Any) -> tuple[Any, Any]:
+    """What vLLM tells a draft, and the heads' configuration."""
+    heads = SimpleNamespace(
+        main_architecture="LlamaForCausalLM",
+        trunk_hidden_size=64,
+        vocab_size=257,
+        eagle_aux_hidden_state_layer_ids=[2],
+        num_hidden_layers=3,
+    )
+    settings = {
+        "width": 64,
+        "num_drafts": 3,
+        "target_eager": False,
+        "draft_eager": True,
+        "is_v2": False,
+    } | changed
+    target = SimpleNamespace(
+        model="main",
+        architecture="LlamaForCausalLM",
+        enforce_eager=settings["target_eager"],
+        get_total_num_hidden_layers=lambda: 3,
+        get_hidden_size=lambda: settings["width"],
+        get_vocab_size=lambda: 257,
+    )
+    speculative = SimpleNamespace(
+        draft_model_config=SimpleNamespace(model="heads"),
+        num_speculative_tokens=settings["num_drafts"],
+        enforce_eager=settings["draft_eager"],
+    )
+    told = SimpleNamespace(
+        model_config=target, speculative_config=speculative, use_v2_model_runner=settings["is_v2"]
+    )
+    return told, heads
+
+
+def test_what_would_draft_wrongly_is_refused():
+    from mtp_code.interop.vllm.heads import check
+
+    check(*config())
+    check(*config(draft_eager=None, target_eager=True))
+    with pytest.raises(ValueError, match=r"heads: heads of another model.*hidden_size.*128.*64"):
+        check(*config(width=128))
+    with pytest.raises(ValueError, match=r"num_speculative_tokens = 4.* 3 heads"):
+        check(*config(num_drafts=4))
+    with pytest.raises(ValueError, match='"enforce_eager": true'):
+        check(*config(draft_eager=None))
+    with pytest.raises(ValueError, match="VLLM_USE_V2_MODEL_RUNNER=0"):
+        check(*config(is_v2=True))
