@@ -188,6 +188,7 @@ class Answering:
         self._deadline_s = asyncio.get_running_loop().time() + timeout_s
         self._timeout_s = timeout_s
         self._deltas: asyncio.Queue[tuple[Job, Delta]] = asyncio.Queue()
+        worker.check_count(asked.num_prompts * asked.num_choices)  # before they take memory
         self._prompts = prompts_of(asked, tokenizer)
         self._choices: dict[Job, _Choice] = {}
         for index, request in enumerate(requests_of(asked, self._prompts, context)):
@@ -208,10 +209,7 @@ class Answering:
         Raises:
             ApiError: an answer failed, or took too long.
         """
-        try:
-            pieces = [piece async for piece in self._pieces()]
-        finally:
-            self.cancel()
+        pieces = [piece async for piece in self._pieces()]
         choices = [
             self._form.choice(piece.index, piece.text, piece.logprobs, piece.finish_reason)
             for piece in sorted(pieces, key=lambda piece: piece.index)

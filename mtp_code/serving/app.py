@@ -18,6 +18,7 @@ from mtp_code.serving.answering import Answering
 from mtp_code.serving.errors import (
     AUTHENTICATION,
     INVALID_REQUEST,
+    SERVER,
     UNAVAILABLE,
     ApiError,
     bad_request,
@@ -115,6 +116,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(ApiError, _say)
     app.add_exception_handler(HTTPException, _say_of_http)
     app.add_exception_handler(RequestValidationError, _say_of_validation)
+    app.add_exception_handler(Exception, _say_of_bug)
     guarded: Sequence[Any] = [Depends(require_key)]
 
     @app.post("/v1/completions", dependencies=guarded)
@@ -154,7 +156,10 @@ def create_app(service: Service) -> FastAPI:
 async def _respond(answering: Answering, asked: Generation, request: Request) -> Response:
     if asked.stream:
         return EventStream(answering)
-    body = await _unless_gone(answering.whole(), request)
+    try:
+        body = await _unless_gone(answering.whole(), request)
+    finally:
+        answering.cancel()
     if body is None:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
     return Response(body, media_type="application/json")
@@ -175,7 +180,7 @@ async def _unless_gone(work: Coroutine[Any, Any, ResultT], request: Request) -> 
     finally:
         working.cancel()
         leaving.cancel()
-        await asyncio.wait((working, leaving))  # what it held is free then
+        await asyncio.wait((working, leaving))
 
 
 class EventStream(StreamingResponse):
@@ -233,5 +238,9 @@ async def _say_of_validation(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return await _say(request, bad_request("the body is not JSON"))
-    param = ".".join(str(part) for part in first["loc"][1:])
-    return await _say(request, bad_request(f"{param or 'body'}: {first['msg']}", param or None))
+    place = [str(part) for part in first["loc"][1:]] or ["body"]
+    return await _say(request, bad_request(f"{'.'.join(place)}: {first['msg']}", place[0]))
+
+
+async def _say_of_bug(request: Request, error: Exception) -> Response:
+    return await _say(request, ApiError(500, "a bug of the server; see its log", SERVER))

@@ -88,6 +88,10 @@ class Generation(BaseModel):
         return self.n or 1
 
     @property
+    def num_prompts(self) -> int:
+        return 1
+
+    @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -142,6 +146,10 @@ class CompletionRequest(Generation):
         if self.prompt and isinstance(self.prompt[0], int):
             return [[token for token in self.prompt if isinstance(token, int)]]
         return [each for each in self.prompt if not isinstance(each, int)]
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.prompts)
 
     @property
     def num_top_logprobs(self) -> int | None:

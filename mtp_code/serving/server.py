@@ -43,7 +43,6 @@ class Server(uvicorn.Server):
             return
         self._service.is_draining = True
         self._give_up_at_s = time.monotonic() + self._drain_s
-        # A signal handler of Python's runs between two instructions: no lock may be taken here.
         logger.info("%s: finishing live requests", signal.Signals(sig).name)
 
     async def on_tick(self, counter: int) -> bool:

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from mtp_code.decoding.engine import Engine, Event
 from mtp_code.decoding.requests import Completion, Request, TokenLogprobs
 from mtp_code.errors import InputError
@@ -115,6 +117,18 @@ class Worker:
     def join(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
 
+    def check_count(self, num_jobs: int) -> None:
+        """
+        Raises:
+            ApiError: so many at once are never taken.
+        """
+        if num_jobs > self.capacity:
+            raise bad_request(
+                f"n: {num_jobs} answers are more than the {self.capacity} that this server takes "
+                "at once; ask for fewer",
+                "n",
+            )
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Takes all of the jobs or none.
 
@@ -124,12 +138,6 @@ class Worker:
         with self._changed:
             if self._refuses_with is not None:
                 raise self._refuses_with
-            if len(jobs) > self.capacity:
-                raise bad_request(
-                    f"n: {len(jobs)} answers are more than the {self.capacity} that this server "
-                    "takes at once; ask for fewer",
-                    "n",
-                )
             if len(self._live) + len(self._waiting) + len(jobs) > self.capacity:
                 raise ApiError(
                     429,
@@ -156,6 +164,8 @@ class Worker:
             self._changed.notify()
 
     def _run(self) -> None:
+        # What was set for other threads binds ATen here, but not the BLAS below it.
+        torch.set_num_threads(torch.get_num_threads())
         try:
             while self._take():
                 self._tell(self._engine.step())
