@@ -72,7 +72,7 @@ ifndef SIDE_BY_SIDE
 endif
 
 .PHONY: all help setup train-code train-twin eval-humaneval eval-mbpp eval-micro bench-decode \
-	bench-sandbox bench-judge soak-sandbox fuzz-sandbox report check test \
+	bench-gpu-train bench-sandbox bench-judge soak-sandbox fuzz-sandbox report check test \
 	test-cluster test-vllm bench-vllm ci-regression clean FORCE
 .PRECIOUS: $(TOKENS)/manifest.json
 
@@ -153,6 +153,9 @@ bench-decode: $(DECODED) ## self-speculative against plain decoding
 $(eval $(call remembered,$(RUN)/.asked-decode,$(DECODE_TOKENS)))
 $(DECODED): $(RUN)/decode-%.json: $(TRAINED) $(RUN)/.asked-decode | $(READY)
 	@$(MTP_CODE) bench decode $(RUN) --benchmark $* --max-new-tokens $(DECODE_TOKENS)
+
+bench-gpu-train: $(READY) ## memory, time and precision of training; at a small size without a GPU
+	@$(MTP_CODE) bench train --out report/train.json
 
 bench-sandbox: $(READY) ## the sandbox beside other harnesses, and its verdicts in a crowd
 	@$(MTP_CODE) bench sandbox --rounds $(ROUNDS) --out report/sandbox.json \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -19,11 +20,15 @@ Progress = Callable[[int, int], None]  # done so far, in all
 
 @contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes `path`'s place when the block ends well, and leaves it alone otherwise."""
+    """A file that takes `path`'s place when the block ends well, and leaves it alone otherwise.
+
+    What killed processes left of such files is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        with aside.open("wb") as file:
+        with _held(aside) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,6 +40,25 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _held(aside: Path) -> IO[bytes]:
+    """The file, empty and locked: nobody else takes it for a leftover."""
+    while True:
+        file = aside.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink > 0:
+            return file
+        file.close()  # removed as a leftover before it was locked
+
+
+def _remove_leftovers(path: Path) -> None:
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*.aside"):
+        # Not there any more, being written, or another user's: no leftover of ours.
+        gone_or_taken = FileNotFoundError, BlockingIOError, PermissionError
+        with contextlib.suppress(*gone_or_taken), aside.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            aside.unlink()
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
+import logging
 import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from evals.errors import InputError
 from evals.files import Progress, file_sha256, json_line, sole_writer, write_whole
 from evals.findings import Findings
 from evals.oracles.expected import with_expected_outputs
-from evals.plan import Plan, fingerprint
+from evals.plan import Plan, fingerprint, machine
 from evals.program import limits_of, room_of
 from evals.records import (
     JUDGING_FILE,
@@ -29,6 +30,7 @@ from evals.records import (
     References,
     Sample,
     Sampling,
+    Task,
     Verdict,
     VerdictName,
     read_record,
@@ -37,6 +39,8 @@ from evals.records import (
 )
 from evals.work import Examiner, Finding, Here, Job
 from sandbox import Limits, Tier
+
+log = logging.getLogger(__name__)
 
 # Where a program failed its checks, it makes sense to ask how many.
 _COUNTED: Final[frozenset[VerdictName]] = frozenset({"wrong answer", "exception"})
@@ -94,7 +98,7 @@ def judge(
     sampling = _sampling_beside(samples, benchmark)
     with _expected_folder(tier, unsafe_no_sandbox) as folder:
         benchmark = with_expected_outputs(benchmark, examiner.answers, folder, on_progress)
-    conditions = [tier.value, unsafe_no_sandbox, *fingerprint()]
+    conditions = [tier.value, unsafe_no_sandbox, *machine(), *fingerprint()]
     plans = {
         task.task_id: Plan(task, limits_of(task, limits), conditions) for task in benchmark.tasks
     }
@@ -298,6 +302,8 @@ def _verdicts(
             before the broken check.
     """
     broken: dict[str, str] = {}  # detail by task id
+    suspect: dict[str, str] = {}  # the same, where it may be the checks' fault
+    sound: set[str] = set()  # tasks of which not every sample failed so
     passed: set[str] = set()
     for sample in samples:
         plan = plans[sample.task_id]
@@ -307,6 +313,10 @@ def _verdicts(
             passed.add(sample.task_id)
         elif finding.checks_broke:
             broken.setdefault(sample.task_id, finding.detail)
+        if plan.task.reference is None and _may_be_checks_fault(finding, plan.task):
+            suspect.setdefault(sample.task_id, finding.detail)
+        else:
+            sound.add(sample.task_id)
         counts = _counts(sample, found, findings, plan) if counts_checks else None
         yield _verdict(sample, found, counts)
     for task_id, detail in broken.items():
@@ -315,6 +325,21 @@ def _verdicts(
                 f"{task_id}: its checks break, and no sample passes them: {detail}; mend them, "
                 "or give the task a reference solution that passes"
             )
+
+    for task_id in sorted(suspect.keys() - sound):
+        log.warning(
+            "%s: all its samples failed by an error in its checks: %s; if the fault is the "
+            "checks', mend them, or give the task a reference solution that shows it",
+            task_id,
+            suspect[task_id],
+        )
+
+
+def _may_be_checks_fault(finding: Finding, task: Task) -> bool:
+    """Whether the checks ended in an error of their own, or in a name that nobody defines."""
+    if finding.verdict == "undefined":
+        return not finding.detail.endswith(f" {task.entry_point}")
+    return finding.verdict == "exception" and " in the checks; " in finding.detail
 
 
 def _counts(

@@ -74,7 +74,7 @@ class Plan:
         source = counting_source([task.checks, task.plus_checks])
         assert task.oracle is not None
         num_inputs = sum(len(json.loads(inputs)) for inputs in task.oracle.inputs.values())
-        return Counting(Checks(source, task.checked_names), num_inputs)
+        return Counting(replace(checks_of(task), source=source), num_inputs)
 
     @cached_property
     def _counting_part(self) -> _Part | None:
@@ -105,6 +105,14 @@ def fingerprint() -> list[str]:
         for content in _contents(root / name):
             hashed.update(content)
     return [sys.implementation.name, sys.version, platform.machine(), hashed.hexdigest()]
+
+
+def machine() -> list[str]:
+    """What else of this machine may move a finding: its kernel, and the C library's arithmetic.
+
+    The nodes of a cluster may differ in these; findings are kept under those of the caller.
+    """
+    return [platform.release(), *platform.libc_ver()]
 
 
 def _contents(place: Traversable) -> Iterator[bytes]:

@@ -30,14 +30,21 @@ def program_of(task: Task, sample: Sample) -> str:
 
 def checks_of(task: Task) -> Checks:
     assert task.checks, f"{task.task_id}: checks are to come, from with_expected_outputs"
-    return Checks(source=task.checks, names=task.checked_names)
+    return _checks(task, task.checks)
 
 
 def plus_checks_of(task: Task) -> Checks | None:
     """The checks of a + task's further inputs, to be held to besides `checks_of`."""
     if task.plus_checks is None:
         return None
-    return Checks(source=task.plus_checks, names=task.checked_names)
+    return _checks(task, task.plus_checks)
+
+
+def _checks(task: Task, source: str) -> Checks:
+    # Those that hold answers to a reference's are ours: they ask for some, then for more, and
+    # change nothing but what is theirs.
+    are_ours = task.oracle is not None
+    return Checks(source, task.checked_names, are_live=are_ours, are_tidy=are_ours)
 
 
 def limits_of(task: Task, limits: Limits) -> Limits:
@@ -105,6 +112,26 @@ def mbpp_checks(
     return (
         "\n".join([*map(ast.unparse, needed), source]),
         (entry_point, *sorted(names - {entry_point})),
+    )
+
+
+def can_fail(checks: str, names: Iterable[str]) -> bool:
+    """Whether anything in the checks could fail by itself, but for the program's own functions.
+
+    That is an assertion, something raised, or a call of what was not defined here.
+    """
+    tree = _parse(checks)
+    own = {*names, *vars(builtins)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own |= {node.name, *(each.arg for each in node.args.args)}
+    return any(
+        isinstance(node, ast.Assert | ast.Raise)
+        or (
+            isinstance(node, ast.Call)
+            and not (isinstance(node.func, ast.Name) and node.func.id in own)
+        )
+        for node in ast.walk(tree)
     )
 
 

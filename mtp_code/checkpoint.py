@@ -1,31 +1,52 @@
 """Checkpoints: a folder each under `checkpoints/`, whole or absent, in safetensors.
 
-`model.safetensors` is the weights by parameter name, `optimizer.safetensors` the optimizers' state
-by parameter number, `state.json` where the run stood and the checksums of both.
+`state.json` says where the run stood and holds the checksums of the other files. Those of a model
+that one process holds are `model.safetensors`, the weights by parameter name, and
+`optimizer.safetensors`, the optimizers' state by parameter number. Those of a sharded model are in
+the folders `model/` and `optimizer/`, a file for each process, written by torch's distributed
+checkpoint: each process writes what it has, at its disk's speed, and none needs room for the whole
+(13 billion parameters with AdamW's state are 156 GB). Both are read by any number of processes, and
+neither holds anything but numbers: no pickle.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors
+import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mtp_code.config import Strict
 from mtp_code.errors import CheckpointError
-from mtp_code.files import whole_folder
+from mtp_code.files import sync, whole_folder
 from mtp_code.model.low_rank import merged
 from mtp_code.model.mtp import MTPModel
+from mtp_code.processes import ALONE, World, placed_like
 
 CHECKPOINTS_DIR = "checkpoints"
-MODEL_FILE = "model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
+MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
+MODEL_DIR, OPTIMIZER_DIR = "model", "optimizer"
 STATE_FILE = "state.json"
+
+Losses = float | None | list[float | None]
 
 
 class TrainingState(Strict):
@@ -37,6 +58,9 @@ class TrainingState(Strict):
     """Input positions seen."""
     cpu_s: float
     elapsed_s: float
+    window: tuple[dict[str, Losses], ...] = ()
+    """Figures of the steps since the last logged one, None for NaN: a run may be asked to end
+    between two."""
 
 
 def checkpoint_path(run_dir: Path, step: int) -> Path:
@@ -58,13 +82,21 @@ def save_checkpoint(
     optimizers: Sequence[Optimizer],
     state: TrainingState,
     keep_last: int,
+    world: World = ALONE,
 ) -> Path:
-    """Writes a checkpoint, then removes all but the newest `keep_last`."""
+    """Writes a checkpoint, then removes all but the newest `keep_last`. Called by all processes.
+
+    Raises:
+        OSError: the disk is full, or the like; older checkpoints stand.
+    """
     path = checkpoint_path(run_dir, state.step)
-    if not path.exists():
-        _write(path, _weights(model), _optimizer_tensors(optimizers), state)
-    for old in sorted(path.parent.glob("step-*"))[:-keep_last]:
-        shutil.rmtree(old)
+    if not world.from_lead(path.exists):
+        weights, optimizer_state = _weights(model), _optimizer_tensors(optimizers)
+        if any(isinstance(tensor, DTensor) for tensor in weights.values()):
+            _save_sharded(path, weights, optimizer_state, state, world)
+        else:
+            world.from_lead(lambda: _save_whole(path, weights, optimizer_state, state))
+    world.from_lead(lambda: _remove_old(path.parent, keep_last))
     return path
 
 
@@ -72,20 +104,96 @@ def save_weights(run_dir: Path, weights: Mapping[str, Tensor]) -> Path:
     """Writes weights by parameter name as a checkpoint of step 0, without an optimizer."""
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     path = checkpoint_path(run_dir, state.step)
-    _write(path, weights, {}, state)
+    _save_whole(path, weights, {}, state)
     return path
 
 
-def load_weights(path: Path, model: MTPModel) -> str:
+def _save_whole(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    optimizer_state: Mapping[str, Tensor],
+    state: TrainingState,
+) -> None:
+    with whole_folder(path) as folder:
+        for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, optimizer_state)):
+            try:
+                save_file(dict(tensors), folder / name)
+            except safetensors.SafetensorError as error:
+                raise _as_os_error(error, path) from None
+        sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
+        _write_state(folder, state, sums)
+
+
+def _save_sharded(
+    path: Path,
+    weights: dict[str, Tensor],
+    optimizer_state: dict[str, Tensor],
+    state: TrainingState,
+    world: World,
+) -> None:
+    with contextlib.ExitStack() as stack:  # on the lead, it removes what was not finished
+        folder = world.from_lead(lambda: stack.enter_context(whole_folder(path)))
+        sums: dict[str, str] = {}
+        for name, tensors in ((MODEL_DIR, weights), (OPTIMIZER_DIR, optimizer_state)):
+            sums |= _write_shards(folder, name, tensors, path, world)
+        world.from_lead(lambda: _write_state(folder, state, sums))
+        world.from_lead(stack.close)
+
+
+def _write_shards(
+    folder: Path, name: str, tensors: dict[str, Tensor], path: Path, world: World
+) -> dict[str, str]:
+    """The checksums of all processes' files."""
+    # A tensor of no dimensions is none that can be read in slices.
+    state_dict = {key: t.view(1) if t.dim() == 0 else t for key, t in tensors.items()}
+    if not state_dict:
+        return {}
+    writer = HuggingFaceStorageWriter(str(folder / name), save_distributed=True)
+    try:
+        state_dict_saver.save(state_dict, storage_writer=writer)
+    except CheckpointException as failure:
+        causes = [error for error, _ in failure.failures.values()]
+        for cause in causes:
+            if isinstance(cause, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from None
+        raise causes[0] from None
+    own = f"shard-{world.rank + 1:05d}-*"
+    own_sums = world.everywhere(
+        lambda: {f"{name}/{file.name}": _sha256(file) for file in sorted((folder / name).glob(own))}
+    )
+    world.from_lead(lambda: sync(folder / name))
+    return {key: value for some in world.gather(own_sums) for key, value in some.items()}
+
+
+def _write_state(folder: Path, state: TrainingState, sums: dict[str, str]) -> None:
+    record = {"schema": 1, **state.model_dump(), "sha256": sums}
+    (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _remove_old(folder: Path, keep_last: int) -> None:
+    for old in sorted(folder.glob("step-*"))[:-keep_last]:
+        shutil.rmtree(old)
+
+
+def load_weights(path: Path, model: MTPModel, world: World = ALONE) -> str:
     """Reads a checkpoint's weights into a model of the same shape; returns their checksum.
 
     Raises:
         CheckpointError: missing, damaged, or of another model.
     """
     _, sums = _read_state(path)
-    _check_sum(path, MODEL_FILE, sums)
-    _load_into(path / MODEL_FILE, _weights(model))
-    return sums[MODEL_FILE]
+    weights = _weights(model)
+    if MODEL_FILE in sums:
+        world.everywhere(lambda: _load_whole_weights(path, weights, sums))
+        return sums[MODEL_FILE]
+    _check_shards(path, MODEL_DIR, sums, world)
+    shapes = _shard_shapes(path / MODEL_DIR)
+    if weights.keys() == shapes.keys():
+        _check_shapes(path / MODEL_DIR, weights, shapes)
+        _load_shards(path / MODEL_DIR, weights)
+    else:  # low-rank additions, which a run trains apart
+        _copy(path / MODEL_DIR, merged(_read_shards(path / MODEL_DIR)), weights)
+    return _sum_of_shards(sums)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -97,53 +205,83 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         CheckpointError: missing or damaged.
     """
     _, sums = _read_state(path)
-    _check_sum(path, MODEL_FILE, sums)
-    return merged(_read_tensors(path / MODEL_FILE)), sums[MODEL_FILE]
+    if MODEL_FILE in sums:
+        return merged(_read_whole(path, MODEL_FILE, sums)), sums[MODEL_FILE]
+    _check_shards(path, MODEL_DIR, sums, ALONE)
+    return merged(_read_shards(path / MODEL_DIR)), _sum_of_shards(sums)
 
 
-def load_state(path: Path, optimizers: Sequence[Optimizer]) -> TrainingState:
+def load_state(path: Path, optimizers: Sequence[Optimizer], world: World = ALONE) -> TrainingState:
     """Reads optimizer state and progress; the optimizers belong to a model already loaded.
 
     Raises:
         CheckpointError: missing, damaged, or of another model or optimizer.
     """
     training_state, sums = _read_state(path)
-    _check_sum(path, OPTIMIZER_FILE, sums)
-    tensors = _read_tensors(path / OPTIMIZER_FILE)
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            owner, parameter, key = name.split(".")
-            if int(owner) == number:
-                state.setdefault(int(parameter), {})[key] = tensor
+    if OPTIMIZER_FILE in sums:
+        tensors = world.everywhere(lambda: _read_whole(path, OPTIMIZER_FILE, sums))
+    else:
+        _check_shards(path, OPTIMIZER_DIR, sums, world)
+        tensors = _read_optimizer_shards(path / OPTIMIZER_DIR, optimizers)
+    parameters = [_numbered(optimizer) for optimizer in optimizers]
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for name, tensor in tensors.items():
+        owner, number, key = _optimizer_place(name, parameters, path)
+        like = parameters[owner][number]
+        placed = placed_like(tensor, like) if tensor.shape == like.shape else tensor
+        states[owner].setdefault(number, {})[key] = placed
+    for optimizer, state in zip(optimizers, states, strict=True):
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     return training_state
-
-
-def _write(
-    path: Path,
-    weights: Mapping[str, Tensor],
-    optimizer_tensors: Mapping[str, Tensor],
-    state: TrainingState,
-) -> None:
-    with whole_folder(path) as folder:
-        save_file(dict(weights), folder / MODEL_FILE)
-        save_file(dict(optimizer_tensors), folder / OPTIMIZER_FILE)
-        sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
-        record = {"schema": 1, **state.model_dump(), "sha256": sums}
-        (folder / STATE_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _read_state(path: Path) -> tuple[TrainingState, dict[str, str]]:
     """Where the run stood, and the checksums of the checkpoint's other files."""
     try:
         record = json.loads((path / STATE_FILE).read_text())
-        sums = {name: str(record["sha256"][name]) for name in (MODEL_FILE, OPTIMIZER_FILE)}
-        fields = {name: record[name] for name in TrainingState.model_fields}
+        sums = {str(name): str(digest) for name, digest in record["sha256"].items()}
+        if not sums:
+            raise ValueError("no checksums")
+        fields = {name: record[name] for name in TrainingState.model_fields if name in record}
         return TrainingState.model_validate(fields), sums
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / STATE_FILE}: no checkpoint's state: {error}") from None
+
+
+def _load_whole_weights(path: Path, weights: dict[str, Tensor], sums: dict[str, str]) -> None:
+    tensors = _read_whole(path, MODEL_FILE, sums)
+    if weights.keys() != tensors.keys():  # low-rank additions, which a run trains apart
+        tensors = merged(tensors)
+    _copy(path / MODEL_FILE, tensors, weights)
+
+
+def _copy(where: Path, tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    _check_shapes(where, weights, {name: tensor.shape for name, tensor in tensors.items()})
+    for name, weight in weights.items():
+        weight.copy_(placed_like(tensors[name], weight))
+
+
+def _read_whole(path: Path, name: str, sums: dict[str, str]) -> dict[str, Tensor]:
+    _check_sum(path, name, sums)
+    try:
+        return load_file(path / name)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path / name}: cannot be read: {error}") from None
+
+
+def _check_shards(path: Path, name: str, sums: dict[str, str], world: World) -> None:
+    """Files are read through by one process each, so that all of them are checked at once."""
+    files = sorted(file for file in sums if file.startswith(f"{name}/"))
+    present = {f"{name}/{file.name}" for file in (path / name).glob("*.safetensors")}
+    if unknown := sorted(present - set(files)):
+        raise CheckpointError(f"{path / unknown[0]}: no part of this checkpoint; remove it")
+
+    def check() -> None:
+        for file in files[world.rank :: world.size]:
+            _check_sum(path, file, sums)
+
+    world.everywhere(check)
 
 
 def _check_sum(path: Path, name: str, sums: dict[str, str]) -> None:
@@ -156,6 +294,73 @@ def _check_sum(path: Path, name: str, sums: dict[str, str]) -> None:
             f"{path / name}: changed since it was written; remove {path} to go on from the "
             "checkpoint before it"
         )
+
+
+def _shard_shapes(folder: Path) -> dict[str, torch.Size]:
+    entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: _stored(entry).size for name, entry in entries.items()}
+
+
+def _stored(entry: object) -> TensorStorageMetadata:
+    assert isinstance(entry, TensorStorageMetadata)  # such files hold nothing else
+    return entry
+
+
+def _load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fills tensors, whole or sharded, from all processes' files; each reads what it needs."""
+    reader = HuggingFaceStorageReader(str(folder))
+    with warnings.catch_warnings():
+        # That this is one process alone, which it may be.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        state_dict_loader.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    """Whole tensors, as they were written."""
+    entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(_stored(entry).size, dtype=_stored(entry).properties.dtype)
+        for name, entry in entries.items()
+    }
+    _load_shards(folder, tensors)
+    return tensors
+
+
+def _sum_of_shards(sums: Mapping[str, str]) -> str:
+    shards = sorted(entry for entry in sums.items() if entry[0].startswith(f"{MODEL_DIR}/"))
+    return hashlib.sha256(json.dumps(shards).encode()).hexdigest()
+
+
+def _read_optimizer_shards(folder: Path, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    if not folder.is_dir():
+        return {}  # no step has been taken
+    parameters = [_numbered(optimizer) for optimizer in optimizers]
+    tensors: dict[str, Tensor] = {}
+    for name, shape in _shard_shapes(folder).items():
+        owner, number, _ = _optimizer_place(name, parameters, folder)
+        like = parameters[owner][number]
+        tensors[name] = torch.zeros_like(like) if shape == like.shape else torch.zeros(shape)
+    _load_shards(folder, tensors)
+    return {
+        name: tensor.view(()) if name.endswith(".step") else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _optimizer_place(
+    name: str, parameters: Sequence[Mapping[int, Tensor]], where: Path
+) -> tuple[int, int, str]:
+    """Which optimizer, which of its parameters, and which entry of its state."""
+    owner, number, key = name.split(".")
+    if int(owner) >= len(parameters) or int(number) not in parameters[int(owner)]:
+        raise CheckpointError(f"{where}: holds another optimizer's state ({name})")
+    return int(owner), int(number), key
+
+
+def _numbered(optimizer: Optimizer) -> dict[int, Tensor]:
+    """Parameters as a state dict counts them."""
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    return dict(enumerate(parameters))
 
 
 def _weights(model: MTPModel) -> dict[str, Tensor]:
@@ -171,26 +376,25 @@ def _optimizer_tensors(optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     }
 
 
-def _load_into(file: Path, parameters: dict[str, Tensor]) -> None:
-    tensors = _read_tensors(file)
-    if parameters.keys() != tensors.keys():  # low-rank additions, which a run trains apart
-        tensors = merged(tensors)
-    if missing := sorted(parameters.keys() ^ tensors.keys()):
-        raise CheckpointError(f"{file}: holds another model's weights (differs in {missing[0]})")
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
+def _check_shapes(
+    where: Path, weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]
+) -> None:
+    if differing := sorted(weights.keys() ^ shapes.keys()):
+        raise CheckpointError(f"{where}: holds another model's weights (differs in {differing[0]})")
+    for name, weight in weights.items():
+        if weight.shape != shapes[name]:
             raise CheckpointError(
-                f"{file}: {name} is {tuple(tensors[name].shape)}, the model's is "
-                f"{tuple(parameter.shape)}; load it with the recipe it was trained with"
+                f"{where}: {name} is {tuple(shapes[name])}, the model's is "
+                f"{tuple(weight.shape)}; load it with the recipe it was trained with"
             )
-        parameter.copy_(tensors[name])
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+def _as_os_error(error: Exception, path: Path) -> Exception:
+    """What the system said, which safetensors tells in words."""
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return error
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path))
 
 
 def _sha256(path: Path) -> str:

@@ -32,6 +32,14 @@ class TrainingError(InputError):
     """A run that cannot go on with its recipe."""
 
 
+class AskedToEnd(Exception):  # noqa: N818 - no error
+    """A run that was asked to end before its last step, and did; the message says where."""
+
+
+class PeerError(Exception):
+    """Another process of this run failed, and says why."""
+
+
 class CheckpointError(InputError):
     """A checkpoint that is missing, damaged, or of another model."""
 

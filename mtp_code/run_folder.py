@@ -1,7 +1,8 @@
 """A run folder: resolved recipe, what it was made with, metrics, checkpoints, tokenizer."""
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +22,23 @@ from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import Recipe
 from mtp_code.tokenizer import Tokenizer, load_tokenizer
 
+log = logging.getLogger(__name__)
+
 RUN_FILE = "run.json"
 TOKENIZER_DIR = "tokenizer"
+FREE_KEYS = (
+    "name",
+    "training.parallel",
+    "training.num_threads",
+    "training.log_every",
+    "training.validate_every",
+    "training.validation_tokens",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+)
+"""What a run may change between two of its steps and learn the same, to rounding."""
+FIXED_KEYS = ("model", "tokenizer")
+"""What no checkpoint survives."""
 RUN_KEYS = {"recipe", "model", "num_threads", "tokens_sha256", "finished_at"}
 IMPORT_KEYS = {"imported", "config", "model"}
 
@@ -43,8 +59,13 @@ def begin_run(
     shards: ShardSet,
     model: MTPModel,
     choose_num_threads: Callable[[], int],
+    allow_changed: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The run's record: a new one, or the one there is if it is of the same recipe and data.
+
+    Args:
+        allow_changed: keys of the recipe, or tables of them, that may differ from the run's. What
+            cannot change what is learned may differ anyway.
 
     Raises:
         RecipeError: the folder holds a run of another recipe, or on other tokens.
@@ -57,14 +78,23 @@ def begin_run(
             )
         # As read today: keys that are newer than the run have the value that they had no name for.
         before = validate(Recipe, record["recipe"], where=str(run_dir / RUN_FILE))
-        _refuse_other_recipe(
-            run_dir, before.model_dump(mode="json"), recipe.model_dump(mode="json")
-        )
+        changes = _changes(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
+        _refuse_changes(run_dir, changes, allow_changed)
         if record["tokens_sha256"] != shards.content_sha256:
             raise RecipeError(
                 f"{run_dir}: was begun on other tokens than {shards.folder} holds now; give "
                 "another folder, or remove it"
             )
+        if changes:
+            log.info("%s: goes on with another recipe: %s", run_dir, _shown(changes))
+            newest = latest_checkpoint(run_dir)
+            change = {"behind": newest and newest.name, "at": _now(), "changes": changes}
+            record |= {
+                "recipe": recipe.model_dump(mode="json"),
+                "recipe_changes": [*record.get("recipe_changes", []), change],
+                "finished_at": None,
+            }
+            write_json(run_dir / RUN_FILE, record)
         return record
     record = {
         "schema": 1,
@@ -197,19 +227,41 @@ def load_run(run_dir: Path) -> TrainedModel:
     return TrainedModel(model, load_tokenizer(run_dir / TOKENIZER_DIR), description)
 
 
-def _refuse_other_recipe(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    flat_before, flat_now = _flat(before), _flat(now)
-    if differing := sorted(
-        key
-        for key in flat_before.keys() | flat_now.keys()
-        if flat_before.get(key) != flat_now.get(key)
-    ):
-        shown = ", ".join(
-            f"{key} ({flat_before.get(key)} there, {flat_now.get(key)} now)" for key in differing
-        )
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """[was, is] of each key that differs."""
+    was, is_now = _flat(before), _flat(now)
+    return {
+        key: [was.get(key), is_now.get(key)]
+        for key in sorted(was.keys() | is_now.keys())
+        if was.get(key) != is_now.get(key)
+    }
+
+
+def _refuse_changes(
+    run_dir: Path, changes: Mapping[str, list[Any]], allow_changed: Sequence[str]
+) -> None:
+    if fixed := {key: both for key, both in changes.items() if _is_in(key, FIXED_KEYS)}:
         raise RecipeError(
-            f"{run_dir}: holds a run of another recipe: {shown}; give another folder, or remove it"
+            f"{run_dir}: holds a run of another recipe: {_shown(fixed)}; its weights are of no use "
+            "to this one: give another folder, or remove it"
         )
+    refused = {
+        key: both for key, both in changes.items() if not _is_in(key, [*FREE_KEYS, *allow_changed])
+    }
+    if refused:
+        options = " ".join(f"--allow-changed {key}" for key in refused)
+        raise RecipeError(
+            f"{run_dir}: holds a run of another recipe: {_shown(refused)}; give another folder, "
+            f"remove it, or go on with {options}"
+        )
+
+
+def _is_in(key: str, tables: Iterable[str]) -> bool:
+    return any(key == table or key.startswith(f"{table}.") for table in tables)
+
+
+def _shown(changes: Mapping[str, list[Any]]) -> str:
+    return ", ".join(f"{key}: {was} -> {now}" for key, (was, now) in changes.items())
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import checker, recording, tidiness, wire
 from sandbox.messages import Message, receive, send
@@ -50,33 +50,42 @@ def serve(control: socket.socket) -> NoReturn:
     An order names what to "do" (record, replay, live), the number of the "checks", and how much
     CPU time they may take: this process ends where they take more.
     """
-    checks: dict[int, tuple[str, tuple[str, ...]]] = {}
+    checks: dict[int, _Given] = {}
     state = _State()
     num_jobs = 0
     while (order := receive(control)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.content["cpu_s"])
         state.restore()
         given = _checks(order, checks)
-        reply = _do(order, *given)
+        reply = _do(order, given.source, given.names)
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         order.close()
         num_jobs += 1
-        is_last = num_jobs >= _MAX_JOBS or state.is_spoilt() or not tidiness.is_tidy(*given)
+        is_last = num_jobs >= _MAX_JOBS or state.is_spoilt() or not given.leave_no_trace()
         send(control, {**reply, "order": order.content["order"], "last": is_last})
         if is_last:
             break
     os._exit(0)
 
 
-def _checks(
-    order: Message, known: dict[int, tuple[str, tuple[str, ...]]]
-) -> tuple[str, tuple[str, ...]]:
-    """Source and names of the checks of that number, which come with the first order only."""
+class _Given(NamedTuple):
+    """Checks as they came; `are_tidy` is their author's word, see `sandbox.Checks`."""
+
+    source: str
+    names: tuple[str, ...]
+    are_tidy: bool
+
+    def leave_no_trace(self) -> bool:
+        return self.are_tidy or tidiness.is_tidy(self.source, self.names)
+
+
+def _checks(order: Message, known: dict[int, _Given]) -> _Given:
+    """The checks of that number, which come with the first order only."""
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        source, names = wire.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        known[number] = source, tuple(names)
+        source, names, are_tidy = wire.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        known[number] = _Given(source, tuple(names), are_tidy)
     return known[number]
 
 

@@ -164,7 +164,9 @@ class ChecksRoom:
         """What is known of these checks; to be let go of by `release`."""
         known = self._known.get(checks)
         if known is None:
-            known = self._known[checks] = KnownChecks(next(self._numbers), checks)
+            known = self._known[checks] = KnownChecks(
+                next(self._numbers), checks, are_live=checks.are_live
+            )
             self._forget_some()
         self._known.move_to_end(checks)
         known.num_users += 1
@@ -208,7 +210,7 @@ class Desk:
         order = {"do": what, "order": self._order, "checks": known.number, "cpu_s": cpu_s}
         source = None
         if known.number not in self._told:
-            source = scratch.orders(known.checks.source, known.checks.names)
+            source = scratch.orders(known.checks.source, known.checks.names, known.checks.are_tidy)
             descriptors = {**descriptors, "source": source.descriptor}
         try:
             messages.send(self.control, order, descriptors)

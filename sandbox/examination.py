@@ -18,11 +18,17 @@ class Checks:
 
     ``beside`` runs it in the program's own process and module instead, for checks that patch the
     program or look into it. A program can then talk itself into a pass: see `Examination.is_weak`.
+
+    ``are_live`` and ``are_tidy`` are their author's word, where finding out would cost time or be
+    in vain: that what they ask hangs on answers, so that nothing can be recorded; and that they
+    leave the process that they run in as it was, so that others may run there after them.
     """
 
     source: str
     names: tuple[str, ...] = ()
     beside: bool = False
+    are_live: bool = False
+    are_tidy: bool = False
 
 
 class Outcome(Enum):

@@ -14,12 +14,10 @@ import math
 import os
 import random
 import select
-import shutil
 import signal
 import site
 import socket
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -50,12 +48,13 @@ _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # answers between two results, so whoever uses it may be at work on one.
 _ANSWER_S: Final = 600.0
 
-# What programs import most: a first import costs a sample more than all the rest of its run.
+# What programs import most: a first import costs a sample more than all the rest of its run. But
+# each library that is mapped costs every fork some 10 microseconds, so what one program in hundreds
+# imports is left out (cmath, csv, queue, tempfile, unicodedata, uuid).
 _WARM: Final = """
-abc array ast base64 bisect calendar cmath collections.abc contextlib copy csv dataclasses
-datetime decimal enum fractions functools hashlib heapq inspect io itertools json math numbers
-operator os queue random re secrets statistics string struct sys tempfile textwrap threading time
-traceback types typing unicodedata uuid
+abc array ast base64 bisect calendar collections.abc contextlib copy dataclasses datetime decimal
+enum fractions functools hashlib heapq inspect io itertools json math numbers operator os random re
+secrets statistics string struct sys textwrap threading time traceback types typing
 """.split()  # noqa: SIM905
 _WARM_FOR_CHECKS: Final = """
 collections copy datetime decimal fractions functools itertools json math random re string typing
@@ -78,6 +77,8 @@ def main(plan_json: str) -> NoReturn:
         if plan.tier is not Tier.NONE:
             contain.contain_room(plan, lambda step: send(control, {"held": step}))
         elif plan.workspace is None:
+            import tempfile  # compression libraries come with it, for every fork to map
+
             workspace = Path(tempfile.mkdtemp(prefix="sandbox-none-"))
         _warm_up(plan, workspace)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
@@ -87,11 +88,13 @@ def main(plan_json: str) -> NoReturn:
         if plan.for_checks:
             _serve_desks(control, plan)
         else:
-            _serve_samples(control, plan, workspace)
+            _serve_samples(control, plan, str(workspace))
     except BrokenPipeError:
         pass  # the harness is gone
     finally:
         if plan.tier is Tier.NONE:
+            import shutil
+
             shutil.rmtree(workspace, ignore_errors=True)
     os._exit(0)
 
@@ -160,29 +163,34 @@ def _import_packages(plan: Plan) -> None:
         ) from error
 
 
-def _serve_samples(control: socket.socket, plan: Plan, workspace: Path) -> None:
-    """Run samples until the harness is gone. ``workspace`` is the folder that they may write."""
-    contained = functools.lru_cache(maxsize=16)(functools.partial(_contained, plan))
+def _serve_samples(control: socket.socket, plan: Plan, workspace: str) -> None:
+    """Run samples until the harness is gone. ``workspace`` is the folder that they may write.
+
+    Little is done between two samples, and most of it in C: after a fork each page that this
+    process touches is copied for it, as for the sample.
+    """
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    given: object = None  # the limits that `steps` enforce
     while (message := receive(control)) is not None:
         if "job" not in message.content:
             continue  # a stop that came after its sample's end
-        limits, steps = contained(**message.content["limits"])
-        report = _run_sample(control, plan, message, limits, steps)
+        if message.content["limits"] != given:
+            given = message.content["limits"]
+            limits = Limits(**message.content["limits"])
+            steps, wall_limit_s = _steps(plan, limits), limits.wall_limit_s
+        report = _run_sample(control, poll, plan, message, limits.cpu_s, wall_limit_s, steps)
         _empty(workspace)  # before the report: what it may cost is then charged to this job
         send(control, report)
 
 
-def _contained(plan: Plan, **limits: Any) -> tuple[Limits, tuple[libc.Prepared, ...]]:
-    """A sample's limits, and the steps to contain it."""
-    known = Limits(**limits)
-    return known, _steps(plan, known)
-
-
 def _run_sample(
     control: socket.socket,
+    poll: select.poll,
     plan: Plan,
     job: Message,
-    limits: Limits,
+    cpu_limit_s: float,
+    wall_limit_s: float,
     steps: tuple[libc.Prepared, ...],
 ) -> dict[str, Any]:
     """Fork, wait until the sample ends or must, and say what it took."""
@@ -190,12 +198,12 @@ def _run_sample(
     started_s = time.monotonic()
     pid = _fork(plan)
     if pid == 0:
-        _contain(control, plan, (*places.to_spare, *steps))
+        _contain(control, plan, places.to_spare, steps)
         _become_sample(job.content["role"], places)
     job.close()
     # The CPU time of several processes is seen by the harness only: it is asked early.
-    ask_at_s = started_s + (limits.cpu_s if plan.profile.processes else limits.wall_limit_s)
-    cause = _wait(control, pid, job.content["job"], limits.cpu_s, ask_at_s)
+    ask_at_s = started_s + (cpu_limit_s if plan.profile.processes else wall_limit_s)
+    cause = _wait(control, poll, pid, job.content["job"], cpu_limit_s, ask_at_s)
     _, status, usage = os.wait4(pid, 0)
     if cause == "stopped" and os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
         cause = None  # it was ending by itself already
@@ -224,17 +232,27 @@ def _fork(plan: Plan) -> int:
     return pid
 
 
-def _contain(control: socket.socket, plan: Plan, steps: tuple[libc.Prepared, ...]) -> None:
+def _contain(control: socket.socket, plan: Plan, *calls: tuple[libc.Prepared, ...]) -> None:
+    """Make calls in their order, the last of which are the steps of containment."""
     try:
-        contain.contain_sample(plan, steps)
+        for each in calls[:-1]:
+            libc.run(each)
+        contain.contain_sample(plan, calls[-1])
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
         _say_why(control, error)
 
 
 def _wait(
-    control: socket.socket, pid: int, number: int, cpu_s: float, ask_at_s: float
+    control: socket.socket,
+    poll: select.poll,
+    pid: int,
+    number: int,
+    cpu_s: float,
+    ask_at_s: float,
 ) -> str | None:
     """Wait for the sample's end, or bring it about; what for, or None if it ended by itself.
+
+    ``poll`` looks at ``control`` already.
 
     At the wall clock's limit the harness, which alone sees the machine, is asked whether the sample
     had to wait for others, and how much longer it may take for that.
@@ -242,9 +260,7 @@ def _wait(
     wall_end_s, cpu_left_s = ask_at_s, cpu_s
     is_asked = False
     ended = os.pidfd_open(pid)
-    poll = select.poll()
     poll.register(ended, select.POLLIN)
-    poll.register(control, select.POLLIN)
     try:
         while True:
             wall_left_s = wall_end_s - time.monotonic()
@@ -272,6 +288,7 @@ def _wait(
                     os.kill(pid, signal.SIGKILL)
                     return str(received.content["cause"])
     finally:
+        poll.unregister(ended)
         os.close(ended)
 
 
@@ -403,13 +420,11 @@ def _become_desk(
         os._exit(code)
 
 
-def _empty(workspace: Path) -> None:
+def _empty(workspace: str) -> None:
     """Leave nothing for the next sample, or end with an error: the worker is replaced then."""
     os.chmod(workspace, 0o700)  # noqa: PTH101 - a path costs more than all the rest
-    with os.scandir(workspace) as entries:
-        is_empty = next(entries, None) is None
-    if not is_empty:
-        _remove_all(workspace)
+    if os.listdir(workspace):  # noqa: PTH208
+        _remove_all(Path(workspace))
     os.utime(workspace, (0, 0))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from evals.errors import RecordError
-from evals.program import humaneval_checks, mbpp_checks
+from evals.program import can_fail, humaneval_checks, mbpp_checks
 from evals.prompts import (
     CHAT,
     CHAT_PLAIN,
@@ -54,6 +54,9 @@ class Benchmark:
 DEFAULT_LIMITS: Final = Limits(cpu_s=10.0)
 
 
+_ASSERTS_NOTHING: Final = "asserts nothing, so that every program would pass; add an assert"
+
+
 class UnusableRowError(Exception):
     """A row's fields make no task; the message says which, and why."""
 
@@ -84,6 +87,8 @@ class HumanEvalRow(Row):
 
     def task(self) -> Task:
         checks, names = humaneval_checks(self.prompt, self.test, self.entry_point)
+        if not can_fail(self.test, names):
+            raise UnusableRowError(f"test: {_ASSERTS_NOTHING}")
         return Task(
             task_id=self.task_id,
             prompt="",
@@ -114,6 +119,8 @@ class MbppRow(Row):
         text, code, setup = map(with_unix_ends, (self.text, self.code, self.test_setup_code))
         asserts = [*map(with_unix_ends, self.test_list)]
         checks, names = mbpp_checks(self.test_imports, setup, asserts, code)
+        if not can_fail("\n".join([setup, *asserts]), names):
+            raise UnusableRowError(f"test_list: {_ASSERTS_NOTHING}")
         return Task(
             # As EvalPlus spells it, so that its users' samples fit.
             task_id=f"Mbpp/{self.task_id}" if isinstance(self.task_id, int) else self.task_id,

@@ -114,37 +114,38 @@ def in_pool(pool: Pool) -> Run:
 def _key(benchmark: Benchmark) -> str:
     """Whatever the answers depend on; sums of floats, for one, are others from Python 3.12 on."""
     digest = hashlib.sha256(json_line([_SCHEMA, sys.version_info[:2]]))
-    for task, part in _places(benchmark):
-        asked = _reference(task, part)
-        of_task = [task.task_id, part, asked.source, hashlib.sha256(asked.stdin).hexdigest()]
+    for task in _asked(benchmark):
+        asked = _reference(task)
+        of_task = [task.task_id, asked.source, hashlib.sha256(asked.stdin).hexdigest()]
         digest.update(json_line(of_task))
     return digest.hexdigest()
 
 
-def _places(benchmark: Benchmark) -> list[tuple[Task, str]]:
-    return [(task, part) for task in benchmark.tasks if task.oracle for part in _PARTS]
+def _asked(benchmark: Benchmark) -> list[Task]:
+    return [task for task in benchmark.tasks if task.oracle]
 
 
 def _ask(benchmark: Benchmark, run: Run, on_progress: Progress) -> dict[str, dict[str, str]]:
-    places = _places(benchmark)
-    outputs: dict[str, dict[str, str]] = {task.task_id: {} for task, _ in places}
-    on_progress(0, len(places))
-    written = run(_reference(task, part) for task, part in places)
-    for num_done, ((task, part), stdout) in enumerate(zip(places, written, strict=True), start=1):
-        outputs[task.task_id][part] = stdout.decode("ascii")
-        on_progress(num_done, len(places))
+    tasks = _asked(benchmark)
+    outputs: dict[str, dict[str, str]] = {}
+    on_progress(0, len(tasks))
+    for task, stdout in zip(tasks, run(map(_reference, tasks)), strict=True):
+        lines = stdout.decode("ascii").splitlines()
+        outputs[task.task_id] = dict(zip(_PARTS, lines, strict=True))
+        on_progress(len(outputs), len(tasks))
     return outputs
 
 
-def _reference(task: Task, part: str) -> Reference:
+def _reference(task: Task) -> Reference:
+    """Asked for all parts in one go, a line each."""
     oracle = task.oracle
     assert oracle is not None
     assert task.reference is not None
     program = task.program_prefix + task.reference
     return Reference(
-        f"{task.task_id}, {part}",
+        task.task_id,
         with_record(program, task.entry_point, oracle.atol, oracle.rule),
-        oracle.inputs[part].encode(),
+        "\n".join(oracle.inputs[part] for part in _PARTS).encode(),
     )
 
 

@@ -7,14 +7,17 @@ It travels as text and gets a namespace of its own: a program may call its funct
 from __future__ import annotations
 
 import ast
+import marshal
 from functools import cache
 from importlib import resources
+from importlib.util import MAGIC_NUMBER
 from typing import Final
 
 from evals.counting import COUNTS, telling
 
 # What the checks call in the program's process.
 ANSWERS: Final = "__mtp_code_answers__"
+_LINE: Final = "__mtp_code_line__"
 
 
 def with_answers(program: str) -> str:
@@ -26,11 +29,11 @@ def with_answers(program: str) -> str:
 
 
 def with_record(program: str, entry_point: str, atol: float, rule: str | None) -> str:
-    """The program, followed by what reads inputs off its standard input and writes its answers."""
+    """The program, followed by what reads lines of inputs and writes a line of answers to each."""
     return (
         f"{program}\n{ANSWERS} = {_loaded('answering')}\n"
-        f"import sys\nsys.stdout.write({ANSWERS}['record']"
-        f"({entry_point}, sys.stdin.read(), {atol!r}, {rule!r}))\n"
+        f"import sys\nfor {_LINE} in sys.stdin.read().splitlines(): sys.stdout.write({ANSWERS}"
+        f"['record']({entry_point}, {_LINE}, {atol!r}, {rule!r}) + '\\n')\n"
     )
 
 
@@ -40,7 +43,8 @@ def checks_source(
     """Checks that hold the answers of a program with `with_answers` to what is expected."""
     return (
         f"__mtp_code_chunks__ = {chunks!r}\n"
-        f"{_held()}({entry_point!r}, {entry_point}, {ANSWERS}, {rule!r}, {atol!r}, "
+        f"__mtp_code_hold__ = {_held()}\n"
+        f"__mtp_code_hold__({entry_point!r}, {entry_point}, {ANSWERS}, {rule!r}, {atol!r}, "
         "__mtp_code_chunks__)\n"
     )
 
@@ -73,10 +77,16 @@ def function_of(module: str, function: str) -> str:
 @cache
 def _loaded(module: str) -> str:
     """An expression for a fresh namespace in which that module of this package was run."""
+    # Compiled, where it arrives at an interpreter like this one: that takes most of the time. In
+    # the version of marshal that does not tell which values are one object, by chance or not.
+    source = _source(module)
+    code = marshal.dumps(compile(source, f"<{module}>", "exec", dont_inherit=True), 2)
     # Without builtins of the program's own, should it have any of these names.
     return (
         "(lambda own: (__import__('builtins').exec("
-        f"{_source(module)!r}, own), own)[1])({{'__name__': {module!r}}})"
+        f"__import__('marshal').loads({code!r}) "
+        "if __import__('_frozen_importlib_external').MAGIC_NUMBER == "
+        f"{MAGIC_NUMBER!r} else {source!r}, own), own)[1])({{'__name__': {module!r}}})"
     )
 
 

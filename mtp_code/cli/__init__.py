@@ -6,7 +6,9 @@ importing torch takes seconds and judging needs none of it.
 
 import errno
 import logging
+import os
 import sys
+import time
 import traceback
 
 import typer
@@ -14,7 +16,7 @@ import typer
 import evals.errors
 import mtp_code.errors
 from mtp_code.cli import benches, evaluating, gating, interop, judging, sampling, serving, training
-from mtp_code.cli.status import BAD_INPUT, BUG, MACHINE_LACKS
+from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
 app = typer.Typer(
@@ -30,7 +32,8 @@ app.add_typer(benches.bench, name="bench")
 
 
 def main() -> None:
-    """Exit status: 0 done, 2 bad input, 3 the machine lacks something, 70 our bug.
+    """Exit status: 0 done, 2 bad input, 3 the machine lacks something, 70 our bug, 75 training
+    ended as it was asked to, to be gone on with by the same command (`EX_TEMPFAIL`).
 
     The gate has more: see `gate check`.
     """
@@ -49,6 +52,14 @@ def main() -> None:
         SandboxUnavailable,
     ) as error:
         _fail(str(error), MACHINE_LACKS)
+    except mtp_code.errors.AskedToEnd as end:
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(f"mtp-code: {end}", err=True)
+        sys.exit(GO_ON_LATER)
+    except mtp_code.errors.PeerError:
+        # torchrun ends all once the first one has: let the one that failed say why.
+        time.sleep(1)
+        sys.exit(BAD_INPUT)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = error.filename or "disk"

@@ -105,6 +105,43 @@ def bench_vllm(
         typer.echo(line)
 
 
+@bench.command("train")
+def bench_train(
+    smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
+    minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 9.0,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Steps by heads, vocabulary, loss and precision; exit status 1 if a part is missing."""
+    import torch
+
+    from mtp_code.files import write_json
+    from mtp_code.training.bench import Bench
+
+    torch.set_num_threads(num_threads)
+    measured = Bench(
+        "smoke" if smoke else None, 60 * minutes, lambda line: typer.echo(line, err=True)
+    )
+    record = {**provenance(), "num_threads": num_threads, **measured.run()}
+    if out is not None:
+        write_json(out, record)
+    for row in record["steps"]["rows"]:
+        typer.echo(
+            f"{row['shape']} n={row['num_mtp_heads']} | {row['overhead']:.3f}x the next-token step "
+            f"| {row['flops_ratio']:.3f}x its arithmetic | {row['over_flop_matched']:.3f}x of "
+            f"FLOP-matched | {len(row['over_flop_matched_each'])} pairs"
+        )
+    errors = [
+        f"{name}: {part['error']}"
+        for name, part in record.items()
+        if isinstance(part, dict) and "error" in part
+    ]
+    for error in errors:
+        typer.echo(error, err=True)
+    if errors:
+        raise typer.Exit(1)
+
+
 @bench.command("serve")
 def bench_serve(
     run: RunDir,

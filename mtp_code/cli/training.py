@@ -1,5 +1,6 @@
 """Commands from corpus to checkpoint."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
@@ -52,18 +53,39 @@ def train(
     ] = None,
     tokens: TokensDir = None,
     overrides: Overrides = None,
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION.KEY", help="May differ from the begun run's recipe."),
+    ] = None,
 ) -> None:
-    """Train a recipe, preparing its data first where that was not done."""
+    """Train a recipe, preparing its data first where that was not done.
+
+    Under torchrun, all processes train together: see docs/distributed.md. SIGTERM, SIGINT and
+    SIGUSR1 end it behind a step, with a checkpoint and exit status 75: the same command goes on.
+    """
     from mtp_code.data.shards import open_shards
+    from mtp_code.processes import joined
     from mtp_code.recipe import load_recipe
     from mtp_code.training.loop import train as train_recipe
+    from mtp_code.training.placement import choose_device
 
     loaded = load_recipe(recipe, overrides or ())
-    shards = open_shards(prepare_tokens(loaded, tokens))
     run_dir = run or Path("runs") / loaded.name
-    with status_line() as show:
-        train_recipe(loaded, shards, run_dir, lambda progress: show(str(progress)))
-    typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
+    with joined(choose_device(loaded.training.device).type) as world, status_line() as show:
+        if not world.is_lead:
+            logging.getLogger().setLevel(logging.WARNING)  # once is enough
+        folder = world.from_lead(lambda: prepare_tokens(loaded, tokens))
+        shards = world.everywhere(lambda: open_shards(folder))
+        train_recipe(
+            loaded,
+            shards,
+            run_dir,
+            lambda progress: show(str(progress)),
+            world,
+            allow_changed or (),
+        )
+    if world.is_lead:
+        typer.echo(f"{run_dir}: trained, {loaded.schedule.num_steps} steps")
 
 
 @commands.command()

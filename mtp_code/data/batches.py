@@ -84,6 +84,18 @@ class TrainingBatches:
     def batch(self, step: int) -> Batch:
         return self.rows(step * self._batch_rows, self._batch_rows)
 
+    def places(self, step: int) -> str:
+        """Where a step's rows are from, for a message: the folder, and each source's rows."""
+        found: dict[str, list[int]] = {}
+        for row in range(step * self._batch_rows, (step + 1) * self._batch_rows):
+            source, index = self._mixture.locate(row)
+            found.setdefault(source, []).append(index)
+        by_source = (
+            f"{source} row {rows[0]}" + (f" to {rows[-1]}" if len(rows) > 1 else "")
+            for source, rows in found.items()
+        )
+        return f"{self._folder} {', '.join(by_source)}"
+
     def rows(self, first: int, count: int) -> Batch:
         """Rows of the run, which are counted from 0: a worker's or a micro-batch's share.
 

@@ -16,11 +16,14 @@ BATCHES_AHEAD: Final = 4
 
 
 class LoadedBatch(NamedTuple):
-    """A `Batch` as tensors, (B, T + n) both."""
+    """A `Batch` as tensors, (B, T + n) both, on the device; and as it was made.
+
+    What is counted of a batch is counted `on_host`: to ask a GPU is to wait for it.
+    """
 
     tokens: Tensor
     documents: Tensor
-    sources: tuple[str, ...]
+    on_host: Batch
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def loading(
             yield LoadedBatch(
                 found.tokens.to(device, non_blocking=True),
                 found.documents.to(device, non_blocking=True),
-                found.sources,
+                found.on_host,
             )
 
     maker = threading.Thread(target=make_all, name="batches", daemon=True)
@@ -83,4 +86,4 @@ def _as_tensors(batch: Batch, pinned: bool) -> LoadedBatch:
     tokens, documents = torch.from_numpy(batch.tokens), torch.from_numpy(batch.documents)
     if pinned:
         tokens, documents = tokens.pin_memory(), documents.pin_memory()
-    return LoadedBatch(tokens, documents, batch.sources)
+    return LoadedBatch(tokens, documents, batch)

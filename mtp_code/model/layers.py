@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
+from mtp_code.model.attention import Mask, flex
 from mtp_code.model.cache import KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.rope import turns
@@ -22,14 +24,14 @@ class Attending:
     Args:
         cos_BTd, sin_BTd: rotary factors of the positions (leading axis 1 where rows agree).
         mask_BQT: True where a query may look; None is causal over exactly these tokens
-            (without a cache), or everything (with one).
+            (without a cache), or everything (with one). Blocks are for whole rows only.
         chosen_B: the one token of each row whose output is wanted; the others only leave their
             keys and values. None is all tokens.
     """
 
     cos_BTd: Tensor
     sin_BTd: Tensor
-    mask_BQT: Tensor | None
+    mask_BQT: Mask | None
     cache: KeyValueCache | None = None
     span: Span | None = None
     chosen_B: Tensor | None = None
@@ -37,6 +39,7 @@ class Attending:
     def only(self, chosen_B: Tensor) -> "Attending":
         """The same tokens, but answering for one of each row."""
         mask = self.mask_BQT
+        assert not isinstance(mask, BlockMask)
         return replace(
             self, chosen_B=chosen_B, mask_BQT=None if mask is None else choose(mask, chosen_B)
         )
@@ -102,20 +105,23 @@ class Attention(nn.Module):
             key, value = self._parts(F.linear(x_BTD, weight[q_width:], kv_bias), self.widths[1:])
             query_cos, query_sin = choose(cos, chosen_B), choose(sin, chosen_B)
         if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
+            query, key = _normed(self.q_norm, query), _normed(self.k_norm, key)
         query = rotate(query, query_cos, query_sin)
         key = rotate(key, cos, sin)
         if attending.cache is not None and attending.span is not None:
             key, value = attending.cache.write(layer, attending.span, key, value)
-        mask = attending.mask_BQT
-        mixed_BHTd = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if mask is None else mask[:, None],
-            is_causal=mask is None and attending.cache is None,
-            enable_gqa=self.num_heads != self.num_kv_heads,
-        )
+        mask, is_grouped = attending.mask_BQT, self.num_heads != self.num_kv_heads
+        if isinstance(mask, BlockMask):
+            mixed_BHTd = flex(query, key, value, mask, is_grouped)
+        else:
+            mixed_BHTd = F.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=None if mask is None else mask[:, None],
+                is_causal=mask is None and attending.cache is None,
+                enable_gqa=is_grouped,
+            )
         return self.out(mixed_BHTd.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _parts(self, x_BTX: Tensor, widths: list[int]) -> list[Tensor]:
@@ -124,6 +130,11 @@ class Attention(nn.Module):
             part.view(*part.shape[:2], -1, self.head_width).transpose(1, 2)
             for part in torch.split(x_BTX, widths, dim=-1)
         ]
+
+
+def _normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """In the norm's own type: under autocast products are in bf16 and norms are not."""
+    return norm(x.type_as(norm.weight)).type_as(x)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):

@@ -2,36 +2,53 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from mtp_code.model.attention import DocumentMask, dense_mask
 from mtp_code.model.cache import KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.layers import Attending, Block, Rotary
 
 
 class Trunk(nn.Module):
-    """Embedding and transformer layers; no final norm, which belongs to the heads' outputs."""
+    """Embedding and transformer layers; no final norm, which belongs to the heads' outputs.
+
+    Attributes:
+        document_mask: how attention is kept within documents.
+        recomputes_layers: of a layer only its input is kept for the backward, which runs it again.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.rotary = Rotary(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_trunk_layers))
+        self.document_mask: DocumentMask = dense_mask
+        self.recomputes_layers = False
 
     def forward(self, tokens_BT: Tensor, attending: Attending) -> Tensor:
         return self.from_embedded(self.embedding(tokens_BT), attending)
 
     def from_embedded(self, hidden_BTD: Tensor, attending: Attending) -> Tensor:
         for number, layer in enumerate(self.layers):
-            hidden_BTD = layer(hidden_BTD, attending, number)
+            if self.recomputes_layers and torch.is_grad_enabled():
+                # Nothing in a layer is random.
+                hidden_BTD = checkpoint(
+                    layer,
+                    hidden_BTD,
+                    attending,
+                    number,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
+            else:
+                hidden_BTD = layer(hidden_BTD, attending, number)
         return hidden_BTD
 
     def attend(self, tokens_BT: Tensor, documents_BT: Tensor | None = None) -> Attending:
         """Causal attention over whole rows; with document numbers, within each document only."""
         positions_1T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
-        mask = None
-        if documents_BT is not None:
-            causal_TT = positions_1T[0][:, None] >= positions_1T[0][None]
-            mask = (documents_BT[:, :, None] == documents_BT[:, None]) & causal_TT
+        mask = None if documents_BT is None else self.document_mask(documents_BT)
         cos, sin = self.rotary(positions_1T)
         return Attending(cos, sin, mask)
 

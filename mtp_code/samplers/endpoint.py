@@ -311,7 +311,8 @@ def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:
         seconds = float(asked)
     except ValueError:
         try:
-            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+            at = email.utils.parsedate_to_datetime(asked)
+            seconds = at.timestamp() - time.time()
         except ValueError:
             return _back_off_s(attempt)
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)
@@ -319,4 +320,4 @@ def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:
 
 def _back_off_s(attempt: int) -> float:
     """Doubles from half a second on, less up to half by chance: not all shall come back at once."""
-    return min(LONGEST_BACK_OFF_S, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
+    return min(LONGEST_BACK_OFF_S, 0.5 * 2.0**attempt) * random.uniform(0.5, 1.0)

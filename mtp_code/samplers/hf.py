@@ -55,7 +55,7 @@ class TransformersSampler:
         self._batch_rows = batch_rows
         self._end_of_text = _end_of_text(model.generation_config, self._tokenizer)
         # Whatever is not set in a call would be taken from there, such as a repetition penalty.
-        model.generation_config = transformers.GenerationConfig()
+        model.generation_config = transformers.GenerationConfig()  # type: ignore[no-untyped-call]
         self.chat = self._tokenizer.chat
         self.model = {
             **describe(name_or_folder, revision, getattr(model.config, "_commit_hash", None)),
@@ -112,7 +112,7 @@ class TransformersSampler:
         return answers
 
 
-class _Draws(transformers.LogitsProcessor):  # type: ignore[misc]
+class _Draws(transformers.LogitsProcessor):
     """Leaves each row the one token that its question's seed draws at this place."""
 
     def __init__(
@@ -126,12 +126,12 @@ class _Draws(transformers.LogitsProcessor):  # type: ignore[misc]
         place = input_ids.shape[1] - self._prompt_length
         uniforms_B1 = self._uniforms_BT[:, place, None].to(scores.device)
         settings = [self._sampling] * len(scores)
-        sampling = RowSampling.of(settings, scores.shape[1], scores.device)
-        tokens_B1 = choose_tokens(scores[:, None], sampling, uniforms_B1)
+        rows = RowSampling.of(settings, scores.shape[-1], scores.device)
+        tokens_B1 = choose_tokens(scores[:, None], rows, uniforms_B1)
         return torch.full_like(scores, -torch.inf).scatter(1, tokens_B1, 0.0)
 
 
-class _Ends(transformers.StoppingCriteria):  # type: ignore[misc]
+class _Ends(transformers.StoppingCriteria):
     """Ends each row for itself, and keeps the length of its answer in `lengths`."""
 
     def __init__(

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import PositiveInt, model_validator
 
 from mtp_code.config import Strict
+from mtp_code.training.distributed import ParallelName
 from mtp_code.training.objective import ObjectiveConfig
 
 
@@ -28,10 +29,29 @@ class TrainingConfig(Strict):
     rows: PositiveInt
     """Rows of one optimizer step."""
     micro_batches: PositiveInt = 1
-    """Parts that a step's rows are handled in, one after another, to save memory."""
+    """Parts that a step's rows are handled in, one after another, to save memory; several processes
+    share them."""
+    parallel: ParallelName = "auto"
+    """How several processes share the work: `ddp`, each has the whole model; `fsdp`, each has a
+    shard of weights, gradients and optimizer state. `auto` is fsdp, and `none` with one process."""
     mask_documents: bool = True
     """Attention stays within a document, as it does when a prompt begins one."""
     objective: ObjectiveConfig = ObjectiveConfig()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is a GPU where torch finds one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of products: `bf16` keeps weights, gradients, norms and losses in fp32. `auto` is bf16 on a
+    GPU, fp32 on a CPU."""
+    tf32: bool = True
+    """On a GPU, products in fp32 may round their factors to TF32."""
+    compile: bool | None = None
+    """Compiles the layers with `torch.compile`; None does so on a GPU."""
+    attention: Literal["auto", "dense", "flex"] = "auto"
+    """How `mask_documents` is done: `dense` with T × T booleans a row, `flex` with FlexAttention,
+    which makes none. `auto` is flex on a GPU, dense on a CPU."""
+    activation_checkpointing: Literal["none", "blocks"] = "none"
+    """`blocks` keeps only the input of each of the trunk's layers and runs it again in backward:
+    memory for a fourth to a third more arithmetic."""
     num_threads: PositiveInt | None = None
     """CPU threads; None measures what is fastest here."""
     log_every: PositiveInt = 10

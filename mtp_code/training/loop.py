@@ -3,16 +3,20 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
 
 from mtp_code.checkpoint import (
     CHECKPOINTS_DIR,
+    Losses,
     TrainingState,
     latest_checkpoint,
     load_state,
@@ -21,13 +25,17 @@ from mtp_code.checkpoint import (
 )
 from mtp_code.data.batches import Batch, TrainingBatches, Validation, validation_batches
 from mtp_code.data.loader import LoadedBatch, loading
+from mtp_code.data.packing import NO_DOCUMENT
 from mtp_code.data.shards import ShardSet
-from mtp_code.errors import RecipeError, TrainingError
+from mtp_code.errors import AskedToEnd, RecipeError, TrainingError
 from mtp_code.files import alone_in, remove_leftovers
 from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.processes import ALONE, World
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
+from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.init import choose_trained, take_weights
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
@@ -38,7 +46,9 @@ from mtp_code.training.objective import (
     losses_by_offset,
 )
 from mtp_code.training.optim import build_optimizers
+from mtp_code.training.placement import place
 from mtp_code.training.schedule import learning_rate_share
+from mtp_code.training.signals import EndAsked, asked_to_end
 from mtp_code.training.speed import arithmetic_figures
 from mtp_code.training.threads import choose_num_threads
 from mtp_code.training.weights import weights_at
@@ -72,47 +82,81 @@ def train(
     shards: ShardSet,
     run_dir: Path,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    world: World = ALONE,
+    allow_changed: Sequence[str] = (),
 ) -> None:
     """Trains to the recipe's last step, from the run's newest checkpoint if it has one.
 
     Killed at any point and called again, it ends with the same weights, bit for bit, as a run
-    that nobody killed, on the same machine.
+    that nobody killed, on the same machine with as many processes. With another number of them it
+    reads the same rows in the same steps, and differs by rounding.
+
+    Asked to end by SIGTERM, SIGINT or SIGUSR1, it finishes its step and keeps a checkpoint.
+
+    Args:
+        world: the processes that train together, all of which call this.
+        allow_changed: keys in which the recipe may differ from that of the run in the folder.
 
     Raises:
         RecipeError: the folder holds a run of another recipe, or on other tokens.
         TrainingError: the loss is no number any more (the last checkpoint stands), or another
             process trains in this folder.
+        AskedToEnd: it was asked to end, and has kept a checkpoint.
+        PeerError: another of the processes failed, and raises why.
         MachineError: the machine lacks what the recipe's loss needs.
     """
+    with ExitStack() as stack:
+        world.everywhere(lambda: _lock(run_dir, stack) if world.is_lead else None)
+        asked = stack.enter_context(asked_to_end())
+        _train(recipe, shards, run_dir, on_progress, world, allow_changed, asked)
+
+
+def _lock(run_dir: Path, stack: ExitStack) -> None:
     try:
-        with alone_in(run_dir, wait=False):
-            _train(recipe, shards, run_dir, on_progress)
+        stack.enter_context(alone_in(run_dir, wait=False))
     except BlockingIOError:
         raise TrainingError(f"{run_dir}: another process trains there; wait for it") from None
 
 
 def _train(
-    recipe: Recipe, shards: ShardSet, run_dir: Path, on_progress: Callable[[Progress], None]
+    recipe: Recipe,
+    shards: ShardSet,
+    run_dir: Path,
+    on_progress: Callable[[Progress], None],
+    world: World,
+    allow_changed: Sequence[str],
+    asked: EndAsked,
 ) -> None:
     model = build_model(recipe.model, recipe.seed)
-    newest = latest_checkpoint(run_dir)
-    if recipe.init is not None:
+    newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
+    if (init := recipe.init) is not None:
         if newest is None:
-            take_weights(model, recipe.init)
-        choose_trained(model, recipe.init, recipe.seed)
-    optimizers = build_optimizers(model, recipe.optim)
+            world.everywhere(lambda: take_weights(model, init))
+        choose_trained(model, init, recipe.seed)
+    placed = place(model, recipe.training)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
+    rows = rows_of_process(training.rows, world)
     # Now, not at the first step.
-    load_backend(training.objective.loss, model.unembedding.weight.device)
-    record = begin_run(run_dir, recipe, shards, model, lambda: choose_num_threads(model, training))
+    load_backend(training.objective.loss, placed.device)
+    record = world.from_lead(
+        lambda: begin_run(
+            run_dir,
+            recipe,
+            shards,
+            model,
+            lambda: choose_num_threads(model, training, world.local_size),
+            allow_changed,
+        )
+    )
     # The number the run began with: with another, sums are rounded in another order.
     torch.set_num_threads(record["num_threads"])
-    remove_leftovers(run_dir / CHECKPOINTS_DIR / "step-*")
+    parallel = parallelize(model, training.parallel, world, placed.device.type)
+    optimizers = build_optimizers(model, recipe.optim)
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     if newest is not None:
-        load_weights(newest, model)
-        state = load_state(newest, optimizers)
+        load_weights(newest, model, world)
+        state = load_state(newest, optimizers, world)
         log.info("%s: going on from step %d of %d", run_dir, state.step, num_steps)
     num_offsets = model.num_mtp_heads
     batches = TrainingBatches(
@@ -124,11 +168,16 @@ def _train(
     for source, epochs in batches.epochs(num_steps).items():
         log.info("%s: read %.2f times in %d steps", source, epochs, num_steps)
 
-    with (
-        MetricsLog(run_dir, state.step) as metrics,
-        loading(batches.batch, range(state.step, num_steps)) as loaded,
-    ):
-        window: list[Figures] = []
+    def own_rows(step: int) -> Batch:
+        return batches.rows(step * training.rows + rows.start, len(rows))
+
+    with ExitStack() as stack:
+        metrics = None
+        if world.is_lead:
+            metrics = stack.enter_context(MetricsLog(run_dir, state.step))
+        loaded = stack.enter_context(loading(own_rows, range(state.step, num_steps), placed.device))
+        window = [_as_tensors(figures, placed.device) for figures in state.window]
+        watch = FiniteWatch(run_dir, batches)
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:
@@ -141,16 +190,12 @@ def _train(
                 training.objective.weights,
                 training.objective.curriculum,
             )
-            figures = backward(model, next(loaded), training, weights)
-            grad_norm = nn.utils.clip_grad_norm_(
-                model.parameters(), recipe.optim.clip_norm or math.inf
-            )
-            if not (figures["loss"].isfinite() and grad_norm.isfinite()):
-                raise TrainingError(
-                    f"{run_dir}: loss {figures['loss_by_offset'].tolist()} at step {step + 1} "
-                    f"(gradient norm "
-                    f"{grad_norm.item():.3g}); the last checkpoint stands: lower optim.lr"
-                )
+            batch, num_labels_K, is_asked_for_last = _next_batch(loaded, num_offsets, world, asked)
+            with placed.autocast(), parallel.step():
+                figures = backward(model, batch, training, weights, num_labels_K)
+            figures = _summed(figures, world)
+            grad_norm = clip_gradients(model.parameters(), recipe.optim.clip_norm or math.inf)
+            watch.see(step + 1, figures, grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -158,49 +203,107 @@ def _train(
             done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
             window.append(figures)
-            if done % training.log_every == 0 or is_last:
+            if done % training.log_every == 0 or is_last:  # and so before every checkpoint
+                watch.settle()
                 means = _means(window)
                 window.clear()
                 rate = clock.tokens_per_s()
-                left_s = clock.elapsed_s / done * (num_steps - done)
-                lr = share * recipe.optim.lr
-                on_progress(
-                    Progress(
-                        done,
-                        num_steps,
-                        means["loss"],
-                        means["loss_by_offset"],
-                        lr,
-                        rate,
-                        left_s,
+                if metrics is not None:
+                    left_s = clock.elapsed_s / done * (num_steps - done)
+                    lr = share * recipe.optim.lr
+                    loss, by_offset = means["loss"], means["loss_by_offset"]
+                    on_progress(Progress(done, num_steps, loss, by_offset, lr, rate, left_s))
+                    if set(weights) != {1.0}:
+                        means["weight_by_offset"] = list(weights)
+                    metrics.append(
+                        clock.stamp("train", done)
+                        | means
+                        | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
+                        | arithmetic_figures(recipe, weights, rate, grad_norm.device)
                     )
-                )
-                if set(weights) != {1.0}:
-                    means["weight_by_offset"] = list(weights)
-                metrics.append(
-                    clock.stamp("train", done)
-                    | means
-                    | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
-                    | arithmetic_figures(recipe, weights, rate, model.norm.weight.device)
-                )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
-                    row = {"source": source, **validate(model, validation, training)}
-                    metrics.append(clock.stamp("validation", done) | row)
-            if done % training.checkpoint_every == 0 or is_last:
-                metrics.sync()
+                    with placed.autocast(), parallel.weights():
+                        losses = validate(model, validation, training, world)
+                    if metrics is not None:
+                        metrics.append(
+                            clock.stamp("validation", done) | {"source": source, **losses}
+                        )
+            if done % training.checkpoint_every == 0 or is_last or is_asked_for_last:
+                watch.settle()
+                if metrics is not None:
+                    metrics.sync()
+                reached = clock.state(done, [_as_numbers(figures) for figures in window])
                 save_checkpoint(
-                    run_dir, model, optimizers, clock.state(done), training.keep_checkpoints
+                    run_dir, model, optimizers, reached, training.keep_checkpoints, world
                 )
-    finish_run(run_dir, clock.cpu_s, clock.elapsed_s)
+            if is_asked_for_last and not is_last:
+                raise AskedToEnd(
+                    f"{run_dir}: ended at step {done} of {num_steps}, as asked; its checkpoint is "
+                    "kept: the same command goes on from there"
+                )
+    if world.is_lead:
+        finish_run(run_dir, clock.cpu_s, clock.elapsed_s)
+
+
+def _newest_after_clearing(run_dir: Path) -> Path | None:
+    remove_leftovers(run_dir / CHECKPOINTS_DIR / "step-*")
+    return latest_checkpoint(run_dir)
+
+
+def _next_batch(
+    loaded: Iterator[LoadedBatch], num_offsets: int, world: World, asked: EndAsked
+) -> tuple[LoadedBatch, Tensor, bool]:
+    """This process's rows, the labels of all processes', (K,), and whether any was asked to end.
+
+    One message a step, so all processes end behind the same one.
+    """
+    batch, error = None, None
+    try:
+        batch = next(loaded)
+    except Exception as raised:  # noqa: BLE001 - raised again once all know of it
+        error = raised
+    numbers = torch.zeros(num_offsets + 2, dtype=torch.int64)
+    if batch is not None:
+        numbers[:num_offsets] = count_labels(num_offsets, *_tensors(batch.on_host))
+    numbers[num_offsets] = asked.by is not None
+    numbers[num_offsets + 1] = error is not None
+    numbers = world.sum(numbers)
+    if numbers[num_offsets + 1] > 0:
+        world.agree(error)
+    assert batch is not None
+    return batch, numbers[:num_offsets], bool(numbers[num_offsets] > 0)
+
+
+def _summed(figures: Figures, world: World) -> Figures:
+    """Over all processes, each of which has its labels' part of the means."""
+    if world.size == 1:
+        return figures
+    flat = torch.cat([figure.flatten() for figure in figures.values()])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [figure.numel() for figure in figures.values()])
+    return {
+        name: part.view_as(figure)
+        for (name, figure), part in zip(figures.items(), parts, strict=True)
+    }
 
 
 def backward(
-    model: MTPModel, batch: Batch | LoadedBatch, training: TrainingConfig, weights: Sequence[float]
+    model: MTPModel,
+    batch: Batch | LoadedBatch,
+    training: TrainingConfig,
+    weights: Sequence[float],
+    num_labels_K: Tensor | None = None,
 ) -> Figures:
-    """Adds a step's gradients to the parameters, micro-batch by micro-batch; the losses."""
+    """Adds a step's gradients to the parameters, micro-batch by micro-batch; the losses.
+
+    Args:
+        num_labels_K: of the whole step, where other processes have rows of it too.
+    """
     tokens_BS, documents_BS = _tensors(batch)
-    num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
+    if num_labels_K is None:
+        on_host = batch.on_host if isinstance(batch, LoadedBatch) else batch
+        num_labels_K = count_labels(model.num_mtp_heads, *_tensors(on_host))
     rows = training.rows // training.micro_batches
     parts = [
         backward_by_head(
@@ -219,23 +322,63 @@ def backward(
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
 
 
-def validate(model: MTPModel, validation: Validation, training: TrainingConfig) -> dict[str, Any]:
+def validate(
+    model: MTPModel, validation: Validation, training: TrainingConfig, world: World = ALONE
+) -> dict[str, Any]:
     """Mean loss by offset (nats per token), and bits per byte by offset 1.
 
-    The list ends at the last offset that has a label: documents were too short for those behind.
+    Processes take turns in the batches. The list ends at the last offset that has a label:
+    documents were too short for those behind.
     """
+    device = model.norm.weight.device
     sums, counts = zip(
         *(
-            losses_by_offset(model, *_tensors(batch), training.mask_documents)
-            for batch in validation.batches
+            losses_by_offset(
+                model, tokens_BS.to(device), documents_BS.to(device), training.mask_documents
+            )
+            for tokens_BS, documents_BS in map(_tensors, _turns(validation.batches, world))
         ),
         strict=True,
     )
-    sums_K, counts_K = torch.stack(sums).sum(0), torch.stack(counts).sum(0)
+    sums_K, counts_K = world.sum(torch.stack(sums).sum(0)), world.sum(torch.stack(counts).sum(0))
     known_K = counts_K > 0  # the first ones: an offset's label has those of all before it
     return {
         "loss_by_offset": (sums_K[known_K] / counts_K[known_K]).tolist(),
         "bits_per_byte": sums_K[0].item() / math.log(2) / validation.num_bytes,
+    }
+
+
+def _turns(batches: Sequence[Batch], world: World) -> list[Batch]:
+    """Every so-many-th batch; as many for each process, since they run each forward together."""
+    padding = batches[0]._replace(documents=np.full_like(batches[0].documents, NO_DOCUMENT))
+    padded = [*batches, *[padding] * (-len(batches) % world.size)]
+    return padded[world.rank :: world.size]
+
+
+def _as_numbers(figures: Figures) -> dict[str, Losses]:
+    """For JSON, which has no NaN; fp32 comes back as it was."""
+
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    values = {name: figure.tolist() for name, figure in figures.items()}
+    return {
+        name: [number(v) for v in value] if isinstance(value, list) else number(value)
+        for name, value in values.items()
+    }
+
+
+def _as_tensors(numbers: dict[str, Losses], device: torch.device) -> Figures:
+    """The inverse of `_as_numbers`."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    return {
+        name: torch.tensor(
+            [number(v) for v in value] if isinstance(value, list) else number(value), device=device
+        )
+        for name, value in numbers.items()
     }
 
 
@@ -304,9 +447,13 @@ class Clock:
         before, self._last = self._last, (self.num_tokens, self.elapsed_s)
         return (self._last[0] - before[0]) / max(self._last[1] - before[1], 1e-9)
 
-    def state(self, step: int) -> TrainingState:
+    def state(self, step: int, window: Sequence[dict[str, Losses]]) -> TrainingState:
         return TrainingState(
-            step=step, num_tokens=self.num_tokens, cpu_s=self.cpu_s, elapsed_s=self.elapsed_s
+            step=step,
+            num_tokens=self.num_tokens,
+            cpu_s=self.cpu_s,
+            elapsed_s=self.elapsed_s,
+            window=tuple(window),
         )
 
     def stamp(self, kind: str, step: int) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 What runs is the training loop's own code. What it would allocate is followed storage by storage:
 when each is made, and when nothing refers to it any more.
 
-These are the operations of a CPU, one by one. A GPU fuses some of them, CUDA's context and the gaps
-between allocations come on top, and so does what a kernel needs for itself.
+These are the operations of a CPU, one by one, in the recipe's precision. A GPU fuses some of them,
+and compiled layers more; CUDA's context and the gaps between allocations come on top, and so does
+what a kernel needs for itself.
 """
 
 import math
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -27,6 +28,7 @@ from mtp_code.recipe import Recipe
 from mtp_code.training.loop import backward
 from mtp_code.training.objective import LOGITS_MIB, OTHER_LOGITS_MIB
 from mtp_code.training.optim import build_optimizers
+from mtp_code.training.placement import Placement, choose_placement, prepare_layers
 
 Part = Literal["parameters", "gradients", "optimizer", "activations", "logits", "rest"]
 """`optimizer` is its states; `activations` is what forwards made; `rest` is what backwards, losses
@@ -56,27 +58,32 @@ def predict_peak(recipe: Recipe, device_type: str = "cuda") -> Peak:
     the recipe's: others hold no more at once.
 
     Args:
-        device_type: whose room for logits counts where the recipe gives none.
+        device_type: whose room for logits, precision and attention count where the recipe leaves
+            them open.
     """
+    chosen = choose_placement(recipe.training, torch.device(device_type))
     logits_mib = LOGITS_MIB.get(device_type, OTHER_LOGITS_MIB)
     given = recipe.training.objective
     objective = given.model_copy(
         update={"loss": "chunked", "logits_mib": given.logits_mib or logits_mib}
     )
     training = recipe.training.model_copy(update={"objective": objective})
+    placement = replace(chosen, device=torch.device("cpu"), compiles=False)
     with FakeTensorMode(allow_non_fake_inputs=True), _Answering():  # type: ignore[no-untyped-call]
-        return follow_steps(recipe.model_copy(update={"training": training}))
+        return follow_steps(recipe.model_copy(update={"training": training}), placement)
 
 
-def follow_steps(recipe: Recipe) -> Peak:
+def follow_steps(recipe: Recipe, placement: Placement) -> Peak:
     """The peak of `run_steps`."""
     tracker = StorageTracker(recipe.model.vocab_size)
     with tracker:
-        run_steps(recipe, tracker.mark)
+        run_steps(recipe, placement, tracker.mark)
     return tracker.peak()
 
 
-def run_steps(recipe: Recipe, mark: Mark = lambda tensors, part: None) -> None:
+def run_steps(
+    recipe: Recipe, placement: Placement, mark: Mark = lambda tensors, part: None
+) -> None:
     """As much of training as holds all that it will ever hold at once.
 
     The optimizers' states come first, as they are there in every step but the first. Then one step
@@ -84,6 +91,10 @@ def run_steps(recipe: Recipe, mark: Mark = lambda tensors, part: None) -> None:
     """
     model = MTPModel(recipe.model)
     mark(model.parameters(), "parameters")
+    prepare_layers(model, recipe.training, placement)
+    if placement.attention == "flex" and placement.device.type == "cpu":
+        # Of the scores its kernel leaves what the causal one does: a logarithm for each query.
+        model.trunk.document_mask = lambda documents_BT: None
     optimizers = build_optimizers(model, recipe.optim)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -95,7 +106,8 @@ def run_steps(recipe: Recipe, mark: Mark = lambda tensors, part: None) -> None:
     shape = (rows, training.row_tokens + model.num_mtp_heads)
     batch = Batch(np.zeros(shape, np.int64), np.zeros(shape, np.int32), ())
     parts = {"rows": rows, "micro_batches": num_parts}
-    backward(model, batch, training.model_copy(update=parts), weights)
+    with placement.autocast():
+        backward(model, batch, training.model_copy(update=parts), weights)
     mark((p.grad for p in model.parameters() if p.grad is not None), "gradients")
     nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm or math.inf)
     _update(optimizers, mark)

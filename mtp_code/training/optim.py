@@ -7,10 +7,12 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from mtp_code.config import Strict
 from mtp_code.model.mtp import MTPModel
+from mtp_code.processes import placed_like, whole_tensor
 
 
 class OptimConfig(Strict):
@@ -47,6 +49,8 @@ def build_optimizers(model: MTPModel, config: OptimConfig) -> list[Optimizer]:
             lr=config.lr,
             betas=config.betas,
             eps=config.eps,
+            # In one pass over each matrix, without temporaries of its size.
+            fused=True,
         )
     ]
     if config.kind == "muon":
@@ -80,7 +84,11 @@ class Muon(Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for parameters in by_shape.values():
-                self._step_together(parameters, group)
+                # Sharded ones are gathered for it: one at a time, so that they never lie whole
+                # beside each other.
+                num_together = 1 if isinstance(parameters[0], DTensor) else len(parameters)
+                for first in range(0, len(parameters), num_together):
+                    self._step_together(parameters[first : first + num_together], group)
 
     def _step_together(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         """Matrices of one shape are orthogonalised in one batch."""
@@ -92,11 +100,12 @@ class Muon(Optimizer):
             gradient = parameter.grad
             assert gradient is not None
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
-            updates.append(torch.lerp(gradient, state["momentum"], group["momentum"]))
+            update = torch.lerp(gradient, state["momentum"], group["momentum"])
+            updates.append(whole_tensor(update))  # a shard alone has other singular vectors
         scale = max(1.0, parameters[0].shape[0] / parameters[0].shape[1]) ** 0.5
         for parameter, update in zip(parameters, orthogonalised(torch.stack(updates)), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-group["lr"] * scale)
+            parameter.add_(placed_like(update, parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonalised(matrices_BRC: Tensor, num_steps: int = 5) -> Tensor:

@@ -24,6 +24,26 @@ def test_a_file_is_replaced_only_when_all_of_it_is_written(tmp_path: Path) -> No
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "scores[1].json"
+    leftover = tmp_path / f".{path.name}.99.aside"
+    other = tmp_path / ".scores1.json.99.aside"
+    leftover.touch()
+    other.touch()
+    with write_whole(path) as file:
+        (aside,) = set(tmp_path.iterdir()) - {other}
+        aside = aside.rename(aside.with_name(f".{path.name}.77.aside"))  # as of another process
+        with write_whole(path) as second:
+            second.write(b"second")
+        assert aside.exists()
+        file.write(b"first")
+        aside.rename(aside.with_name(f".{path.name}.{os.getpid()}.aside"))
+    assert path.read_bytes() == b"first"
+    assert {*tmp_path.iterdir()} == {path, other}
+
+
 def test_a_journal_keeps_its_rows_over_runs(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     with journal(path) as rows:

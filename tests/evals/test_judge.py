@@ -606,3 +606,22 @@ def test_memory_does_not_grow_with_the_samples(toy: Benchmark, tmp_path: Path) -
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 50_000
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_checks_that_fail_every_program_by_an_error_of_their_own_are_named(
+    samples: Path, verdicts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing else shows it where no reference solution is judged."""
+    tests = {"own/0": "assert hlper(c(1)) == 2", "own/1": "assert c(1) == 2"}
+    rows = [
+        {"task_id": task_id, "prompt": "def f(x):\n", "entry_point": "f"}
+        | {"test": f"def check(c):\n    {test}\n"}
+        for task_id, test in tests.items()
+    ]
+    own = replace(humaneval_benchmark("own", rows), is_custom=True)
+    lines = [{"task_id": task_id, "completion": "    return x + 2\n"} for task_id in tests]
+    samples.write_text("\n".join(map(json.dumps, lines)))
+    judge(samples, own, verdicts)
+    (warning,) = caplog.messages
+    assert warning.startswith("own/0: all its samples failed by an error in its checks: the pro")

@@ -3,7 +3,7 @@ import ast
 import pytest
 
 from evals.benchmarks.formats import Benchmark
-from evals.program import humaneval_checks, limits_of, mbpp_checks, program_of
+from evals.program import can_fail, humaneval_checks, limits_of, mbpp_checks, program_of
 from evals.records import Sample
 from sandbox import Limits
 
@@ -96,3 +96,19 @@ def test_checks_import_what_the_tests_and_the_reference_import() -> None:
 def test_asserts_that_call_nothing_of_the_solution_are_refused() -> None:
     with pytest.raises(SyntaxError, match="call no function"):
         mbpp_checks([], "", ["assert len('') == 0"], "def f(x): pass")
+
+
+@pytest.mark.parametrize(
+    ("checks", "fails"),
+    [
+        ("def check(candidate):\n    assert candidate(1) == 2\ncheck(f)", True),
+        ("def check(candidate):\n    if candidate(1) != 2: raise ValueError\ncheck(f)", True),
+        ("import numpy\ndef check(c):\n    numpy.testing.assert_allclose(c(1), 2)", True),
+        ("from unittest import assert_equal\nassert_equal(f(1), 2)", True),
+        ("def check(candidate):\n    pass\ncheck(f)", False),
+        ("def check(candidate):\n    candidate(1) == 2\n    print(candidate(2))\ncheck(f)", False),
+        ("f(1) == 2", False),
+    ],
+)
+def test_checks_that_assert_nothing_cannot_fail(checks: str, fails: bool) -> None:
+    assert can_fail(checks, ["f"]) is fails

@@ -133,3 +133,15 @@ def test_checks_beside_a_program_are_weak_and_can_patch_it(one):
 def test_outcomes_of_checks_beside(program, checks, outcome, one):
     (examination,) = one.examine_all([(program, Checks(checks, beside=True))])
     assert examination.outcome is outcome, examination
+
+
+def test_checks_that_are_called_tidy_stay_at_their_desk(one):
+    """Their author's word counts, where what they run cannot be seen from here."""
+    source = "exec('import random')\nrandom.mark = [*getattr(random, 'mark', []), f(1)]\n"
+    marks = [f"{source}assert len(random.mark) == {count}" for count in (1, 2)]
+    called = [(PROGRAM, Checks(mark, are_live=True, are_tidy=True)) for mark in marks]
+    assert [each.outcome for each in one.examine_all(called)] == [Outcome.HELD] * 2
+    # Otherwise they get a desk to themselves each time.
+    unsure = [(PROGRAM, Checks(marks[0], are_live=True))] * 2
+    assert all(each.outcome is not Outcome.HELD for each in one.examine_all(unsure[:1]))
+    assert all(each.outcome is Outcome.HELD for each in one.examine_all(unsure))

@@ -81,6 +81,12 @@ json_values = st.recursive(
 
 
 @settings(max_examples=1000, deadline=None)
+@given(values)
+def test_messages_are_written_as_json_writes_them(value):
+    message = wire.encode(value, no_reference)
+    assert wire.dump(message) == json.dumps(message, separators=(",", ":")).encode("ascii")
+
+
 @given(json_values)
 def test_any_json_is_either_plain_data_or_refused(data):
     try:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.base import LayerHeads
@@ -61,9 +62,16 @@ class StackedHeads:
             return self
         part, share = copy.copy(self), len(self._out_KOD)
         part._layers = slice(self._layers.start, self._layers.start + num_heads)
-        part._query, part._key_value = (
-            tuple(None if x is None else x[: len(x) // share * num_heads] for x in pair)
-            for pair in (self._query, self._key_value)
+        (query, query_bias), (key_value, key_value_bias) = self._query, self._key_value
+        part._query = (
+            query[: len(query) // share * num_heads],
+            None if query_bias is None else query_bias[: len(query_bias) // share * num_heads],
+        )
+        part._key_value = (
+            key_value[: len(key_value) // share * num_heads],
+            None
+            if key_value_bias is None
+            else key_value_bias[: len(key_value_bias) // share * num_heads],
         )
         if self._config.qk_norm:
             part._q_norm_Kd = self._q_norm_Kd[:num_heads]
@@ -92,6 +100,7 @@ class StackedHeads:
 
         num_heads = len(self._out_KOD)
         mask = attending.mask_BQT
+        assert not isinstance(mask, BlockMask)
         mixed = F.scaled_dot_product_attention(
             query_KBHTd.flatten(0, 1),
             keys.flatten(0, 1),

@@ -4,6 +4,7 @@ The gradients are taken while a chunk's logits exist, so no logits are kept or c
 the unembedding's goes straight to where it is wanted: no second matrix of its size is made.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -13,6 +14,9 @@ from torch.nn import functional as F
 
 IGNORED = -1
 """The label of a position that has nothing to learn."""
+
+PRODUCT_ROWS = 8192
+"""Rows of the unembedding's gradient that are made at once where they cannot be added in place."""
 
 Rows = Tensor | slice
 """Some of N positions."""
@@ -165,11 +169,28 @@ def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
 
 def _add_product(total_VD: Tensor, left_RV: Tensor, right_RD: Tensor, scale: float) -> None:
     """total += scale · leftᵀ @ right, summed in the total's type."""
-    if right_RD.dtype != total_VD.dtype and total_VD.device.type == "cuda":
-        # Tensor cores multiply in bf16 and add up in fp32.
-        left_VR = left_RV.to(right_RD.dtype).T
-        dtype = total_VD.dtype
+    dtype = total_VD.dtype
+    if right_RD.dtype == dtype or not total_VD.is_cuda:
+        total_VD.addmm_(left_RV.to(dtype).T, right_RD.to(dtype), alpha=scale)
+        return
+    # Tensor cores multiply in bf16 and add up in fp32.
+    left_VR = left_RV.to(right_RD.dtype).T
+    if _adds_to_wider(total_VD.device, right_RD.dtype, dtype):
         torch.addmm(total_VD, left_VR, right_RD, alpha=scale, out_dtype=dtype, out=total_VD)
-    else:
-        left_VR = left_RV.to(total_VD.dtype).T
-        total_VD.addmm_(left_VR, right_RD.to(total_VD.dtype), alpha=scale)
+        return
+    for part_PD, left_PR in zip(
+        torch.split(total_VD, PRODUCT_ROWS), torch.split(left_VR, PRODUCT_ROWS), strict=True
+    ):
+        part_PD.add_(torch.mm(left_PR, right_RD, out_dtype=dtype), alpha=scale)
+
+
+@functools.cache
+def _adds_to_wider(device: torch.device, factors: torch.dtype, total: torch.dtype) -> bool:
+    """Whether this torch adds a product to a matrix of a wider type; not all that multiply do."""
+    ones = torch.ones((16, 16), device=device, dtype=factors)
+    sums = torch.ones((16, 16), device=device, dtype=total)
+    try:
+        torch.addmm(sums, ones.T, ones, alpha=0.5, out_dtype=total, out=sums)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((sums == 9).all())

@@ -89,3 +89,12 @@ def test_a_number_longer_than_python_reads_is_part_of_the_fingerprint(tmp_path: 
     long, other = benchmark_of("1" * 5000), benchmark_of("1" * 4999 + "2")
     assert long.tasks == other.tasks
     assert long.data_sha256 != other.data_sha256
+
+
+def test_a_task_that_asserts_nothing_is_refused() -> None:
+    row = {"task_id": "own/1", "prompt": "def f(x):\n", "entry_point": "f"}
+    with pytest.raises(RecordError, match=r"own\.jsonl:1: test: asserts nothing"):
+        humaneval_benchmark("own", [row | {"test": "def check(c):\n    c(1)\n"}], "own.jsonl")
+    row = {"task_id": 1, "text": "f", "code": "def f(x): return x", "test_list": ["f(1) == 1"]}
+    with pytest.raises(RecordError, match=r"own\.jsonl:1: test_list: asserts nothing"):
+        mbpp_benchmark("own", [row], "own.jsonl")

@@ -215,7 +215,7 @@ def test_a_pool_runs_references_and_tells_of_one_that_fails(
         toy(), run_here, tmp_path / "here"
     )
     broken = [{**ROWS[0], "canonical_solution": "    return 1 / 0\n"}]
-    with pytest.raises(InputError, match=r"Toy/0, base: its reference .* fails \(exited\): .*Zero"):
+    with pytest.raises(InputError, match=r"Toy/0: its reference .* fails \(exited\): .*Zero"):
         with_expected_outputs(toy(broken), run, tmp_path)
 
 
@@ -238,6 +238,6 @@ def test_a_reference_that_fails_is_told_by_name(tmp_path: Path) -> None:
     broken = [{**ROWS[0], "canonical_solution": "    return 1 / 0\n"}]
     with (
         sandbox.Pool() as pool,
-        pytest.raises(InputError, match=r"Toy/0, base: its reference solution fails \(exited\)"),
+        pytest.raises(InputError, match=r"Toy/0: its reference solution fails \(exited\)"),
     ):
         with_expected_outputs(toy(broken), in_pool(pool), tmp_path)

@@ -1,6 +1,10 @@
 """Code of ours that runs beside a program, as it arrives there."""
 
 import ast
+import os
+import subprocess
+import sys
+from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 import pytest
@@ -137,6 +141,32 @@ def test_a_reference_writes_its_answers(
     import io
     import sys
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO("[[1],[2]]"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("[[1],[2]]\n[]"))
     run(with_record("def f(x):\n    print('chatty')\n    return (x,)\n", "f", 0.0, None))
-    assert capsys.readouterr().out == '[{"tuple":[1]},{"tuple":[2]}]'
+    assert capsys.readouterr().out == '[{"tuple":[1]},{"tuple":[2]}]\n[]\n'
+
+
+def test_other_interpreters_compile_our_code_themselves() -> None:
+    """What marshal wrote is for one version; the text goes with it."""
+    source = with_answers("def f(x): return x + 1")
+    other = source.replace(repr(MAGIC_NUMBER), repr(b"another"))
+    assert other != source
+    namespace: dict[str, Any] = {}
+    exec(other, namespace)
+    assert decode(namespace[ANSWERS](namespace["f"], "[[1]]", [], False)) == [2]
+
+
+def test_what_is_shipped_is_the_same_in_every_process() -> None:
+    """Findings are kept by its hash."""
+    show = (
+        "import hashlib; from evals.oracles.shipping import checks_source, with_answers; "
+        "shipped = with_answers('') + checks_source('f', None, 0.0, []); "
+        "print(hashlib.sha256(shipped.encode()).hexdigest())"
+    )
+    told = {
+        subprocess.check_output(
+            [sys.executable, "-c", show], env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1

@@ -24,7 +24,7 @@ def test_batches_come_in_order_as_tensors() -> None:
     assert [int(batch.tokens[0, 0]) for batch in found] == list(range(3, 9))
     assert isinstance(found[0], LoadedBatch)
     assert (found[0].tokens.dtype, found[0].documents.dtype) == (torch.int64, torch.int32)
-    assert found[0].sources == ("a", "b")
+    assert found[0].on_host.sources == ("a", "b")
 
 
 def test_no_more_are_made_ahead_than_asked_for() -> None:

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mtp_code.decoding.peek import peek
 from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Request
-from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.errors import InputError, InteropError, TokenizerError
 from mtp_code.interop.export import export
 from mtp_code.interop.hugging_face import import_model
@@ -169,9 +168,7 @@ def test_imported_models_decode_as_transformers_generates(tmp_path, llama):
     tokens = trained.tokenizer.encode_prompt(TEXTS[0])
     foreign = AutoModelForCausalLM.from_pretrained(llama)
     generated = foreign.generate(torch.tensor([tokens]), max_new_tokens=30, do_sample=False)
-    (completion,) = decode_plain(
-        trained.model, trained.tokenizer, [Request(tokens, 30)], SamplingConfig(temperature=0)
-    )
+    (completion,) = decode_plain(trained.model, trained.tokenizer, [Request(tokens, 30)])
     assert [*tokens, *completion.tokens] == generated[0].tolist()[: len(tokens) + 30]
 
 

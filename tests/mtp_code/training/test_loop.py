@@ -1,5 +1,6 @@
 """Runs of a very small recipe, some of them killed."""
 
+import errno
 import json
 import shutil
 import signal
@@ -8,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 
 from mtp_code.checkpoint import checkpoint_path, latest_checkpoint
 from mtp_code.config import validate
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
-from mtp_code.errors import CheckpointError, MachineError, RecipeError, TrainingError
+from mtp_code.errors import AskedToEnd, CheckpointError, MachineError, RecipeError, TrainingError
 from mtp_code.files import alone_in
 from mtp_code.model.accounting import flops_per_token
 from mtp_code.recipe import Recipe
@@ -214,7 +216,7 @@ def test_a_run_begun_before_a_key_had_a_name_goes_on(folder, shards, whole_run, 
     del record["recipe"]["training"]["objective"], record["recipe"]["model"]["heads"]
     (run_dir / "run.json").write_text(json.dumps(record))
     train(recipe_for(folder), shards, run_dir)
-    with pytest.raises(RecipeError, match=r"model\.heads \(parallel there, causal now\)"):
+    with pytest.raises(RecipeError, match=r"model\.heads: parallel -> causal"):
         train(with_objective(folder, "causal"), shards, run_dir)
 
 
@@ -276,7 +278,8 @@ def test_a_changed_checkpoint_is_refused(folder, shards):
 def test_another_recipe_in_the_same_folder_is_refused_by_the_key_that_differs(
     folder, shards, whole_run
 ):
-    with pytest.raises(RecipeError, match=r"training\.rows \(4 there, 8 now\)"):
+    told = r"training\.rows: 4 -> 8; .* --allow-changed training\.rows$"
+    with pytest.raises(RecipeError, match=told):
         train(recipe_for(folder, rows=8), shards, whole_run)
 
 
@@ -320,3 +323,50 @@ def test_a_loaded_run_is_the_model_that_was_trained(whole_run):
     assert loaded.description["checkpoint"] == f"step-{NUM_STEPS:08d}"
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("x = 1\n")) == "x = 1\n"
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_asked_to_end_it_keeps_a_checkpoint_and_goes_on_bit_identical(
+    folder, whole_run, tmp_path, number
+):
+    """Behind step 7, where no checkpoint was due."""
+    recipe, shards = recipe_for(folder), open_shards(folder / "tokens")
+
+    def ask(progress: Progress) -> None:
+        if progress.step == 6:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(AskedToEnd, match=f"ended at step 7 of {NUM_STEPS}"):
+        train(recipe, shards, tmp_path, ask)
+    assert signal.getsignal(number) is before
+    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 7)
+    train(recipe, shards, tmp_path)
+    assert files_of(checkpoint_path(tmp_path, NUM_STEPS)) == files_of(
+        checkpoint_path(whole_run, NUM_STEPS)
+    )
+    assert losses_of(tmp_path) == losses_of(whole_run)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(folder, shards, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    def fill(progress: Progress) -> None:
+        if progress.step == 7:
+            monkeypatch.setattr("mtp_code.checkpoint.save_file", full)
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        train(recipe_for(folder), shards, tmp_path, fill)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_what_changes_nothing_that_is_learned_may_change(folder, shards, whole_run, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole_run, run_dir)
+    train(recipe_for(folder, keep_checkpoints=1), shards, run_dir)
+    (change,) = read_run(run_dir)["recipe_changes"]
+    assert change["changes"] == {"training.keep_checkpoints": [2, 1]}
+    train(recipe_for(folder, rows=8), shards, run_dir, allow_changed=["training.rows"])
+    assert read_run(run_dir)["recipe"]["training"]["rows"] == 8

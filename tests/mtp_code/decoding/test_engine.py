@@ -1,0 +1,122 @@
+import pytest
+import torch
+
+from mtp_code.decoding import engine as engine_module
+from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.requests import Completion, Request
+from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.errors import MachineError, PromptError
+from tests.reference import decode_without_cache
+
+MIXED = [
+    Request([5, 6, 7], 12),
+    Request([9] * 30, 8, seed=3, sampling=SamplingConfig(temperature=1.0)),
+    Request([40], 14, seed=4, sampling=SamplingConfig(temperature=0.7, top_p=0.8, top_k=20)),
+    Request([1, 2], 6, num_logprobs=2),
+    Request(list(range(3, 60)), 10),
+]
+
+
+def alone(model, tokenizer, request: Request) -> Completion:
+    return Engine(model, tokenizer, num_rows=1, num_drafts=0).generate([request]).completions[0]
+
+
+@pytest.mark.parametrize("num_drafts", [0, 2, "auto"])
+@pytest.mark.parametrize("prefill_tokens", [7, 256])
+def test_requests_of_other_settings_share_a_batch_and_answer_as_alone(
+    small_model, tokenizer, num_drafts, prefill_tokens
+):
+    generated = Engine(small_model, tokenizer, 3, num_drafts, prefill_tokens).generate(MIXED)
+    for request, completion in zip(MIXED, generated.completions, strict=True):
+        assert completion.tokens == alone(small_model, tokenizer, request).tokens
+
+
+@pytest.mark.parametrize("switching", [[0, 3, 1, 2], [3, 0, 0, 0, 0, 2]])
+def test_tokens_do_not_depend_on_when_the_number_of_drafts_changes(
+    small_model, tokenizer, switching
+):
+    engine = Engine(small_model, tokenizer, 2, "auto")
+    rounds = iter(switching * 100)
+    engine._policy.choose = lambda keys: next(rounds)
+    for request, completion in zip(MIXED, engine.generate(MIXED).completions, strict=True):
+        assert completion.tokens == alone(small_model, tokenizer, request).tokens
+        assert completion.num_committed == completion.num_forwards + sum(completion.accepted)
+
+
+def test_a_bad_request_fails_alone_with_a_line(small_model, tokenizer):
+    requests = [Request([], 4), MIXED[0], Request([3, 999], 4), Request([1] * 256, 4)]
+    generated = Engine(small_model, tokenizer, 2).generate(requests)
+    errors = [completion.error for completion in generated.completions]
+    assert errors[1] is None
+    assert "empty" in errors[0]
+    assert "token 999" in errors[2]
+    assert "context of 256" in errors[3]
+    assert generated.completions[1].tokens == decode_without_cache(small_model, MIXED[0])
+    assert (generated.stats.num_requests, generated.stats.num_failed) == (4, 3)
+
+
+def test_events_bring_each_token_once_and_the_completion_last(small_model, tokenizer):
+    engine = Engine(small_model, tokenizer, 2, 3)
+    streamed: dict[int, list[int]] = {engine.submit(request): [] for request in MIXED}
+    completions = {}
+    while engine.has_work:
+        for event in engine.step():
+            assert event.id not in completions
+            streamed[event.id] += event.tokens
+            if event.completion is not None:
+                completions[event.id] = event.completion
+    assert {id_: completion.tokens for id_, completion in completions.items()} == streamed
+
+
+def test_a_cancelled_request_frees_its_row_and_disturbs_nobody(small_model, tokenizer):
+    engine = Engine(small_model, tokenizer, 3, 2, prefill_tokens=8)
+    ids = [engine.submit(request) for request in MIXED]
+    engine.step()
+    assert engine.cancel(ids[0])  # being answered
+    assert engine.cancel(ids[1])  # its prompt being read
+    assert engine.cancel(ids[4])  # waiting
+    assert not engine.cancel(ids[4])
+    completions = {}
+    while engine.has_work:
+        completions |= {e.id: e.completion for e in engine.step() if e.completion is not None}
+    assert set(completions) == {ids[2], ids[3]}
+    for place in (2, 3):
+        expected = alone(small_model, tokenizer, MIXED[place]).tokens
+        assert completions[ids[place]].tokens == expected
+
+
+def test_logprobs_are_the_models_own_before_temperature(small_model, tokenizer):
+    sampling = SamplingConfig(temperature=0.5, top_k=40)
+    request = Request([8, 9], 9, seed=1, sampling=sampling, num_logprobs=3)
+    completion = Engine(small_model, tokenizer, 1, 3).generate([request]).completions[0]
+    text = torch.tensor([[*request.prompt, *completion.tokens]])
+    logprobs_TV = small_model(text)[0, 0].log_softmax(dim=-1)[1:-1]
+    assert completion.logprobs is not None
+    assert len(completion.logprobs) == len(completion.tokens)
+    for token, ours, row_V in zip(completion.tokens, completion.logprobs, logprobs_TV, strict=True):
+        assert ours.logprob == pytest.approx(row_V[token].item(), abs=1e-4)
+        top = row_V.topk(3)
+        assert [pair[0] for pair in ours.top] == top.indices.tolist()
+        assert [pair[1] for pair in ours.top] == pytest.approx(top.values.tolist(), abs=1e-4)
+
+
+def test_a_stream_ends_with_its_completion(small_model, tokenizer):
+    *_, last = Engine(small_model, tokenizer, 1).stream(MIXED[0])
+    assert last.completion is not None
+    assert last.completion.tokens == decode_without_cache(small_model, MIXED[0])
+
+
+def test_too_many_rows_for_the_memory_are_refused_with_the_most_that_fit(
+    small_model, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(engine_module, "largest_num_rows", lambda *_: 5)
+    with pytest.raises(MachineError, match=r"num_rows = 6: .* the most that do are 5"):
+        Engine(small_model, tokenizer, 6)
+    assert Engine(small_model, tokenizer, 5).num_rows == 5
+
+
+def test_a_refused_prompt_is_not_queued(small_model, tokenizer):
+    engine = Engine(small_model, tokenizer)
+    with pytest.raises(PromptError, match="empty"):
+        engine.submit(Request([], 4))
+    assert not engine.has_work

@@ -1,0 +1,269 @@
+"""Two processes on gloo against one: gradients, collectives, optimizers, checkpoints, runs."""
+
+import datetime
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtp_code.checkpoint import TrainingState, checkpoint_path, load_state, load_weights
+from mtp_code.checkpoint import save_checkpoint as save
+from mtp_code.errors import CheckpointError, PeerError, RecipeError
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.processes import ALONE, World, whole_tensor
+from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.training.objective import backward_by_head, count_labels
+from mtp_code.training.optim import OptimConfig, build_optimizers
+
+ROWS, MICRO_ROWS, CLIP = 4, 1, 0.5
+MODELS: dict[str, dict[str, Any]] = {
+    "parallel": {"heads": "parallel"},
+    "causal, tied": {"heads": "causal", "tied_embeddings": True},
+    "anticausal": {"heads": "anticausal"},
+    "linear, replicated": {"heads": "linear", "replicated_unembeddings": True},
+    "sequential, tied": {"heads": "sequential", "tied_embeddings": True},
+}
+KINDS = ("ddp", "fsdp")
+
+
+class Messages(TorchDispatchMode):
+    """Counts collectives by kind. (torch's CommDebugMode loses its way among several backwards.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in ("c10d", "_c10d_functional"):
+            kinds = [kind for kind in ("gather", "reduce") if kind in func._opname]
+            if kinds:
+                self.counts[kinds[0]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def config_of(name: str) -> ModelConfig:
+    return ModelConfig(
+        vocab_size=37, width=16, num_layers=5, num_attn_heads=2, ffn_width=24, num_mtp_heads=3,
+        context=16, **MODELS[name],
+    )  # fmt: skip
+
+
+def batch_for(num_offsets: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows with different numbers of labels, so that means over processes would be wrong."""
+    generator = torch.Generator().manual_seed(3)
+    tokens_BS = torch.randint(0, 37, (ROWS, 12 + num_offsets), generator=generator)
+    documents_BS = torch.zeros_like(tokens_BS)
+    documents_BS[0, 5:] = -1
+    documents_BS[1, 7:] = 1
+    return tokens_BS, documents_BS
+
+
+def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dict[str, Any]:
+    """One step in micro-batches of a row: gradients, norm and what was sent."""
+    parallel = parallelize(model, kind, world, "cpu") if not optimizers else optimizers.pop(0)
+    tokens_BS, documents_BS = batch_for(model.num_mtp_heads)
+    num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
+    rows = rows_of_process(ROWS, world)
+    with Messages() as messages, parallel.step():
+        for row in rows:
+            part = slice(row, row + MICRO_ROWS)
+            backward_by_head(model, tokens_BS[part], documents_BS[part], num_labels_K, True)
+    gradients = {
+        name: whole_tensor(parameter.grad).clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    return {
+        "gradients": gradients,
+        "messages": messages.counts,
+        "norm": clip_gradients(model.parameters(), CLIP),
+    }
+
+
+def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> dict[str, Any]:
+    """Weights after three steps, with a checkpoint behind the second."""
+    model = build_model(config_of("causal, tied"), seed=1)
+    parallel = parallelize(model, kind, world, "cpu")
+    optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
+    for number in range(3):
+        step(model, kind, world, [parallel])
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if number == 1 and folder is not None:
+            state = TrainingState(step=2, num_tokens=2, cpu_s=0, elapsed_s=0)
+            save(folder, model, optimizers, state, keep_last=2, world=world)
+    return weights_of(model)
+
+
+def went_on(kind: str, world: World, optim: str, folder: Path) -> dict[str, Any]:
+    """Weights after the third step, from the checkpoint behind the second."""
+    model = build_model(config_of("causal, tied"), seed=2)
+    parallel = parallelize(model, kind, world, "cpu")
+    optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
+    path = checkpoint_path(folder, 2)
+    load_weights(path, model, world)
+    assert load_state(path, optimizers, world).num_tokens == 2
+    step(model, kind, world, [parallel])
+    for optimizer in optimizers:
+        optimizer.step()
+    return weights_of(model)
+
+
+def weights_of(model: MTPModel) -> dict[str, torch.Tensor]:
+    return {name: whole_tensor(p.detach()).clone() for name, p in model.named_parameters()}
+
+
+def in_two(rank: int, folder: Path) -> None:
+    """All that the tests below look at, computed by two processes at once."""
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    world = World(rank, 2, rank, 2, dist.new_group(timeout=datetime.timedelta(minutes=2)))
+    found: dict[Any, Any] = {}
+    for kind in KINDS:
+        for name in MODELS:
+            found[kind, name] = step(build_model(config_of(name), seed=1), kind, world, [])
+        for optim in ("adamw", "muon"):
+            found[kind, optim] = trained(kind, world, optim, folder / f"{kind}-{optim}")
+    for kind in KINDS:
+        for before in (*KINDS, "alone"):
+            found["on", before, kind] = went_on(kind, world, "muon", folder / f"{before}-muon")
+    found["errors"] = errors_of(world)
+    torch.save(found, folder / f"found-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def errors_of(world: World) -> list[str]:
+    """What each process is told when the second one fails, and when the lead does."""
+
+    def fail(rank: int) -> Callable[[], None]:
+        def make() -> None:
+            if world.rank == rank:
+                raise RecipeError(f"{rank} is wrong")
+
+        return make
+
+    errors = []
+    for attempt in (
+        lambda: world.everywhere(fail(1)),
+        lambda: world.from_lead(fail(0)),
+        lambda: parallelize(build_model(config_of("parallel"), 1), "none", world, "cpu"),
+        lambda: rows_of_process(3, world),
+    ):
+        try:
+            attempt()
+        except (PeerError, RecipeError) as error:
+            errors.append(f"{type(error).__name__}: {error}")
+    return errors
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> list[dict[Any, Any]]:
+    """By rank."""
+    trained("none", ALONE, "muon", folder / "alone-muon")
+    mp.spawn(in_two, (folder,), nprocs=2)
+    return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        error = (found[name] - value).norm() / value.norm().clamp(min=1e-12)
+        assert error < 1e-6, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
+    expected = step(build_model(config_of(name), seed=1), "none", ALONE, [])
+    for rank in range(2):
+        assert_close(found[rank][kind, name]["gradients"], expected["gradients"])
+        assert found[rank][kind, name]["norm"].item() == pytest.approx(
+            expected["norm"].item(), rel=1e-6
+        )
+    assert expected["norm"] > CLIP, "or clipping would be no part of what is compared"
+
+
+def test_what_heads_share_is_gathered_once_and_reduced_once_a_step(found):
+    """And a layer twice, and reduced once, with each of the two micro-batches."""
+    config = config_of("parallel")
+    num_shared = 3  # embedding, norm, unembedding
+    num_layers, num_micro_batches = config.num_layers, ROWS // 2 // MICRO_ROWS
+    counts = found[0]["fsdp", "parallel"]["messages"]
+    assert counts == {
+        "gather": num_shared + 2 * num_layers * num_micro_batches,
+        "reduce": num_shared + num_layers * num_micro_batches,
+    }
+
+
+def test_replicas_add_up_once_a_step(found):
+    assert found[0]["ddp", "parallel"]["messages"] == {"reduce": 1}
+
+
+@pytest.mark.parametrize("optim", ["adamw", "muon"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_three_steps_of_two_processes_end_where_one_does(found, kind, optim):
+    expected = trained("none", ALONE, optim)
+    for rank in range(2):
+        for name, weight in expected.items():
+            # AdamW divides by gradients' size, near 0 too: rounding is not small in each number.
+            torch.testing.assert_close(
+                found[rank][kind, optim][name], weight, rtol=1e-3, atol=1e-4, msg=name
+            )
+
+
+@pytest.mark.parametrize("now", KINDS)
+@pytest.mark.parametrize("before", [*KINDS, "alone"])
+def test_a_checkpoint_goes_on_in_two_processes_whoever_wrote_it(found, before, now):
+    expected = found[0].get((before, "muon")) or trained("none", ALONE, "muon")
+    for rank in range(2):
+        weights = found[rank]["on", before, now]
+        for name, weight in expected.items():
+            if before == now:
+                assert torch.equal(weights[name], weight), name
+            torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("before", KINDS)
+def test_a_checkpoint_of_two_processes_goes_on_in_one(found, folder, before):
+    weights = went_on("none", ALONE, "muon", folder / f"{before}-muon")
+    for name, weight in found[0][before, "muon"].items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_changed_shard_is_refused_by_its_name(found, folder):
+    path = checkpoint_path(folder / "fsdp-adamw", 2)
+    shard = path / "model/shard-00002-model-00001-of-00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    model = build_model(config_of("causal, tied"), seed=2)
+    with pytest.raises(CheckpointError, match=r"model/shard-00002.*: changed since it was written"):
+        load_weights(path, model)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=r"model/shard-00002.*: cannot be read"):
+        load_weights(path, model)
+
+
+def test_what_fails_in_one_process_fails_in_all_and_one_says_why(found):
+    wrong = [
+        "training.parallel = none, but there are 2 processes; choose ddp or fsdp",
+        "training.rows = 3 is no multiple of the 2 processes; start another number of them, or "
+        "change it",
+    ]
+    told = [f"RecipeError: {message}" for message in wrong]
+    assert found[0]["errors"] == ["PeerError: process 1 failed", "RecipeError: 0 is wrong", *told]
+    assert found[1]["errors"] == ["RecipeError: 1 is wrong", "PeerError: process 0 failed", *told]

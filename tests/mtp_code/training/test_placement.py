@@ -1,0 +1,113 @@
+"""Precision, recomputation and compilation change how a step is computed, not what."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mtp_code.data.batches import Batch
+from mtp_code.errors import MachineError
+from mtp_code.model.layers import Block
+from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.recipe import Recipe, load_recipe
+from mtp_code.training.loop import backward
+from mtp_code.training.placement import choose_device, choose_placement, place
+
+HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
+RNG = np.random.default_rng(0)
+BATCH = Batch(
+    RNG.integers(0, 300, (2, 35)),
+    np.sort(RNG.integers(0, 3, (2, 35)), axis=1).astype(np.int32),
+    (),
+)
+
+
+def recipe(**training: Any) -> Recipe:
+    changes = {
+        "model.vocab_size": 300, "model.width": 32, "model.num_layers": 5, "model.ffn_width": 48,
+        "model.num_attn_heads": 2, "model.num_mtp_heads": 3, "model.qk_norm": "true",
+        "training.rows": 2, "training.row_tokens": 32, "training.micro_batches": 1,
+    }  # fmt: skip
+    changes |= {key.replace("__", "."): value for key, value in training.items()}
+    return load_recipe("smoke", [f"{key}={value}" for key, value in changes.items()])
+
+
+def gradients(asked: Recipe, *, double: bool = False) -> dict[str, Tensor]:
+    model = build_model(asked.model, seed=1)
+    placement = place(model, asked.training)
+    if double:
+        model.double()
+    with placement.autocast():
+        backward(model, BATCH, asked.training, (1.0,) * 3)
+    found = {}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.dtype == parameter.dtype == (torch.double if double else torch.float)
+        found[name] = parameter.grad.double()
+    return found
+
+
+def distances(found: dict[str, Tensor], exact: dict[str, Tensor]) -> dict[str, float]:
+    assert found.keys() == exact.keys()
+    return {name: ((found[name] - g).norm() / g.norm()).item() for name, g in exact.items()}
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_gradients_in_bf16_are_within_the_rounding_of_bf16(heads):
+    """The bound is on each parameter: 8 bits of mantissa are 0.4 %, and roundings add up."""
+    exact = gradients(recipe(model__heads=heads), double=True)
+    apart = distances(gradients(recipe(model__heads=heads, training__precision="bf16")), exact)
+    assert max(apart.values()) < 0.05
+    assert min(apart.values()) > 1e-5  # or nothing was computed in bf16
+    assert max(distances(gradients(recipe(model__heads=heads)), exact).values()) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_that_run_again_give_the_same_gradients(precision):
+    kept = gradients(recipe(training__precision=precision))
+    again = gradients(
+        recipe(training__precision=precision, training__activation_checkpointing="blocks")
+    )
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+
+
+def test_compiled_layers_give_the_same_gradients_and_are_compiled_once(monkeypatch):
+    num_graphs = 0
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        nonlocal num_graphs
+        num_graphs += 1
+        return graph.forward
+
+    monkeypatch.setattr(
+        Block, "compile", lambda block, **kwargs: torch.nn.Module.compile(
+            block, backend=counting, **kwargs
+        )
+    )  # fmt: skip
+    torch._dynamo.reset()
+    eager = gradients(recipe())
+    assert num_graphs == 0
+    compiled = gradients(recipe(training__compile="true"))
+    assert num_graphs == 1  # five layers, of the trunk and of heads
+    assert max(distances(compiled, eager).values()) < 1e-6
+
+
+def test_auto_is_what_the_device_is_fit_for():
+    training = recipe().training
+    cpu, gpu = (choose_placement(training, torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert (cpu.precision, cpu.attention, cpu.compiles) == ("fp32", "dense", False)
+    assert (gpu.precision, gpu.attention, gpu.compiles) == ("bf16", "flex", True)
+
+
+def test_flex_attention_on_a_cpu_is_refused():
+    with pytest.raises(MachineError, match="no backward on a CPU; choose auto or dense"):
+        choose_placement(recipe(training__attention="flex").training, torch.device("cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_asked_for_in_vain():
+    with pytest.raises(MachineError, match="finds no GPU"):
+        place(MTPModel(recipe().model), recipe(training__device="cuda").training)
+    assert choose_device("auto").type == "cpu"
