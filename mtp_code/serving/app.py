@@ -111,7 +111,7 @@ def create_app(service: Service) -> FastAPI:
     def require_key(authorization: Annotated[str | None, Header()] = None) -> None:
         service.check_key(authorization)
 
-    app = FastAPI(title="mtp-code", lifespan=lifespan)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
     app.add_exception_handler(ApiError, _say)
     app.add_exception_handler(HTTPException, _say_of_http)

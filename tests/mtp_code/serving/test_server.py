@@ -416,6 +416,7 @@ def test_a_key_guards_all_but_health(small_model, tokenizer, caplog):
         assert httpx.get(f"{served.url}/metrics").status_code == 401
         assert httpx.get(f"{served.url}/v1/models").status_code == 401
         assert httpx.get(f"{served.url}/health").status_code == 200
+        assert httpx.get(f"{served.url}/openapi.json").status_code == 404
         assert complete(served.client(api_key=key)).choices
         assert key not in caplog.text
         assert key not in repr(served.service)
