@@ -229,15 +229,23 @@ class Tokenizer:
         Raises:
             TokenizerError: there is no template, or it does not take such a message.
         """
+        return f"{self.conversation([{'role': 'user', 'content': message}])}{answer_begins}"
+
+    def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Messages, each a `role` and its `content`, up to where the next answer begins.
+
+        Raises:
+            TokenizerError: there is no chat template, or it does not take such messages.
+        """
         if self.chat_template is None:
             raise TokenizerError("this tokenizer has no chat template; put the question otherwise")
         try:
-            asked = self._foreign.apply_chat_template(
-                [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+            asked: str = self._foreign.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template may raise anything
             raise TokenizerError(f"its chat template fails: {_first_line(error)}") from error
-        return f"{asked}{answer_begins}"
+        return asked
 
     def encode_chat(self, text: str) -> list[int]:
         """The ids of what `chat` wrote: special tokens spelled in it are read as such.
@@ -292,6 +300,18 @@ class Tokenizer:
     @property
     def _is_byte_level(self) -> bool:
         return isinstance(self._backend.decoder, decoders.ByteLevel)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that an id stands for in a text; none for special tokens."""
+        spelled = self._backend.id_to_token(token_id)
+        added = self._backend.get_added_tokens_decoder().get(token_id)
+        if spelled is None or (added is not None and added.special):
+            return b""
+        if added is None and isinstance(self._backend.decoder, decoders.ByteLevel):
+            return bytes(_BYTE_OF_SPELLING[character] for character in spelled)
+        if _BYTE_TOKEN.fullmatch(spelled):
+            return bytes([int(spelled[3:-1], base=16)])
+        return spelled.replace("\u2581", " ").encode()
 
     def token_num_bytes(self) -> npt.NDArray[np.int64]:
         """How many bytes of UTF-8 each id stands for; none for special tokens.
@@ -637,13 +657,18 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _bytes_definition(fim_tokens: bool) -> str:
-    """A tokenizer.json for plain bytes, spelled out so that no library version changes it."""
-    # The ByteLevel convention: a byte that prints stands for itself, the others for U+0100 on.
+def _byte_level_spelling() -> dict[int, str]:
+    """The ByteLevel convention: a byte that prints stands for itself, the others for U+0100 on."""
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printing]
-    spelling = {byte: chr(byte) for byte in printing}
-    spelling |= {byte: chr(0x100 + i) for i, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printing} | {
+        byte: chr(0x100 + i) for i, byte in enumerate(others)
+    }
+
+
+def _bytes_definition(fim_tokens: bool) -> str:
+    """A tokenizer.json for plain bytes, spelled out so that no library version changes it."""
+    spelling = _byte_level_spelling()
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False}
     special_tokens = (END_OF_TEXT, *(FIM_TOKENS if fim_tokens else ()))
     match_anywhere = {"single_word": False, "lstrip": False, "rstrip": False}
@@ -668,3 +693,4 @@ def _bytes_definition(fim_tokens: bool) -> str:
 
 # Without and with fill-in-the-middle.
 _BYTES_DEFINITIONS: Final = (_bytes_definition(False), _bytes_definition(True))
+_BYTE_OF_SPELLING: Final = {text: byte for byte, text in _byte_level_spelling().items()}

@@ -15,7 +15,7 @@ import typer
 
 import evals.errors
 import mtp_code.errors
-from mtp_code.cli import benches, evaluating, gating, interop, judging, sampling, training
+from mtp_code.cli import benches, evaluating, gating, interop, judging, sampling, serving, training
 from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
 )
-for module in (training, sampling, judging, evaluating, gating, interop):
+for module in (training, sampling, serving, judging, evaluating, gating, interop):
     app.add_typer(module.commands)
 app.add_typer(gating.gate, name="gate")
 app.add_typer(benches.bench, name="bench")

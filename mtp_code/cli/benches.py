@@ -142,6 +142,59 @@ def bench_train(
         raise typer.Exit(1)
 
 
+@bench.command("serve")
+def bench_serve(
+    run: RunDir,
+    benchmark: BenchmarkName = "micro",
+    count: Annotated[int, typer.Option(min=1, help="Prompts a round.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    clients: Annotated[int, typer.Option(min=1, help="As many rows has the engine.")] = 16,
+    drafts: Annotated[int, typer.Option(min=0, help="Drafts a round.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="In each, every way answers all.")] = 5,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """The server with clients against the engine alone, on the same greedy requests."""
+    from mtp_code.serving.extra import require_extra
+
+    require_extra()
+    import torch
+
+    from mtp_code.files import write_json
+    from mtp_code.machine import describe_versions
+    from mtp_code.run_folder import load_run
+    from mtp_code.serving.bench import measure
+
+    torch.set_num_threads(num_threads)
+    loaded = named_benchmark(benchmark)
+    prompts = [task.prompt for task in loaded.tasks[:count]]
+    with progress_bar("serving rounds") as on_progress:
+        rows = measure(
+            run, prompts, max_new_tokens, clients, drafts, rounds, num_threads, on_progress
+        )
+    record = {
+        **provenance(),
+        "versions": describe_versions(),
+        "model": load_run(run).description,
+        "prompts": {"benchmark": loaded.name, "count": len(prompts)},
+        "max_new_tokens": max_new_tokens,
+        "clients": clients,
+        "drafts": drafts,
+        "num_threads": num_threads,
+        "repeats": rounds,
+        "rows": rows,
+    }
+    if out is not None:
+        write_json(out, record)
+    for row in rows:
+        typer.echo(
+            f"{row['way']:<17} {row['tokens_per_s']:7.0f} tok/s | {row['throughput']:.2f}× "
+            f"({row['throughput_low']:.2f}–{row['throughput_high']:.2f}) of the engine's "
+            f"| {row['throughput_of_cpu']:.2f}× by CPU time "
+            f"| {row['identical_outputs']}/{len(prompts)} identical"
+        )
+
+
 @bench.command("sandbox")
 def bench_sandbox(
     rounds: Annotated[int, typer.Option(min=1, help="In each, every tool judges all tasks.")] = 5,

@@ -1,0 +1,246 @@
+"""The routes: OpenAI's API, health, and figures."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import Depends, FastAPI, Header, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mtp_code.serving.answering import Answering
+from mtp_code.serving.errors import (
+    AUTHENTICATION,
+    INVALID_REQUEST,
+    SERVER,
+    UNAVAILABLE,
+    ApiError,
+    bad_request,
+    shutting_down,
+)
+from mtp_code.serving.metrics import Metrics
+from mtp_code.serving.protocol import ChatRequest, CompletionRequest, Generation
+from mtp_code.serving.responses import ChatFormat, CompletionFormat, Format, Spelling
+from mtp_code.serving.worker import Worker
+from mtp_code.tokenizer import Tokenizer
+
+_MAX_BODY_BYTES: Final = 8 << 20
+_METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_CLIENT_CLOSED_REQUEST: Final = 499  # nginx's; nobody reads it
+_JOIN_S: Final = 10.0
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass
+class Service:
+    """All that answering takes, and whether new requests are let in."""
+
+    model_name: str
+    tokenizer: Tokenizer
+    context: int
+    worker: Worker
+    metrics: Metrics
+    timeout_s: float = 600.0
+    api_key: str | None = field(default=None, repr=False)
+    is_draining: bool = False
+    started_at_s: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.spelling = Spelling(self.tokenizer)
+
+    def answering(self, asked: Generation, form: Format) -> Answering:
+        """
+        Raises:
+            ApiError: it cannot be answered, or not now.
+        """
+        if self.is_draining:
+            raise shutting_down()
+        self.check_model(asked.model)
+        asked.check()
+        return Answering(self.worker, self.tokenizer, self.context, asked, form, self.timeout_s)
+
+    def check_model(self, name: str) -> None:
+        if name != self.model_name:
+            raise ApiError(
+                404,
+                f"model: {name!r} is not served here; {self.model_name!r} is",
+                param="model",
+                code="model_not_found",
+            )
+
+    def check_key(self, authorization: str | None) -> None:
+        """
+        Raises:
+            ApiError: a key is asked for and this is not it.
+        """
+        if self.api_key is None:
+            return
+        scheme, _, given = (authorization or "").partition(" ")
+        # As bytes, and in constant time: how long it takes tells nothing of the key.
+        is_right = hmac.compare_digest(given.encode(), self.api_key.encode())
+        if scheme.lower() != "bearer" or not is_right:
+            raise ApiError(401, "wrong or no API key", AUTHENTICATION, code="invalid_api_key")
+
+    def model_card(self) -> dict[str, Any]:
+        return {
+            "id": self.model_name,
+            "object": "model",
+            "created": self.started_at_s,
+            "owned_by": "mtp-code",
+            "max_model_len": self.context,
+        }
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application; its engine runs from start-up to shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        service.worker.stop()
+        await asyncio.to_thread(service.worker.join, _JOIN_S)
+
+    def require_key(authorization: Annotated[str | None, Header()] = None) -> None:
+        service.check_key(authorization)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimit)
+    app.add_exception_handler(ApiError, _say)
+    app.add_exception_handler(HTTPException, _say_of_http)
+    app.add_exception_handler(RequestValidationError, _say_of_validation)
+    app.add_exception_handler(Exception, _say_of_bug)
+    guarded: Sequence[Any] = [Depends(require_key)]
+
+    @app.post("/v1/completions", dependencies=guarded)
+    async def complete(asked: CompletionRequest, request: Request) -> Response:
+        form = CompletionFormat(service.model_name, service.spelling)
+        return await _respond(service.answering(asked, form), asked, request)
+
+    @app.post("/v1/chat/completions", dependencies=guarded)
+    async def chat(asked: ChatRequest, request: Request) -> Response:
+        form = ChatFormat(service.model_name, service.spelling)
+        return await _respond(service.answering(asked, form), asked, request)
+
+    @app.get("/v1/models", dependencies=guarded)
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [service.model_card()]}
+
+    @app.get("/v1/models/{name:path}", dependencies=guarded)
+    async def model(name: str) -> dict[str, Any]:
+        service.check_model(name)
+        return service.model_card()
+
+    @app.get("/metrics", dependencies=guarded)
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type=_METRICS_TYPE)
+
+    @app.get("/health")
+    async def health() -> Response:
+        if service.is_draining:
+            raise shutting_down()
+        if not service.worker.is_healthy:
+            raise ApiError(503, "the engine has failed", UNAVAILABLE)
+        return Response()
+
+    return app
+
+
+async def _respond(answering: Answering, asked: Generation, request: Request) -> Response:
+    if asked.stream:
+        return EventStream(answering)
+    try:
+        body = await _unless_gone(answering.whole(), request)
+    finally:
+        answering.cancel()
+    if body is None:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    return Response(body, media_type="application/json")
+
+
+async def _unless_gone(work: Coroutine[Any, Any, ResultT], request: Request) -> ResultT | None:
+    """What the work returns; None, and the work is cancelled, if the client goes before."""
+
+    async def until_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(until_gone())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait((working, leaving))
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of an answer, which frees what it holds however the stream ends."""
+
+    def __init__(self, answering: Answering) -> None:
+        super().__init__(
+            answering.events(),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+        self._answering = answering
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answering.cancel()
+
+
+class BodyLimit:
+    """Refuses what is longer than any prompt before it is read into memory."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        num_bytes = 0
+
+        async def counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > _MAX_BODY_BYTES:
+                # FastAPI lets no other exception through from where it reads a body.
+                raise HTTPException(413, f"longer than {_MAX_BODY_BYTES} bytes")
+            return message
+
+        await self._app(scope, counted if scope["type"] == "http" else receive, send)
+
+
+async def _say(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _say_of_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = ApiError(error.status_code, f"{request.url.path}: {error.detail}", INVALID_REQUEST)
+    return JSONResponse(said.body, error.status_code, error.headers)
+
+
+async def _say_of_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return await _say(request, bad_request("the body is not JSON"))
+    place = [str(part) for part in first["loc"][1:]] or ["body"]
+    return await _say(request, bad_request(f"{'.'.join(place)}: {first['msg']}", place[0]))
+
+
+async def _say_of_bug(request: Request, error: Exception) -> Response:
+    return await _say(request, ApiError(500, "a bug of the server; see its log", SERVER))

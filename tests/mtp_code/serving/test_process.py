@@ -1,0 +1,112 @@
+"""`mtp-code serve` as a process: signals, keys, addresses."""
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mtp_code.tokenizer import BytesTokenizer
+from tests.mtp_code.interop.runs import write_run
+from tests.mtp_code.serving.conftest import until
+
+STREAMED = """
+import http.client, json, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+body = {"model": "run", "prompt": "x", "max_tokens": 6000, "stream": True, "n": 3, "seed": 1}
+kind = {"Content-Type": "application/json"}
+connection.request("POST", "/v1/completions", json.dumps(body), kind)
+response = connection.getresponse()
+for line in response:
+    print(line.decode(), end="", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("serve") / "run"
+    write_run(folder, BytesTokenizer(), num_layers=2, num_mtp_heads=1, context=8192)
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "mtp_code.cli", "serve", *map(str, arguments)]
+
+
+@contextmanager
+def serve(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The process and its port."""
+    process = subprocess.Popen(command(*arguments, "--port", 0), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "/v1" in line)
+        yield process, int(line.rsplit(":", 1)[1].partition("/")[0])
+    finally:
+        process.kill()
+        process.wait()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def num_running(port: int) -> float:
+    _, text = get(port, "/metrics")
+    (line,) = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running{")]
+    return float(line.rsplit(" ", 1)[1])
+
+
+def test_killed_clients_leave_nothing_and_sigterm_lets_the_others_finish(run):
+    with serve(run, "--batch-rows", 4, "--drain", 60) as (server, port):
+        until(lambda: get(port, "/health")[0] == 200)
+        client = [sys.executable, "-c", STREAMED, str(port)]
+        with subprocess.Popen(client, stdout=subprocess.PIPE, text=True) as killed:
+            assert killed.stdout.readline().startswith("data: {")
+            assert num_running(port) == 3
+            killed.send_signal(signal.SIGKILL)
+        until(lambda: num_running(port) == 0)
+
+        short = STREAMED.replace("6000", "400")
+        with subprocess.Popen(
+            [sys.executable, "-c", short, str(port)], stdout=subprocess.PIPE, text=True
+        ) as finishing:
+            assert finishing.stdout.readline().startswith("data: {")
+            server.send_signal(signal.SIGTERM)
+            until(lambda: get(port, "/health")[0] == 503 or finishing.poll() is not None)
+            *_, last = [line for line in finishing.stdout if line.strip()]
+        assert last == "data: [DONE]\n"
+        assert server.wait(20) == 0
+        assert "Traceback" not in server.stderr.read()
+
+
+def test_beyond_loopback_only_with_a_key(run):
+    environment = {k: v for k, v in os.environ.items() if k != "MTP_CODE_API_KEY"}
+    done = subprocess.run(
+        command(run, "--host", "0.0.0.0"), capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "MTP_CODE_API_KEY" in line
+
+
+def test_a_missing_package_is_one_line_that_names_the_extra(run, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: (\n"
+        "    None if name == 'uvicorn' else found(name, *rest))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command(run), capture_output=True, text=True, env=environment)
+    assert done.returncode == 3
+    (line,) = done.stderr.splitlines()
+    assert "uvicorn" in line
+    assert "mtp-code[serve]" in line
