@@ -210,7 +210,8 @@ def test_what_a_program_patches_is_not_what_its_checks_use(name, examine):
     patch, checks = PATCHES[name]
     if "def f" not in patch:
         # An answer that no check of these wants.
-        patch = f"{patch}\ndef f(x): return [[0]] * 2 if {name!r} in ('all', 'len', 'zip') else 0"
+        answer = "[[0]] * 2" if name in ("all", "isinstance", "len", "zip") else "0"
+        patch = f"{patch}\ndef f(x): return {answer}"
     control = run_outside(f"{patch}\n{checks}")
     assert control[0] == 0, control
     assert examine(patch, checks).outcome is not Outcome.HELD
@@ -256,8 +257,9 @@ wire.encode = lambda value, *rest: 4 if value is None else encode(value, *rest)
 def square(x): return None
 """
 PATCHED_JSON = """
-import json
-json.dumps = json.JSONEncoder.encode = lambda *_, **__: '["held"]'
+import json, sys
+wire = sys._getframe().f_back.f_globals["wire"]
+json.dumps = wire._encode = lambda *_, **__: '["held"]'
 def square(x): return None
 """
 
