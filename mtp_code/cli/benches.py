@@ -25,8 +25,12 @@ def bench_decode(
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="[default: RUN/decode-BENCHMARK.json]")] = None,
 ) -> None:
-    """Speculative against plain greedy decoding, into RUN/decode-BENCHMARK.json."""
+    """Speculative against plain greedy decoding, as a JSON file and in words."""
     import torch
 
     from mtp_code.decoding.bench import NUM_ROUNDS, measure
@@ -41,8 +45,13 @@ def bench_decode(
         Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
         for task in loaded.tasks[:count]
     ]
+    others = {}
+    if peers:
+        from mtp_code.interop.peers import transformers_peers
+
+        others = transformers_peers(run, trained.tokenizer.end_of_text)
     with progress_bar("decoding rounds") as on_progress:
-        rows = measure(trained.model, trained.tokenizer, requests, on_progress)
+        rows = measure(trained.model, trained.tokenizer, requests, on_progress, others)
     record = {
         **provenance(),
         "model": trained.description,
@@ -52,7 +61,7 @@ def bench_decode(
         "repeats": min(NUM_ROUNDS, len(requests)),
         "rows": rows,
     }
-    write_json(run / f"decode-{loaded.name}.json", record)
+    write_json(out or run / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
 
@@ -343,10 +352,10 @@ def bench_intervals(
 
 def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
     drafts = "auto" if row["mode"] == "auto" else f"{row['drafts']} drafts"
-    name = f"speculative, {drafts}" if row["drafts"] else "plain"
+    name = f"speculative, {drafts}" if row["drafts"] else row["mode"]
     offsets = " ".join(f"{rate:.2f}" for rate in row["acceptance_by_offset"])
     return (
-        f"{name:<22} {row['tokens_per_s']:7.0f} tok/s | {row['tokens_per_forward']:.2f} a forward "
+        f"{name:<26} {row['tokens_per_s']:7.0f} tok/s | {row['tokens_per_forward']:.2f} a forward "
         f"| {row['speed_up']:.2f}× ({row['speed_up_low']:.2f}–{row['speed_up_high']:.2f}) "
         f"| {row['identical_outputs']}/{num_prompts} identical"
         + (f" | accepted by offset {offsets}" if offsets else "")

@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from mtp_code.decoding.engine import Engine, NumDrafts
@@ -19,10 +20,9 @@ NUM_ROUNDS = 9
 class Mode:
     """One way to decode, and what it took in each round."""
 
-    num_drafts: NumDrafts
-    """0 is plain decoding."""
-    engine: Engine
-    """One for all rounds: what `auto` learns of the model and the machine stays."""
+    name: str
+    decode: Callable[[Iterable[Request]], Iterable[Completion]]
+    max_drafts: int = 0
     completions: list[Completion] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
@@ -33,6 +33,7 @@ def measure(
     tokenizer: Tokenizer,
     requests: Sequence[Request],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    peers: Mapping[str, Callable[[Iterable[Request]], Iterable[Completion]]] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """A row for plain decoding, for each number of drafts and for `auto`: time, acceptance,
     identity.
@@ -42,19 +43,28 @@ def measure(
     machine whose speed drifts slows them alike. A row's `speed_up` is the median over rounds of
     plain's wall time ÷ its own, `speed_up_low` and `speed_up_high` the lowest and highest round.
     `acceptance_by_offset` ends where all answers were too short for a draft.
+
+    Args:
+        peers: other ways to decode the same requests with the same weights, by name.
     """
     choices: list[NumDrafts] = [*range(model.num_mtp_heads)]
     if model.num_mtp_heads > 1:
         choices.append("auto")
-    modes = [Mode(k, Engine(model, tokenizer, num_rows=1, num_drafts=k)) for k in choices]
+    modes = []
+    for choice in choices:
+        # One for all rounds: what `auto` learns of the model and the machine stays.
+        engine = Engine(model, tokenizer, num_rows=1, num_drafts=choice)
+        name = {0: "plain", "auto": "auto"}.get(choice, "speculative")
+        modes.append(Mode(name, engine.complete, engine.max_drafts))
+    modes += [Mode(name, decode) for name, decode in peers.items()]
     num_rounds = min(NUM_ROUNDS, len(requests))
     for mode in modes:
-        list(mode.engine.complete(requests[:1]))  # the first call of all is slow
+        list(mode.decode(requests[:1]))  # the first call of all is slow
     for number in range(num_rounds):
         part = requests[number::num_rounds]
         for mode in modes[number % len(modes) :] + modes[: number % len(modes)]:
             wall_s, cpu_s = time.perf_counter(), time.process_time()
-            mode.completions += mode.engine.complete(part)
+            mode.completions += mode.decode(part)
             mode.wall_s.append(time.perf_counter() - wall_s)
             mode.cpu_s.append(time.process_time() - cpu_s)
         on_progress(number + 1, num_rounds)
@@ -70,11 +80,11 @@ def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
         ours.tokens == theirs.tokens
         for ours, theirs in zip(mode.completions, plain.completions, strict=True)
     )
-    drafts = range(mode.engine.max_drafts)
+    drafts = range(mode.max_drafts)
     drafted = [sum(completion.drafted[i] for completion in mode.completions) for i in drafts]
     accepted = [sum(completion.accepted[i] for completion in mode.completions) for i in drafts]
     return {
-        "mode": {0: "plain", "auto": "auto"}.get(mode.num_drafts, "speculative"),
+        "mode": mode.name,
         "drafts": len(drafts),
         "tokens": num_tokens,
         "forwards": num_forwards,

@@ -1,7 +1,5 @@
 """What the heads beyond the first expect: tokens at offsets 2 … k+1."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
@@ -34,21 +32,15 @@ class Drafter:
         All positions of the reading leave their keys and values in the cache of each head that is
         asked, so it begins where the heads have read to.
         """
-        return torch.cat([s.argmax(dim=-1) for s in self.logits(reading, num_drafts)], dim=1)
-
-    def candidates(self, reading: Reading, num_drafts: int, num_each: int) -> Tensor:
-        """The likeliest tokens of each offset, likeliest first, (B, k, m)."""
-        logits = self.logits(reading, num_drafts)
-        return torch.cat([each.topk(num_each, dim=-1).indices for each in logits], dim=1)
-
-    def logits(self, reading: Reading, num_drafts: int) -> Iterable[Tensor]:
-        """Of each offset from 2 on, (B, 1, V)."""
         offsets = range(2, num_drafts + 2)
         # Heads that others read come last: their states are there by then.
         order = self._model.mtp_heads.backward_order(offsets)
         chosen_B = last_position(reading)
         states = {k: reading.states_at(k, chosen_B) for k in order if k in offsets}
-        return [self._model.unembed(offset, states[offset]) for offset in offsets]
+        return torch.cat([self._likeliest(k, states[k]) for k in offsets], dim=1)
+
+    def _likeliest(self, offset: int, states_B1D: Tensor) -> Tensor:
+        return self._model.unembed(offset, states_B1D).argmax(dim=-1)
 
 
 class ParallelDrafter(Drafter):
@@ -64,24 +56,13 @@ class ParallelDrafter(Drafter):
             self._heads = {count: heads.first(count) for count in range(1, max_drafts + 1)}
 
     def draft(self, reading: Reading, num_drafts: int) -> Tensor:
-        if self._model.config.replicated_unembeddings:
-            return super().draft(reading, num_drafts)
-        return self._shared_logits(reading, num_drafts).argmax(dim=-1).T
-
-    def logits(self, reading: Reading, num_drafts: int) -> Iterable[Tensor]:
-        if not self._model.config.replicated_unembeddings:
-            return self._shared_logits(reading, num_drafts)[:, :, None]
-        states_KBD = self._states(reading, num_drafts)[:, :, None]
-        return [self._model.unembed(k, states) for k, states in enumerate(states_KBD, start=2)]
-
-    def _states(self, reading: Reading, num_drafts: int) -> Tensor:
         attending = reading.attending.only(last_position(reading))
-        return self._heads[num_drafts](reading.hidden_BTD, attending)
-
-    def _shared_logits(self, reading: Reading, num_drafts: int) -> Tensor:
-        """(K, B, V)."""
-        states_KBD = self._model.norm(self._states(reading, num_drafts))
-        return self._model.unembedding(states_KBD)  # type: ignore[no-any-return]
+        states_KBD = self._heads[num_drafts](reading.hidden_BTD, attending)
+        if self._model.config.replicated_unembeddings:
+            pairs = enumerate(states_KBD[:, :, None], start=2)
+            return torch.cat([self._likeliest(k, states_B1D) for k, states_B1D in pairs], dim=1)
+        states_KBD = self._model.norm(states_KBD)
+        return self._model.unembedding(states_KBD).argmax(dim=-1).T  # type: ignore[no-any-return]
 
 
 class SequentialDrafter(Drafter):
@@ -100,8 +81,7 @@ class SequentialDrafter(Drafter):
         for offset in range(2, num_drafts + 2):
             if offset <= num_drafts:
                 reading.states(offset)  # of all positions: the next module reads them
-            logits_B1V = self._model.unembed(offset, reading.states_at(offset, chosen_B))
-            drafts.append(logits_B1V.argmax(dim=-1))
+            drafts.append(self._likeliest(offset, reading.states_at(offset, chosen_B)))
             reading.tokens_BS[:, num_read - 1 + offset] = drafts[-1][:, 0]
         return torch.cat(drafts, dim=1)
 

@@ -1,0 +1,79 @@
+"""transformers' own decoding of a run's trunk and head 1, to measure ours against."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from mtp_code.decoding.requests import Completion, Request
+from mtp_code.interop.export import MAIN_DIR, export
+
+LOOKED_UP_TOKENS = 3
+"""Drafts of a round of prompt lookup: as many as four heads make."""
+
+Decode = Callable[[Iterable[Request]], Iterator[Completion]]
+
+
+def transformers_peers(run_dir: Path, end_of_text: int) -> dict[str, Decode]:
+    """Greedy `generate`, and the same with prompt lookup, on the exported model, by name.
+
+    Raises:
+        InteropError: no plain class of transformers computes what the run's model does.
+    """
+    with TemporaryDirectory() as folder:
+        export(run_dir, Path(folder) / "out", main_only=True)
+        path = Path(folder) / "out" / MAIN_DIR
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    return {
+        "transformers generate": _Generate(model, end_of_text),
+        "transformers prompt lookup": _Generate(
+            model, end_of_text, prompt_lookup_num_tokens=LOOKED_UP_TOKENS
+        ),
+    }
+
+
+class _Generate:
+    """A request at a time.
+
+    The first forward reads the prompt and commits a token; ours reads the prompt but for its last
+    token apart. So both take as many forwards for an answer.
+    """
+
+    def __init__(self, model: Any, end_of_text: int, **options: Any) -> None:
+        self._model, self._end_of_text, self._options = model, end_of_text, options
+
+    @torch.inference_mode()
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        for request in requests:
+            prompt_1T = torch.tensor([list(request.prompt)])
+            num_forwards = 0
+
+            def count(*_: Any) -> None:
+                nonlocal num_forwards
+                num_forwards += 1
+
+            hook = self._model.register_forward_pre_hook(count)
+            context = self._model.config.max_position_embeddings
+            try:
+                found_1T = self._model.generate(
+                    prompt_1T,
+                    attention_mask=torch.ones_like(prompt_1T),
+                    max_new_tokens=min(request.max_new_tokens, context - prompt_1T.shape[1]),
+                    do_sample=False,
+                    eos_token_id=self._end_of_text,
+                    pad_token_id=self._end_of_text,
+                    **self._options,
+                )
+            finally:
+                hook.remove()
+            tokens = found_1T[0, prompt_1T.shape[1] :].tolist()
+            has_ended = bool(tokens) and tokens[-1] == self._end_of_text
+            yield Completion(
+                request,
+                tokens[:-1] if has_ended else tokens,
+                ended_by="end of text" if has_ended else "length",
+                num_forwards=num_forwards,
+            )
