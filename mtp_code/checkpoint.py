@@ -15,23 +15,14 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import safetensors
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mtp_code.config import Strict
@@ -39,7 +30,7 @@ from mtp_code.errors import CheckpointError
 from mtp_code.files import sync, whole_folder
 from mtp_code.model.low_rank import merged
 from mtp_code.model.mtp import MTPModel
-from mtp_code.processes import ALONE, World, placed_like
+from mtp_code.processes import ALONE, World, is_sharded, placed_like
 
 CHECKPOINTS_DIR = "checkpoints"
 MODEL_FILE, OPTIMIZER_FILE = "model.safetensors", "optimizer.safetensors"
@@ -92,7 +83,7 @@ def save_checkpoint(
     path = checkpoint_path(run_dir, state.step)
     if not world.from_lead(path.exists):
         weights, optimizer_state = _weights(model), _optimizer_tensors(optimizers)
-        if any(isinstance(tensor, DTensor) for tensor in weights.values()):
+        if any(is_sharded(tensor) for tensor in weights.values()):
             _save_sharded(path, weights, optimizer_state, state, world)
         else:
             world.from_lead(lambda: _save_whole(path, weights, optimizer_state, state))
@@ -148,15 +139,7 @@ def _write_shards(
     state_dict = {key: t.view(1) if t.dim() == 0 else t for key, t in tensors.items()}
     if not state_dict:
         return {}
-    writer = HuggingFaceStorageWriter(str(folder / name), save_distributed=True)
-    try:
-        state_dict_saver.save(state_dict, storage_writer=writer)
-    except CheckpointException as failure:
-        causes = [error for error, _ in failure.failures.values()]
-        for cause in causes:
-            if isinstance(cause, OSError):
-                raise OSError(cause.errno, cause.strerror, str(path)) from None
-        raise causes[0] from None
+    _shard_files().save(folder / name, state_dict, path)
     own = f"shard-{world.rank + 1:05d}-*"
     own_sums = world.everywhere(
         lambda: {f"{name}/{file.name}": _sha256(file) for file in sorted((folder / name).glob(own))}
@@ -187,12 +170,12 @@ def load_weights(path: Path, model: MTPModel, world: World = ALONE) -> str:
         world.everywhere(lambda: _load_whole_weights(path, weights, sums))
         return sums[MODEL_FILE]
     _check_shards(path, MODEL_DIR, sums, world)
-    shapes = _shard_shapes(path / MODEL_DIR)
+    shapes = _shard_files().shapes(path / MODEL_DIR)
     if weights.keys() == shapes.keys():
         _check_shapes(path / MODEL_DIR, weights, shapes)
-        _load_shards(path / MODEL_DIR, weights)
+        _shard_files().load(path / MODEL_DIR, weights)
     else:  # low-rank additions, which a run trains apart
-        _copy(path / MODEL_DIR, merged(_read_shards(path / MODEL_DIR)), weights)
+        _copy(path / MODEL_DIR, merged(_shard_files().read(path / MODEL_DIR)), weights)
     return _sum_of_shards(sums)
 
 
@@ -208,7 +191,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     if MODEL_FILE in sums:
         return merged(_read_whole(path, MODEL_FILE, sums)), sums[MODEL_FILE]
     _check_shards(path, MODEL_DIR, sums, ALONE)
-    return merged(_read_shards(path / MODEL_DIR)), _sum_of_shards(sums)
+    return merged(_shard_files().read(path / MODEL_DIR)), _sum_of_shards(sums)
 
 
 def load_state(path: Path, optimizers: Sequence[Optimizer], world: World = ALONE) -> TrainingState:
@@ -296,34 +279,11 @@ def _check_sum(path: Path, name: str, sums: dict[str, str]) -> None:
         )
 
 
-def _shard_shapes(folder: Path) -> dict[str, torch.Size]:
-    entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: _stored(entry).size for name, entry in entries.items()}
+def _shard_files() -> ModuleType:
+    """Reading and writing of sharded tensors, whose import takes seconds that others can save."""
+    from mtp_code import shard_files
 
-
-def _stored(entry: object) -> TensorStorageMetadata:
-    assert isinstance(entry, TensorStorageMetadata)  # such files hold nothing else
-    return entry
-
-
-def _load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fills tensors, whole or sharded, from all processes' files; each reads what it needs."""
-    reader = HuggingFaceStorageReader(str(folder))
-    with warnings.catch_warnings():
-        # That this is one process alone, which it may be.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        state_dict_loader.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
-
-
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    """Whole tensors, as they were written."""
-    entries = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    tensors = {
-        name: torch.empty(_stored(entry).size, dtype=_stored(entry).properties.dtype)
-        for name, entry in entries.items()
-    }
-    _load_shards(folder, tensors)
-    return tensors
+    return shard_files
 
 
 def _sum_of_shards(sums: Mapping[str, str]) -> str:
@@ -336,11 +296,11 @@ def _read_optimizer_shards(folder: Path, optimizers: Sequence[Optimizer]) -> dic
         return {}  # no step has been taken
     parameters = [_numbered(optimizer) for optimizer in optimizers]
     tensors: dict[str, Tensor] = {}
-    for name, shape in _shard_shapes(folder).items():
+    for name, shape in _shard_files().shapes(folder).items():
         owner, number, _ = _optimizer_place(name, parameters, folder)
         like = parameters[owner][number]
         tensors[name] = torch.zeros_like(like) if shape == like.shape else torch.zeros(shape)
-    _load_shards(folder, tensors)
+    _shard_files().load(folder, tensors)
     return {
         name: tensor.view(()) if name.endswith(".step") else tensor
         for name, tensor in tensors.items()

@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mtp_code.errors import MachineError, PeerError
 
@@ -135,13 +134,25 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of it; a process alone holds none."""
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor  # seconds, which a process alone can save
+
+    return isinstance(tensor, DTensor)
+
+
 def whole_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor that may be sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def placed_like(whole: Tensor, like: Tensor) -> Tensor:
     """A tensor that all processes have, as `like` is sharded; nothing is sent."""
-    if not isinstance(like, DTensor):
+    if not is_sharded(like):
         return whole
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(like, DTensor)
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)

@@ -26,7 +26,7 @@ def transformers_peers(run_dir: Path, end_of_text: int) -> dict[str, Decode]:
     with TemporaryDirectory() as folder:
         export(run_dir, Path(folder) / "out", main_only=True)
         path = Path(folder) / "out" / MAIN_DIR
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     return {
         "transformers generate": _Generate(model, end_of_text),
         "transformers prompt lookup": _Generate(

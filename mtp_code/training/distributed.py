@@ -10,20 +10,17 @@ Source: FSDP: Zhao et al. 2023, arXiv 2304.11277; sharding of optimizer state, g
 weights: Rajbhandari et al. 2020 (ZeRO), arXiv 1910.02054.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 
 from mtp_code.errors import RecipeError
 from mtp_code.model.mtp import MTPModel
-from mtp_code.processes import World
+from mtp_code.processes import World, whole_tensor
 
 ParallelName = Literal["auto", "none", "ddp", "fsdp"]
 BUCKET_BYTES = 64 * 2**20
@@ -58,7 +55,9 @@ def parallelize(model: MTPModel, name: ParallelName, world: World, device_type: 
     if name == "fsdp" or (name == "auto" and world.size > 1):
         if world.size == 1:
             return Replicas(model, world)  # one shard is the model
-        return Shards(model, init_device_mesh(device_type, (world.size,)))
+        from mtp_code.training.shards import Shards  # seconds, which one process can save
+
+        return Shards(model, device_type, world.size)
     return Replicas(model, world)
 
 
@@ -86,75 +85,12 @@ class Replicas:
                     gradient.copy_(part.view_as(gradient))
 
 
-class Shards:
-    """A slice of each parameter's rows in each process.
-
-    A layer is gathered for its forward and again for its backward, and its gradient reduced with
-    each micro-batch, so that no process ever holds all layers' weights or gradients. What the heads
-    share lies whole in each process for as long as a step's forwards and backwards take.
-    """
-
-    def __init__(self, model: MTPModel, mesh: DeviceMesh) -> None:
-        self.model = model
-        self._mesh = mesh
-        for layer in _layers_of(model):
-            _shard_layer(layer, mesh)
-        self._places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-        self._shard_rest()
-
-    @contextmanager
-    def weights(self) -> Iterator[None]:
-        with self._gathered():
-            yield
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        with self._gathered() as gathered:
-            yield
-        for sharded, whole in gathered:
-            if whole.grad is not None:
-                summed = DTensor.from_local(whole.grad, self._mesh, [Partial("sum")])
-                sharded.grad = summed.redistribute(placements=[Shard(0)])
-                whole.grad = None
-
-    @contextmanager
-    def _gathered(self) -> Iterator[list[tuple[nn.Parameter, nn.Parameter]]]:
-        pairs = []
-        for sharded, places in self._places.items():
-            with torch.no_grad():
-                values = cast(DTensor, sharded.detach()).full_tensor()
-            whole = nn.Parameter(values, requires_grad=sharded.requires_grad)
-            pairs.append((sharded, whole))
-            _put(whole, places)
-        try:
-            yield pairs
-        finally:
-            for sharded, places in self._places.items():
-                _put(sharded, places)
-
-    def _shard_rest(self) -> None:
-        """Shards the parameters that no layer has; a tied one stays one."""
-        places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-        for module in self.model.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if not isinstance(parameter, DTensor):
-                    places.setdefault(parameter, []).append((module, name))
-        for parameter, where in places.items():
-            values = distribute_tensor(
-                parameter.detach(), self._mesh, [Shard(0)], src_data_rank=None
-            )
-            sharded = nn.Parameter(values, requires_grad=parameter.requires_grad)
-            self._places[sharded] = where
-            _put(sharded, where)
-
-
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scales the gradients of the whole model down to this norm; returns what it was."""
     trained = [p for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
+    norm = whole_tensor(norm)
     nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
     return norm
 
@@ -172,26 +108,6 @@ def rows_of_process(num_rows: int, world: World) -> range:
         )
     share = num_rows // world.size
     return range(world.rank * share, (world.rank + 1) * share)
-
-
-def _layers_of(model: MTPModel) -> list[nn.Module]:
-    """The modules that come in numbers: transformer layers and heads."""
-    parts = (model.trunk, model.mtp_heads)
-    lists = [child for part in parts for child in part.children()]
-    return [layer for child in lists if isinstance(child, nn.ModuleList) for layer in child]
-
-
-def _shard_layer(layer: nn.Module, mesh: DeviceMesh) -> None:
-    fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    sharded = cast(FSDPModule, layer)
-    # The losses are parts of one mean already, so gradients add up.
-    sharded.set_gradient_divide_factor(1.0)
-    sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no scaled sum
-
-
-def _put(parameter: nn.Parameter, places: Sequence[tuple[nn.Module, str]]) -> None:
-    for module, name in places:
-        module.register_parameter(name, parameter)
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:

@@ -7,12 +7,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from mtp_code.config import Strict
 from mtp_code.model.mtp import MTPModel
-from mtp_code.processes import placed_like, whole_tensor
+from mtp_code.processes import is_sharded, placed_like, whole_tensor
 
 
 class OptimConfig(Strict):
@@ -86,7 +85,7 @@ class Muon(Optimizer):
             for parameters in by_shape.values():
                 # Sharded ones are gathered for it: one at a time, so that they never lie whole
                 # beside each other.
-                num_together = 1 if isinstance(parameters[0], DTensor) else len(parameters)
+                num_together = 1 if is_sharded(parameters[0]) else len(parameters)
                 for first in range(0, len(parameters), num_together):
                     self._step_together(parameters[first : first + num_together], group)
 

@@ -179,7 +179,7 @@ def test_three_shots_are_had_where_there_are_examples() -> None:
 def test_a_sample_is_a_completion_only_where_it_continues_the_prompt_as_others_have_it(
     prompt_format: str, raw: str, kept: dict[str, str]
 ) -> None:
-    row = {**ROWS[0], "prompt": '\ndef f():\n  "."\n', "entry_point": "f", "test": ""}
+    row = {**ROWS[0], "prompt": '\ndef f():\n  "."\n', "entry_point": "f"}
     task = humaneval_benchmark("toy", [row]).tasks[0]
     sample = sample_of(task, 3, raw, prompt_format, FORMATS[prompt_format].post_processing)
     assert sample.model_dump(exclude_none=True) == {
@@ -200,7 +200,7 @@ def test_a_sample_is_a_completion_only_where_it_continues_the_prompt_as_others_h
     ],
 )
 def test_a_reference_answers_as_a_model_would_have_to(prompt_format: str, answer: str) -> None:
-    row = {**ROWS[0], "prompt": '\ndef f():\n  "."\n', "entry_point": "f", "test": ""}
+    row = {**ROWS[0], "prompt": '\ndef f():\n  "."\n', "entry_point": "f"}
     row["canonical_solution"] = "    return x\n"
     task = humaneval_benchmark("toy", [row]).tasks[0]
     assert reference_answer(task, prompt_format) == answer

@@ -51,7 +51,7 @@ def test_problems_of_a_level_that_have_tests_are_its_tasks() -> None:
     benchmark = load_benchmark("apps-introductory")
     assert benchmark.name == "apps-introductory"
     assert [task.task_id for task in benchmark.tasks] == ["APPS/4000", "APPS/4001"]
-    assert benchmark.formats == ("apps", "chat", "chat plain")
+    assert benchmark.formats == ("apps", "chat", "chat plain", "chat reply")
 
 
 @pytest.mark.usefixtures("data")

@@ -131,7 +131,13 @@ def test_an_edition_is_read_from_the_users_folder(
     monkeypatch.setenv("MTP_CODE_DATA", str(tmp_path))
     benchmark = load(ROWS)
     assert [task.task_id for task in benchmark.tasks] == ["Toy/0", "Toy/1"]
-    assert benchmark.formats == ("humaneval raw", "humaneval stripped", "chat", "chat plain")
+    assert benchmark.formats == (
+        "humaneval raw",
+        "humaneval stripped",
+        "chat",
+        "chat plain",
+        "chat reply",
+    )
 
 
 def test_a_file_of_another_release_is_refused(
