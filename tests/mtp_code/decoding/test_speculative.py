@@ -212,14 +212,11 @@ def test_a_request_that_nothing_could_answer_is_refused():
         Request([1], 8, stops=("\n", ""))
 
 
-@pytest.mark.parametrize("decode", ["plain", "speculative"])
-def test_a_batch_without_rows_is_refused(small_model, tokenizer, decode):
-    requests = [Request([1], 8)]
+def test_a_batch_without_rows_is_refused(small_model, tokenizer):
     with pytest.raises(ValueError, match="num_rows must be at least 1, got 0"):
-        if decode == "plain":
-            decode_plain(small_model, tokenizer, requests, num_rows=0)
-        else:
-            decode_speculative(small_model, tokenizer, requests, 1, num_rows=0)
+        decode_plain(small_model, tokenizer, [Request([1], 8)], num_rows=0)
+    with pytest.raises(ValueError, match="num_rows must be at least 1, got 0"):
+        decode_speculative(small_model, tokenizer, [Request([1], 8)], 1, num_rows=0)
 
 
 @pytest.mark.parametrize("num_rows", [1, 4])
