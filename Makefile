@@ -169,7 +169,7 @@ soak-sandbox: $(READY) ## SOAK samples in a row, one in 20 hostile: verdicts, me
 	@$(MTP_CODE) bench sandbox --soak $(SOAK) --out report/sandbox-soak.json
 
 fuzz-sandbox: $(READY) ## FUZZ malformed sessions between a program and its checks
-	@MTP_CODE_FUZZ=$(FUZZ) $(BIN)/python -m pytest $(PYTEST_ARGS) tests/sandbox/test_fuzz.py
+	@MTP_CODE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -n 2 tests/sandbox/test_fuzz.py
 
 # Shows the stages that were run, and runs none itself.
 report: $(READY) ## the page, from whatever stages were run
