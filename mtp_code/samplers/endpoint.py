@@ -20,6 +20,8 @@ OPENAI = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 FEW_STOPS = 4
 """Stop strings that every endpoint takes; OpenAI's takes no more."""
+LONGEST_SAID = 300
+"""Characters of what an endpoint says that are shown."""
 LONGEST_BACK_OFF_S = 60.0
 LONGEST_RETRY_AFTER_S = 3600.0
 
@@ -57,7 +59,7 @@ class EndpointSampler:
         limits: how hard it is asked.
 
     Raises:
-        InputError: the URL is none, or holds what should be secret.
+        InputError: the URL is none, or holds what should be secret; the key is none.
         MachineError: the client is not installed.
     """
 
@@ -78,7 +80,7 @@ class EndpointSampler:
         _check_url(endpoint)
         self._openai: Any = openai
         self._endpoint, self._limits, self._key_variable = endpoint, limits, key_variable
-        self._key = os.environ.get(key_variable, "").strip()
+        self._key = _key_in(key_variable)
         self._pace = _Pace(limits.requests_per_minute)
         self._num_stops: int | None = None
         self.chat: Chat | None = lambda message, answer_begins: message
@@ -173,7 +175,7 @@ class EndpointSampler:
     def _refused(self, question: Question, error: Exception) -> InputError:
         """One line: who refused what, and what would help."""
         status = getattr(error, "status_code", None)
-        said = self._struck_out(_message_of(error))
+        said = _cut(self._struck_out(_message_of(error)))
         model = self.model["model"]
         match status:
             case 401 | 403:
@@ -245,6 +247,21 @@ class _Closed(Exception):  # noqa: N818 - states what is so
     """Nobody waits for the answer any more."""
 
 
+def _key_in(variable: str) -> str:
+    """The key, empty where there is none.
+
+    Raises:
+        InputError: no header can carry it. What then fails would print it, in other spellings.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InputError(
+            f"{variable}: holds no key: there are spaces, line breaks or characters beyond ASCII "
+            "in it; set it to the key alone"
+        )
+    return key
+
+
 def _check_url(endpoint: str) -> None:
     """
     Raises:
@@ -291,7 +308,7 @@ def _blames_stops(error: Any) -> bool:
 
 
 def _message_of(error: Exception) -> str:
-    """The endpoint's own words where it has some, in one line."""
+    """The endpoint's own words where it has some, in one line, however long."""
     body = getattr(error, "body", None)
     if isinstance(body, Mapping):
         body = body.get("message") or body.get("detail") or body.get("error")
@@ -299,7 +316,12 @@ def _message_of(error: Exception) -> str:
     cause = error.__cause__
     if cause is not None and str(cause):
         text = f"{text} ({cause})"
-    return " ".join(text.split())[:300] or type(error).__name__
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _cut(text: str) -> str:
+    """What is shown; cut once the key is struck out, or its beginning would stay."""
+    return text[:LONGEST_SAID]
 
 
 def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:

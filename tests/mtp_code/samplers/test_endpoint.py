@@ -227,6 +227,22 @@ def test_a_refusal_is_one_line_and_asked_once(server, sampler_of, mishap, said):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very secret", "sk-very\x7f", "sk-véry"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(server, monkeypatch, key):
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(InputError, match="SOME_KEY: holds no key") as refused:
+        EndpointSampler("toy", server.url, "SOME_KEY")
+    assert "sk-" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_of_a_key_in_a_long_refusal_not_even_the_beginning_is_shown(server, sampler_of):
+    server.mishaps = [(401, {}, "x" * 290 + KEY)]
+    with pytest.raises(InputError, match=r"x\[key\]") as refused:
+        answers(sampler_of(), [question(1)])
+    assert KEY[:3] not in str(refused.value)
+
+
 def test_without_a_key_the_endpoint_that_wants_one_is_named(server, sampler_of, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     server.mishaps = [(401, {}, "no key")]
