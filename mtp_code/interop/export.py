@@ -110,7 +110,7 @@ def _check_out(out: Path) -> None:
     if not out.is_dir():
         raise InteropError(f"{out}: a file; give a folder")
     found = {path.name for path in out.iterdir()}
-    is_export = MAIN_DIR in found and found <= {MAIN_DIR, HEADS_DIR}
+    is_export = found <= {MAIN_DIR, HEADS_DIR} and (out / MAIN_DIR / CONFIG_FILE).is_file()
     if found and not is_export:
         raise InteropError(f"{out}: holds something else than an export; give another folder")
 

@@ -174,10 +174,17 @@ def test_a_damaged_checkpoint_leaves_what_was_exported_before(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
 
 
-def test_only_an_export_is_replaced(tmp_path):
+@pytest.mark.parametrize("name", ["thesis.tex", "main/thesis.tex", "heads/thesis.tex"])
+def test_only_an_export_is_replaced(tmp_path, name):
     write_run(tmp_path / "run", BytesTokenizer())
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").touch()
+    thesis = tmp_path / "out" / name
+    thesis.parent.mkdir(parents=True)
+    thesis.touch()
     with pytest.raises(InteropError, match="something else than an export"):
         export(tmp_path / "run", tmp_path / "out")
-    assert (tmp_path / "out" / "thesis.tex").exists()
+    assert thesis.exists()
+    thesis.unlink()
+    if thesis.parent != tmp_path / "out":
+        thesis.parent.rmdir()
+    export(tmp_path / "run", tmp_path / "out")
+    export(tmp_path / "run", tmp_path / "out")  # control: an export is
