@@ -1,6 +1,8 @@
 """A run as folders that transformers and vLLM load: `main/`, and `heads/` as a draft for it."""
 
+import inspect
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +118,8 @@ def _check_out(out: Path) -> None:
 
 
 def _save_weights(folder: Path, weights: dict[str, Tensor], max_shard_bytes: int) -> None:
+    # Its logger goes by its file's path, so the level of "huggingface_hub" does not reach it.
+    logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
     save_torch_state_dict(
         weights, folder, max_shard_size=max_shard_bytes, metadata={"format": "pt"}
     )
