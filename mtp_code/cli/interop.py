@@ -98,10 +98,16 @@ def add_heads(
 
     made = heads_recipe(run, num_heads, recipe, train.value, distillation or None, overrides or ())
     shards = open_shards(prepare_tokens(made, tokens))
-    run_dir = out or run.with_name(f"{run.resolve().name}-{num_heads}-heads")
+    run_dir = out or folder_with_heads(run, num_heads)
     with status_line() as show:
         train_recipe(made, shards, run_dir, lambda progress: show(str(progress)))
     typer.echo(f"{run_dir}: {num_heads} heads, {made.schedule.num_steps} steps")
+
+
+def folder_with_heads(run: Path, num_heads: int) -> Path:
+    """Where a run with more heads goes: next to it, even if it is given as `.`."""
+    run = run.resolve()
+    return run.with_name(f"{run.name}-{num_heads}-heads")
 
 
 def _measured(run: Path) -> "Iterator[Measured]":

@@ -1,5 +1,6 @@
 """The model card: what the model is, how to load it, and what was measured of it."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,10 +59,13 @@ def _lines(
     yield from ("", "## Use", "", "```python", "from transformers import AutoModelForCausalLM", "")
     yield from ('model = AutoModelForCausalLM.from_pretrained("main")', "```", "")
     yield from ("With mtp-code installed, whose plugin vLLM finds by itself:", "", "```console")
-    yield (
-        "$ vllm serve main --speculative-config "
-        f'\'{{"method": "eagle3", "model": "heads", "num_speculative_tokens": {num_later}}}\''
-    )
+    draft = {
+        "method": "eagle3",
+        "model": "heads",
+        "num_speculative_tokens": num_later,
+        "enforce_eager": True,
+    }
+    yield f"$ vllm serve main --speculative-config '{json.dumps(draft)}'"
     yield from ("```", "", "## Model", "", "| | |", "|---|---|")
     yield f"| parameters, all heads | {record['model']['num_parameters']:,} |"
     yield f"| layers | {config.num_trunk_layers} in the trunk, {config.num_mtp_heads} heads |"

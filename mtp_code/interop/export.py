@@ -1,6 +1,8 @@
 """A run as folders that transformers and vLLM load: `main/`, and `heads/` as a draft for it."""
 
+import inspect
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,12 +112,14 @@ def _check_out(out: Path) -> None:
     if not out.is_dir():
         raise InteropError(f"{out}: a file; give a folder")
     found = {path.name for path in out.iterdir()}
-    is_export = MAIN_DIR in found and found <= {MAIN_DIR, HEADS_DIR}
+    is_export = found <= {MAIN_DIR, HEADS_DIR} and (out / MAIN_DIR / CONFIG_FILE).is_file()
     if found and not is_export:
         raise InteropError(f"{out}: holds something else than an export; give another folder")
 
 
 def _save_weights(folder: Path, weights: dict[str, Tensor], max_shard_bytes: int) -> None:
+    # Its logger goes by its file's path, so the level of "huggingface_hub" does not reach it.
+    logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
     save_torch_state_dict(
         weights, folder, max_shard_size=max_shard_bytes, metadata={"format": "pt"}
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtp_code.errors import InteropError, TokenizerError
 from mtp_code.interop.configs import check_architecture, from_foreign
-from mtp_code.interop.export import HEADS_DIR, MAIN_DIR
+from mtp_code.interop.export import GENERATION_FILE, HEADS_DIR, MAIN_DIR
 from mtp_code.interop.files import CONFIG_FILE, check_names, folder_of, read_json, read_weights
 from mtp_code.interop.names import Names, names_of_later_heads, names_of_main, shapes, to_ours
 from mtp_code.interop.published import PUBLISHED, is_published, read_published
@@ -63,6 +63,7 @@ def import_model(
     foreign = _read_config(folder)
     config = from_foreign(foreign, str(folder / CONFIG_FILE))
     tokenizer = read_tokenizer(folder, config.vocab_size, end_of_text)
+    _warn_of_other_ends(folder, foreign, tokenizer)
     theirs = read_weights(folder, allow_pickle)
     sums = {folder.name: _sha256(theirs)}
     weights = _taken(config, theirs, names_of_main(config), folder)
@@ -123,6 +124,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InteropError(f"{where}: {str(error).strip().partition(chr(10))[0]}") from None
     return {**parsed.to_dict(), "architectures": architectures}
+
+
+def _warn_of_other_ends(folder: Path, foreign: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Says which tokens end an answer for transformers, and not for us."""
+    generation = folder / GENERATION_FILE
+    told = read_json(generation) if generation.is_file() else {}
+    ends = told.get("eos_token_id", foreign.get("eos_token_id"))
+    others = [
+        str(end)
+        for end in (ends if isinstance(ends, list) else [ends])
+        if isinstance(end, int) and end != tokenizer.end_of_text
+    ]
+    if others:
+        log.warning(
+            "%s: its makers end answers at token %s too; here they end at token %d alone, or at a "
+            "stop string",
+            folder,
+            ", ".join(others),
+            tokenizer.end_of_text,
+        )
 
 
 def _taken(

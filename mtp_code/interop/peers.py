@@ -1,12 +1,14 @@
 """transformers' own decoding of a run's trunk and head 1, to measure ours against."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.interop.export import MAIN_DIR, export
@@ -26,13 +28,26 @@ def transformers_peers(run_dir: Path, end_of_text: int) -> dict[str, Decode]:
     with TemporaryDirectory() as folder:
         export(run_dir, Path(folder) / "out", main_only=True)
         path = Path(folder) / "out" / MAIN_DIR
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        with _without_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     return {
         "transformers generate": _Generate(model, end_of_text),
         "transformers prompt lookup": _Generate(
             model, end_of_text, prompt_lookup_num_tokens=LOOKED_UP_TOKENS
         ),
     }
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """The command line shows its own."""
+    were_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if were_shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class _Generate:

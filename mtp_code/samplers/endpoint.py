@@ -1,13 +1,13 @@
 """Any model behind an endpoint that speaks OpenAI's protocol: completions and chats."""
 
+import asyncio
 import email.utils
+import itertools
 import logging
 import os
 import random
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,8 @@ OPENAI = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 FEW_STOPS = 4
 """Stop strings that every endpoint takes; OpenAI's takes no more."""
+LONGEST_SAID = 300
+"""Characters of what an endpoint says that are shown."""
 LONGEST_BACK_OFF_S = 60.0
 LONGEST_RETRY_AFTER_S = 3600.0
 
@@ -57,7 +59,7 @@ class EndpointSampler:
         limits: how hard it is asked.
 
     Raises:
-        InputError: the URL is none, or holds what should be secret.
+        InputError: the URL is none, or holds what should be secret; the key is none.
         MachineError: the client is not installed.
     """
 
@@ -78,7 +80,7 @@ class EndpointSampler:
         _check_url(endpoint)
         self._openai: Any = openai
         self._endpoint, self._limits, self._key_variable = endpoint, limits, key_variable
-        self._key = os.environ.get(key_variable, "").strip()
+        self._key = _key_in(key_variable)
         self._pace = _Pace(limits.requests_per_minute)
         self._num_stops: int | None = None
         self.chat: Chat | None = lambda message, answer_begins: message
@@ -93,54 +95,67 @@ class EndpointSampler:
         Raises:
             InputError: the endpoint refuses, or fails more often than it may.
         """
-        self._pace.open()
         # Retries are ours: the client's do not wait longer than a minute, nor one for all.
-        client = self._openai.OpenAI(
+        client = self._openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self._endpoint,
             timeout=self._limits.timeout_s,
             max_retries=0,
         )
-        pool = ThreadPoolExecutor(self._limits.concurrent, thread_name_prefix="endpoint")
-        try:
-            futures: dict[Future[str], Asked] = {
-                pool.submit(self._answer, client, question, drawing): question for question in asked
-            }
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()
-        finally:
-            # Whatever is under way is of no use any more: wake what waits, and cut connections.
-            self._pace.close()
-            pool.shutdown(wait=False, cancel_futures=True)
-            client.close()
-            pool.shutdown(wait=True)
+        waiting = iter(asked)
+        under_way: dict[asyncio.Task[str], Asked] = {}
+        # Its loop runs only while an answer is waited for. Tasks, for they end at once when they
+        # are of no use any more, whatever they wait for; a thread that reads would not.
+        with asyncio.Runner() as runner:
+            self._pace.open()
+            try:
+                while True:
+                    for question in itertools.islice(
+                        waiting, self._limits.concurrent - len(under_way)
+                    ):
+                        answer = self._answer(client, question, drawing)
+                        under_way[runner.get_loop().create_task(answer)] = question
+                    if not under_way:
+                        return
+                    done = runner.run(_some_of(under_way))
+                    # What was answered is kept, whatever fails beside it.
+                    for task in sorted(done, key=lambda task: task.exception() is not None):
+                        yield under_way.pop(task), task.result()
+            finally:
+                runner.run(_cut_off(under_way, client))
 
-    def _answer(self, client: Any, question: Question, drawing: Drawing) -> str:
-        refusal: InputError | None = None
-        for attempt in range(self._limits.retries + 1):
-            self._pace.wait()
+    async def _answer(self, client: Any, question: Question, drawing: Drawing) -> str:
+        num_refusals = 0
+        while True:
+            await self._pace.wait()
             num_stops = self._num_stops
             try:
-                text = _text_of(self._ask(client, question, drawing, num_stops))
+                text = _text_of(await self._ask(client, question, drawing, num_stops))
             except self._openai.BadRequestError as error:
                 if num_stops is None and len(question.stops) > FEW_STOPS and _blames_stops(error):
                     self._num_stops = FEW_STOPS  # the others are cut at here
                     continue
                 raise self._refused(question, error) from None
-            except (self._openai.RateLimitError, self._openai.InternalServerError) as error:
-                if getattr(error, "code", None) == "insufficient_quota":
-                    raise self._refused(question, error) from None
+            except (
+                self._openai.APIStatusError,
+                self._openai.APIConnectionError,
+                _BrokenAnswer,
+                ValueError,  # what came with status 200 is no JSON
+            ) as error:
                 refusal = self._refused(question, error)
-                self._pace.pause(_seconds_to_wait(error.response.headers, attempt))
-            except self._openai.APIStatusError as error:
-                if error.status_code not in (408, 409):
-                    raise self._refused(question, error) from None
-                refusal = self._refused(question, error)
-                self._pace.sleep(_back_off_s(attempt))
-            except (self._openai.APIConnectionError, _BrokenAnswer, ValueError) as error:
-                # ValueError: what came with status 200 is no JSON.
-                refusal = self._refused(question, error)
-                self._pace.sleep(_back_off_s(attempt))
+                if not _passes(error):
+                    raise refusal from None
+                if num_refusals == self._limits.retries:
+                    raise InputError(
+                        f"{refusal}; gave up after {num_refusals} retries; what was answered is "
+                        "kept: run the same command again to go on"
+                    ) from None
+                failure: Any = error
+                if _is_busy(failure):
+                    self._pace.pause(_seconds_to_wait(failure.response.headers, num_refusals))
+                else:
+                    await asyncio.sleep(_back_off_s(num_refusals))
+                num_refusals += 1
             else:
                 if self._key and self._key in text:
                     raise InputError(
@@ -148,13 +163,10 @@ class EndpointSampler:
                         "key, so nothing of it is kept; do not trust this endpoint"
                     )
                 return cut_at_stops(text, question.stops)
-        assert refusal is not None
-        raise InputError(
-            f"{refusal}; gave up after {self._limits.retries} retries; what was answered is kept: "
-            "run the same command again to go on"
-        )
 
-    def _ask(self, client: Any, question: Question, drawing: Drawing, num_stops: int | None) -> Any:
+    async def _ask(
+        self, client: Any, question: Question, drawing: Drawing, num_stops: int | None
+    ) -> Any:
         settings: dict[str, Any] = {
             "model": self.model["model"],
             "temperature": drawing.temperature,
@@ -165,15 +177,15 @@ class EndpointSampler:
             settings["stop"] = stops
         if not question.is_chat:
             settings["max_tokens"] = drawing.max_new_tokens
-            return client.completions.create(prompt=question.prompt, **settings)
+            return await client.completions.create(prompt=question.prompt, **settings)
         settings["max_completion_tokens"] = drawing.max_new_tokens
         messages = [{"role": "user", "content": question.prompt}]
-        return client.chat.completions.create(messages=messages, **settings)
+        return await client.chat.completions.create(messages=messages, **settings)
 
     def _refused(self, question: Question, error: Exception) -> InputError:
         """One line: who refused what, and what would help."""
         status = getattr(error, "status_code", None)
-        said = self._struck_out(_message_of(error))
+        said = _cut(self._struck_out(_message_of(error)))
         model = self.model["model"]
         match status:
             case 401 | 403:
@@ -214,35 +226,51 @@ class _Pace:
     def __init__(self, requests_per_minute: float | None) -> None:
         self._interval_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next_s = 0.0
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._turn = asyncio.Lock()
 
     def open(self) -> None:
-        self._closed.clear()
+        """For the event loop of those who will wait; a lock belongs to one."""
+        self._turn = asyncio.Lock()
 
-    def close(self) -> None:
-        """Wakes whoever waits; they find that nobody wants their answers."""
-        self._closed.set()
-
-    def wait(self) -> None:
+    async def wait(self) -> None:
         """Returns when one more request may begin."""
-        with self._lock:
-            begins_s = max(self._next_s, time.monotonic())
-            self._next_s = begins_s + self._interval_s
-        self.sleep(begins_s - time.monotonic())
+        async with self._turn:
+            # Again after each sleep: a pause may have begun meanwhile.
+            while (left_s := self._next_s - time.monotonic()) > 0:
+                await asyncio.sleep(left_s)
+            self._next_s = time.monotonic() + self._interval_s
 
     def pause(self, seconds: float) -> None:
         """No request begins for so long, whoever's."""
-        with self._lock:
-            self._next_s = max(self._next_s, time.monotonic() + seconds)
-
-    def sleep(self, seconds: float) -> None:
-        if self._closed.wait(max(0.0, seconds)):
-            raise _Closed
+        self._next_s = max(self._next_s, time.monotonic() + seconds)
 
 
-class _Closed(Exception):  # noqa: N818 - states what is so
-    """Nobody waits for the answer any more."""
+async def _some_of(under_way: Collection[asyncio.Task[str]]) -> set[asyncio.Task[str]]:
+    """Those done, once there are any."""
+    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    return done
+
+
+async def _cut_off(under_way: Collection[asyncio.Task[str]], client: Any) -> None:
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
+    await client.close()
+
+
+def _key_in(variable: str) -> str:
+    """The key, empty where there is none.
+
+    Raises:
+        InputError: no header can carry it. What then fails would print it, in other spellings.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise InputError(
+            f"{variable}: holds no key: there are spaces, line breaks or characters beyond ASCII "
+            "in it; set it to the key alone"
+        )
+    return key
 
 
 def _check_url(endpoint: str) -> None:
@@ -286,12 +314,26 @@ def _text_of(answer: Any) -> str:
     return text
 
 
+def _passes(error: Exception) -> bool:
+    """Whether the same request might be answered another time."""
+    if getattr(error, "code", None) == "insufficient_quota":
+        return False
+    status = getattr(error, "status_code", None)
+    return status in (None, 408, 409) or _is_busy(error)
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether the endpoint has too much to do, or fails: others need not ask it now either."""
+    status = getattr(error, "status_code", 0)
+    return bool(status == 429 or status >= 500)
+
+
 def _blames_stops(error: Any) -> bool:
     return getattr(error, "param", None) == "stop" or "stop" in _message_of(error)
 
 
 def _message_of(error: Exception) -> str:
-    """The endpoint's own words where it has some, in one line."""
+    """The endpoint's own words where it has some, in one line, however long."""
     body = getattr(error, "body", None)
     if isinstance(body, Mapping):
         body = body.get("message") or body.get("detail") or body.get("error")
@@ -299,7 +341,12 @@ def _message_of(error: Exception) -> str:
     cause = error.__cause__
     if cause is not None and str(cause):
         text = f"{text} ({cause})"
-    return " ".join(text.split())[:300] or type(error).__name__
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _cut(text: str) -> str:
+    """What is shown; cut once the key is struck out, or its beginning would stay."""
+    return text[:LONGEST_SAID]
 
 
 def _seconds_to_wait(headers: Mapping[str, str], attempt: int) -> float:

@@ -11,6 +11,8 @@ import transformers
 from mtp_code.errors import InputError
 from mtp_code.samplers.base import Chat, Question
 
+CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+"""What answers depend on: a chat template, merges and SentencePiece may be files of their own."""
 ENOUGH_BEFORE = 8
 """Tokens before an answer that decide how its first one is spelled."""
 
@@ -95,7 +97,7 @@ def first_line(error: BaseException) -> str:
 def _content_sha256(folder: Path) -> str:
     """Of the configuration, the weights and the tokenizer of a model's folder."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+    for path in sorted(path for pattern in CONTENT for path in folder.glob(pattern)):
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mtp_code.checkpoint import checkpoint_path
+from mtp_code.cli.interop import folder_with_heads
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import RecipeError
@@ -169,3 +170,10 @@ def test_what_does_not_go_with_the_run_is_refused(
     with pytest.raises(RecipeError, match=match):
         begin()
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize("given", [".", "../small", "deeper/.."])
+def test_more_heads_go_next_to_the_run_however_it_is_given(tmp_path, monkeypatch, given):
+    (tmp_path / "small" / "deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "small")
+    assert folder_with_heads(Path(given), 4) == tmp_path.resolve() / "small-4-heads"

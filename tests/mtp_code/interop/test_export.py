@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mtp_code.errors import CheckpointError, InteropError
 from mtp_code.interop.card import Measured
 from mtp_code.interop.export import export
+from mtp_code.interop.vllm import speculative_config
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import BytesTokenizer
 from tests.mtp_code.interop.runs import TEXTS, small_bpe, write_run
@@ -160,6 +162,14 @@ def test_the_card_tells_scores_and_whose_they_are(tmp_path):
     assert "| humaneval (of another checkpoint of the run) |" in card
 
 
+def test_the_card_s_command_drafts_as_the_plugin_wants_it(tmp_path):
+    write_run(tmp_path / "run", BytesTokenizer())
+    export(tmp_path / "run", tmp_path / "out")
+    heads = tmp_path / "out" / "heads"
+    (told,) = re.findall(r"--speculative-config '(.*)'", (heads / "README.md").read_text())
+    assert json.loads(told) == speculative_config(heads) | {"model": "heads"}
+
+
 def test_a_damaged_checkpoint_leaves_what_was_exported_before(tmp_path):
     write_run(tmp_path / "run", BytesTokenizer())
     export(tmp_path / "run", tmp_path / "out")
@@ -174,10 +184,17 @@ def test_a_damaged_checkpoint_leaves_what_was_exported_before(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
 
 
-def test_only_an_export_is_replaced(tmp_path):
+@pytest.mark.parametrize("name", ["thesis.tex", "main/thesis.tex", "heads/thesis.tex"])
+def test_only_an_export_is_replaced(tmp_path, name):
     write_run(tmp_path / "run", BytesTokenizer())
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").touch()
+    thesis = tmp_path / "out" / name
+    thesis.parent.mkdir(parents=True)
+    thesis.touch()
     with pytest.raises(InteropError, match="something else than an export"):
         export(tmp_path / "run", tmp_path / "out")
-    assert (tmp_path / "out" / "thesis.tex").exists()
+    assert thesis.exists()
+    thesis.unlink()
+    if thesis.parent != tmp_path / "out":
+        thesis.parent.rmdir()
+    export(tmp_path / "run", tmp_path / "out")
+    export(tmp_path / "run", tmp_path / "out")  # control: an export is

@@ -172,6 +172,17 @@ def test_imported_models_decode_as_transformers_generates(tmp_path, llama):
     assert [*tokens, *completion.tokens] == generated[0].tolist()[: len(tokens) + 30]
 
 
+def test_further_tokens_that_end_answers_elsewhere_are_named(tmp_path, llama, caplog):
+    path = llama / "generation_config.json"
+    end = AutoTokenizer.from_pretrained(llama).eos_token_id
+    path.write_text(json.dumps({"eos_token_id": end}))
+    import_model(str(llama), tmp_path / "run")
+    assert "end answers" not in caplog.text  # control
+    path.write_text(json.dumps({"eos_token_id": [end, 65]}))
+    import_model(str(llama), tmp_path / "other")
+    assert f"end answers at token 65 too; here they end at token {end} alone" in caplog.text
+
+
 def test_a_sliding_window_ends_the_context(tmp_path):
     foreign = write_foreign(tmp_path / "foreign", "Mistral", sliding_window=24)
     imported = import_model(str(tmp_path / "foreign"), tmp_path / "run")

@@ -1,7 +1,10 @@
 """The endpoint sampler against a server that misbehaves."""
 
+import asyncio
 import json
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from evals.benchmarks.formats import Benchmark
 from evals.sampling import Request, Settings, draw_samples
 from mtp_code.errors import InputError
 from mtp_code.samplers.base import Drawing
-from mtp_code.samplers.endpoint import EndpointSampler, Limits, _seconds_to_wait
+from mtp_code.samplers.endpoint import EndpointSampler, Limits, _Pace, _seconds_to_wait
 
 pytest.importorskip("openai", reason="the extra api is not installed")
 
@@ -43,6 +46,7 @@ class Server(ThreadingHTTPServer):
         self.slow_s = 0.0
         self.takes_stops = 99
         self.lock = threading.Lock()
+        self.is_over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -76,6 +80,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, b'{"choices": [')
         elif mishap == "no choices":
             self.reply(200, b'{"choices": []}')
+        elif mishap == "silence":
+            self.server.is_over.wait(60)
         elif mishap == "slow":
             time.sleep(1.0)
             self.connection.close()
@@ -108,6 +114,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
+    server.is_over.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -227,6 +234,22 @@ def test_a_refusal_is_one_line_and_asked_once(server, sampler_of, mishap, said):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("key", ["sk-very\nsecret", "sk-very secret", "sk-very\x7f", "sk-véry"])
+def test_a_key_that_no_header_can_carry_is_refused_unseen(server, monkeypatch, key):
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(InputError, match="SOME_KEY: holds no key") as refused:
+        EndpointSampler("toy", server.url, "SOME_KEY")
+    assert "sk-" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_of_a_key_in_a_long_refusal_not_even_the_beginning_is_shown(server, sampler_of):
+    server.mishaps = [(401, {}, "x" * 290 + KEY)]
+    with pytest.raises(InputError, match=r"x\[key\]") as refused:
+        answers(sampler_of(), [question(1)])
+    assert KEY[:3] not in str(refused.value)
+
+
 def test_without_a_key_the_endpoint_that_wants_one_is_named(server, sampler_of, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     server.mishaps = [(401, {}, "no key")]
@@ -239,6 +262,66 @@ def test_it_gives_up_in_the_end_and_says_how_to_go_on(server, sampler_of):
     with pytest.raises(InputError, match=r"oops; gave up after 2 retries.*again to go on"):
         answers(sampler_of(retries=2), [question(1)])
     assert len(server.asked) == 3
+
+
+def test_few_stops_are_no_retry(server, sampler_of):
+    server.takes_stops = 4
+    assert answers(sampler_of(retries=0), [question(1)]) == {"T/1": "    return 1"}
+
+
+def test_a_refusal_beside_a_silent_request_ends_it_all_at_once(server, sampler_of):
+    server.mishaps = ["silence", "silence", (401, {}, "no")]
+    began_s = time.monotonic()
+    with pytest.raises(InputError, match="refuses the key"):
+        answers(sampler_of(concurrent=3), [question(number) for number in range(3)])
+    assert time.monotonic() - began_s < 2
+
+
+def test_what_was_answered_beside_a_refusal_is_kept(server, sampler_of):
+    server.mishaps = [None, (401, {}, "no")]
+    drawn = sampler_of(concurrent=1).draw([question(1), question(2)], DRAWING)
+    assert next(drawn) == (question(1), "    return 1")
+    with pytest.raises(InputError, match="refuses the key"):
+        next(drawn)
+
+
+def test_an_interrupt_ends_it_at_once(server, sampler_of):
+    server.mishaps = ["silence"]
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    interrupt.start()
+    began_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        answers(sampler_of(), [question(1)])
+    assert time.monotonic() - began_s < 2
+
+
+def test_answers_that_nobody_waits_for_any_more_hold_nobody_up(server, sampler_of):
+    server.mishaps = [None, "silence"]
+    drawn = sampler_of(concurrent=2).draw([question(1), question(2)], DRAWING)
+    began_s = time.monotonic()
+    next(drawn)
+    drawn.close()
+    assert time.monotonic() - began_s < 2
+
+
+def test_a_pause_holds_those_who_wait_for_their_turn():
+    async def times() -> list[float]:
+        pace = _Pace(requests_per_minute=600)
+        pace.open()
+        await pace.wait()
+        waiting = [asyncio.create_task(pace.wait()) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        began_s = time.monotonic()
+        pace.pause(0.3)
+        ends = []
+        for task in waiting:
+            await task
+            ends.append(time.monotonic() - began_s)
+        return ends
+
+    first_s, second_s = asyncio.run(times())
+    assert first_s > 0.29
+    assert second_s - first_s > 0.09
 
 
 @pytest.mark.parametrize(

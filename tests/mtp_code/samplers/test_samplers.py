@@ -11,6 +11,7 @@ from mtp_code.interop.export import export
 from mtp_code.run_folder import load_run
 from mtp_code.samplers.base import Drawing, Sampler, cut_at_stops
 from mtp_code.samplers.hf import TransformersSampler
+from mtp_code.samplers.hub import describe
 from mtp_code.samplers.ours import OurSampler
 from mtp_code.tokenizer import BytesTokenizer
 from tests.mtp_code.interop.runs import small_bpe, write_run
@@ -84,6 +85,17 @@ def test_an_answer_ends_where_the_context_does(both, caplog):
 def test_what_tells_an_export_from_others_is_its_content(both, tmp_path):
     assert both.foreign.model.keys() == {"model", "sha256", "dtype"}
     assert both.foreign.model["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "chat_template.jinja", "merges.txt", "tokenizer.model"]
+)
+def test_whatever_answers_depend_on_is_in_the_content_s_hash(tmp_path, name):
+    before = describe(str(tmp_path), None, None)
+    (tmp_path / "notes.md").touch()
+    assert describe(str(tmp_path), None, None) == before  # control
+    (tmp_path / name).write_text("{}")
+    assert describe(str(tmp_path), None, None) != before
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path: Path):

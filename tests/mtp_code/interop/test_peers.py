@@ -1,0 +1,39 @@
+"""transformers' own decoding, as `bench decode --peers` runs it."""
+
+import logging
+
+from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.requests import Request
+from mtp_code.interop.peers import transformers_peers
+from mtp_code.run_folder import load_run
+from tests.mtp_code.interop.runs import TEXTS, small_bpe, write_run
+
+NUM_NEW = 24
+
+
+def test_peers_answer_as_our_engine_does_and_say_nothing(tmp_path, caplog, capfd):
+    caplog.set_level(logging.INFO)
+    write_run(tmp_path / "run", small_bpe())
+    trained = load_run(tmp_path / "run")
+    tokenizer = trained.tokenizer
+    requests = [Request(tokenizer.encode_prompt(text), NUM_NEW) for text in TEXTS[:3]]
+    engine = Engine(trained.model, tokenizer, num_rows=1, num_drafts=0)
+    plain = {tuple(one.request.prompt): one for one in engine.complete(requests)}
+    capfd.readouterr()
+    caplog.clear()
+    peers = transformers_peers(tmp_path / "run", tokenizer.end_of_text)
+    assert len(peers) == 2
+    for name, decode in peers.items():
+        found = list(decode(requests))
+        assert [one.request for one in found] == requests
+        for one in found:
+            expected = plain[tuple(one.request.prompt)]
+            assert one.tokens == expected.tokens, name
+            assert one.ended_by == expected.ended_by
+            num_chosen = len(one.tokens) + (one.ended_by == "end of text")
+            if name == "transformers generate":
+                assert one.num_forwards == num_chosen == expected.num_forwards
+            else:
+                assert one.num_forwards <= num_chosen
+    assert caplog.text == ""
+    assert "".join(capfd.readouterr()) == ""
