@@ -219,7 +219,7 @@ def _train(
                         clock.stamp("train", done)
                         | means
                         | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
-                        | arithmetic_figures(recipe, weights, rate, grad_norm.device)
+                        | arithmetic_figures(recipe, weights, rate, grad_norm.device, world.size)
                     )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
