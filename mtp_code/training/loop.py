@@ -147,9 +147,10 @@ def _train(
             model,
             lambda: choose_num_threads(model, training, world.local_size),
             allow_changed,
+            world.size,
         )
     )
-    # The number the run began with: with another, sums are rounded in another order.
+    # As long as nobody asks for another, that of before: sums are rounded in another order else.
     torch.set_num_threads(record["num_threads"])
     parallel = parallelize(model, training.parallel, world, placed.device.type)
     optimizers = build_optimizers(model, recipe.optim)
