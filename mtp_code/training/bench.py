@@ -91,11 +91,16 @@ class Bench:
             size: None is what the device is fit for.
             limit_s: no measurement begins behind it.
         """
+        from torch._dynamo import config as dynamo  # seconds, which others can save
+
         self._device = choose_device("auto")
         self.size: Size = size or ("gpu" if self._device.type == "cuda" else "cpu")
         self._plan = PLANS[self.size]
         self._ends_at_s = time.monotonic() + limit_s
         self._on_progress = on_progress
+        # Blocks share one code object, and each shape of them that is measured is a compilation of
+        # it. Behind torch's limit of 8, Dynamo would leave them uncompiled.
+        dynamo.recompile_limit = 64
 
     def run(self) -> dict[str, Any]:
         """A record with a table of rows, or an `error`, for each section."""
