@@ -190,7 +190,7 @@ class Bench:
                     for _ in range(self._plan.num_rounds):
                         twin_s, own_s = (run.timed_step() for run in runs)
                         ratios[n].append(own_s / twin_s)
-                    del runs
+                    del run, runs  # the loop's too, or it holds a model
                     self._tidy()
             for n in NUM_HEADS[1:]:
                 recipe = self._recipe(name, f"model.num_mtp_heads={n}")
@@ -225,18 +225,17 @@ class Bench:
                     name, "model.num_mtp_heads=4", f"training.objective.loss={loss}"
                 )
                 try:
-                    run = _Run(self, recipe)
-                    run.step()
+                    runs[loss] = _Run(self, recipe)
+                    runs[loss].step()
                 except OutOfTimeError:
                     raise
                 except Exception as error:  # noqa: BLE001 - a kernel's own; the others go on
+                    runs.pop(loss, None)
                     yield {"shape": name, "loss": loss, "left_out": repr(error)}
-                    continue
-                runs[loss] = run
             times_s: dict[str, list[float]] = {loss: [] for loss in runs}
             for _ in range(self._plan.num_rounds):
-                for loss, run in runs.items():
-                    times_s[loss].append(run.timed_step())
+                for loss in runs:
+                    times_s[loss].append(runs[loss].timed_step())
             for loss, found_s in times_s.items():
                 yield {"shape": name, "loss": loss, "step_s": statistics.median(found_s)}
             del runs
