@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtp_code.errors import MachineError, PeerError
+from mtp_code.errors import AskedToEnd, MachineError, PeerError
 
 PATIENCE = timedelta(days=1)
-"""How long processes wait for one that prepares data. One that died is noticed at once."""
+"""How long processes wait for one that prepares data. One whose connection closed is noticed
+at once."""
 
 Made = TypeVar("Made")
 
@@ -122,16 +123,21 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
             f"the {size} processes did not find each other at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']}: {first_line}"
         ) from None
+    world = World(
+        rank=int(os.environ["RANK"]),
+        size=size,
+        local_rank=local_rank,
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        control=control,
+    )
     try:
-        yield World(
-            rank=int(os.environ["RANK"]),
-            size=size,
-            local_rank=local_rank,
-            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            control=control,
-        )
-    finally:
+        yield world
+    except AskedToEnd:
         dist.destroy_process_group()
+        raise
+    # Behind an error, others may wait in the middle of a message, and NCCL would wait for them:
+    # the process ends without, and whoever started them ends the others.
+    dist.destroy_process_group()
 
 
 def is_sharded(tensor: Tensor) -> bool:
