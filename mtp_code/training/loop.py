@@ -87,9 +87,10 @@ def train(
 ) -> None:
     """Trains to the recipe's last step, from the run's newest checkpoint if it has one.
 
-    Killed at any point and called again, it ends with the same weights, bit for bit, as a run
-    that nobody killed, on the same machine with as many processes. With another number of them it
-    reads the same rows in the same steps, and differs by rounding.
+    Killed at any point and called again, it ends with the same weights as a run that nobody killed,
+    on the same machine with as many processes: bit for bit on a CPU; on a GPU to rounding, as
+    kernels add in any order. With another number of processes it reads the same rows in the same
+    steps, and differs by rounding.
 
     Asked to end by SIGTERM, SIGINT or SIGUSR1, it finishes its step and keeps a checkpoint.
 
