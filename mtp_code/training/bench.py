@@ -335,7 +335,7 @@ class _Run:
 
     def __init__(self, bench: Bench, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._placement: Placement = choose_placement(recipe.training)
+        self._placement: Placement = choose_placement(recipe.training, recipe.model.head_width)
         if self._placement.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._placement.device)
             self._held_before = torch.cuda.memory_allocated(self._placement.device)
