@@ -100,7 +100,8 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
         device_type: where the run trains: what tensors are sent by follows from it.
 
     Raises:
-        MachineError: the variables are there in part, or the processes do not find each other.
+        MachineError: the variables are there in part, the processes do not find each other, or this
+            one finds no GPU of its own.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -113,6 +114,12 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
         )
     local_rank = int(os.environ["LOCAL_RANK"])
     if device_type == "cuda":
+        if local_rank >= (num_gpus := torch.cuda.device_count()):
+            raise MachineError(
+                f"process {local_rank} of this node has no GPU, of which there "
+                f"{'is' if num_gpus == 1 else 'are'} {num_gpus}; start as many processes a node "
+                "as it has GPUs"
+            )
         torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
