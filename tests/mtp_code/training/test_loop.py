@@ -349,6 +349,21 @@ def test_asked_to_end_it_keeps_a_checkpoint_and_goes_on_bit_identical(
     assert losses_of(tmp_path) == losses_of(whole_run)
 
 
+def test_asked_to_end_between_two_logged_steps_it_logs_the_same_means(folder, shards, tmp_path):
+    """Behind step 6: the mean that is logged at step 10 is over it, too."""
+    recipe = recipe_for(folder, log_every=5)
+
+    def ask(progress: Progress) -> None:
+        if progress.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(AskedToEnd, match=f"ended at step 6 of {NUM_STEPS}"):
+        train(recipe, shards, tmp_path / "stopped", ask)
+    train(recipe, shards, tmp_path / "stopped")
+    train(recipe, shards, tmp_path / "whole")
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(folder, shards, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
