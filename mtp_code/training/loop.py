@@ -428,7 +428,10 @@ def _check_vocabulary(recipe: Recipe, shards: ShardSet) -> None:
 
 
 class Clock:
-    """CPU and wall time of a run over all the processes that worked on it."""
+    """CPU and wall time of a run, over the calls that worked on it.
+
+    Of several processes that train together, CPU time is the lead's alone.
+    """
 
     def __init__(self, state: TrainingState) -> None:
         self.num_tokens = state.num_tokens
