@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mtp_code.errors import MachineError, PeerError
+from mtp_code.errors import AskedToEnd, MachineError, PeerError
 
 PATIENCE = timedelta(days=1)
-"""How long processes wait for one that prepares data. One that died is noticed at once."""
+"""How long processes wait for one that prepares data. One whose connection closed is noticed
+at once."""
 
 Made = TypeVar("Made")
 
@@ -99,7 +100,8 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
         device_type: where the run trains: what tensors are sent by follows from it.
 
     Raises:
-        MachineError: the variables are there in part, or the processes do not find each other.
+        MachineError: the variables are there in part, the processes do not find each other, or this
+            one finds no GPU of its own.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -112,6 +114,12 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
         )
     local_rank = int(os.environ["LOCAL_RANK"])
     if device_type == "cuda":
+        if local_rank >= (num_gpus := torch.cuda.device_count()):
+            raise MachineError(
+                f"process {local_rank} of this node has no GPU, of which there "
+                f"{'is' if num_gpus == 1 else 'are'} {num_gpus}; start as many processes a node "
+                "as it has GPUs"
+            )
         torch.cuda.set_device(local_rank)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
@@ -122,16 +130,21 @@ def joined(device_type: str = "cpu") -> Iterator[World]:
             f"the {size} processes did not find each other at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']}: {first_line}"
         ) from None
+    world = World(
+        rank=int(os.environ["RANK"]),
+        size=size,
+        local_rank=local_rank,
+        local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        control=control,
+    )
     try:
-        yield World(
-            rank=int(os.environ["RANK"]),
-            size=size,
-            local_rank=local_rank,
-            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            control=control,
-        )
-    finally:
+        yield world
+    except AskedToEnd:
         dist.destroy_process_group()
+        raise
+    # Behind an error, others may wait in the middle of a message, and NCCL would wait for them:
+    # the process ends without, and whoever started them ends the others.
+    dist.destroy_process_group()
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -60,12 +60,15 @@ def begin_run(
     model: MTPModel,
     choose_num_threads: Callable[[], int],
     allow_changed: Sequence[str] = (),
+    num_processes: int = 1,
 ) -> dict[str, Any]:
     """The run's record: a new one, or the one there is if it is of the same recipe and data.
 
     Args:
         allow_changed: keys of the recipe, or tables of them, that may differ from the run's. What
             cannot change what is learned may differ anyway.
+        num_processes: that train now. Threads are chosen again where there were others before, or
+            where the recipe asks for another number of them.
 
     Raises:
         RecipeError: the folder holds a run of another recipe, or on other tokens.
@@ -94,6 +97,11 @@ def begin_run(
                 "recipe_changes": [*record.get("recipe_changes", []), change],
                 "finished_at": None,
             }
+        had_processes = record.get("num_processes", 1)  # no run said so before there were several
+        asks_again = "training.num_threads" in changes or had_processes != num_processes
+        if asks_again:
+            record |= {"num_threads": choose_num_threads(), "num_processes": num_processes}
+        if changes or asks_again:
             write_json(run_dir / RUN_FILE, record)
         return record
     record = {
@@ -104,6 +112,7 @@ def begin_run(
         "commit": current_commit(),
         "machine": describe_machine(),
         "num_threads": choose_num_threads(),
+        "num_processes": num_processes,
         "started_at": _now(),
         "finished_at": None,
         "model": {

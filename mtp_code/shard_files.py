@@ -37,20 +37,24 @@ def save(folder: Path, tensors: dict[str, Tensor], shown: Path) -> None:
 
 def load(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fills tensors, whole or sharded, from all processes' files; each reads what it needs."""
+    _load(folder, tensors, no_dist=not dist.is_initialized())
+
+
+def _load(folder: Path, tensors: dict[str, Tensor], no_dist: bool) -> None:
     reader = HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():
         # That this is one process alone, which it may be.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        state_dict_loader.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+        state_dict_loader.load(tensors, storage_reader=reader, no_dist=no_dist)
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """Whole tensors, as they were written."""
+    """Whole tensors, as they were written. Waits for no other process: each reads for itself."""
     tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in _entries(folder).items()
     }
-    load(folder, tensors)
+    _load(folder, tensors, no_dist=True)
     return tensors
 
 

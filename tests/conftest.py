@@ -1,6 +1,11 @@
+import os
+
 import pytest
 
 import sandbox
+
+# Before torch is imported: no test uses a GPU by accident. TEST_CUDA_DEVICES=0 lends it one.
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TEST_CUDA_DEVICES", "")
 
 
 @pytest.fixture(scope="session")

@@ -267,9 +267,10 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
     assert "134 M = trunk 56.6 M, heads 28.3 M" in lines["parameters"]
     assert "parameters 512 MiB" in lines["peak of memory"]
+    assert "  bf16, one process, micro-batches of " in done.stdout
     assert "NVIDIA H200" in lines["fits"]
     asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8")
-    assert "micro-batches of 8 × " in mtp_code(*asked, cwd=tmp_path).stdout
+    assert "  fp32, one process, micro-batches of 8 × " in mtp_code(*asked, cwd=tmp_path).stdout
     huge = mtp_code(*asked, "--set", "model.ffn_width=200_000_000", cwd=tmp_path)
     assert "fits | none of the GPUs that we know" in huge.stdout
 

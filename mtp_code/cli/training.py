@@ -91,7 +91,12 @@ def train(
 @commands.command()
 def memory(
     recipe: RecipeName,
-    on: Annotated[Device, typer.Option(help="Whose chunks of logits.")] = Device.GPU,
+    on: Annotated[
+        Device,
+        typer.Option(
+            help="Whose precision, attention and chunks of logits count where the recipe says auto."
+        ),
+    ] = Device.GPU,
     overrides: Overrides = None,
 ) -> None:
     """Predict a recipe's peak of memory, part by part, and its arithmetic; allocates nothing."""
@@ -99,8 +104,9 @@ def memory(
     from mtp_code.training.memory import predict_peak
 
     loaded = load_recipe(recipe, overrides or ())
-    peak = predict_peak(loaded, "cpu" if on is Device.CPU else "cuda")
-    for line in _memory_lines(loaded, peak):
+    device_type = "cpu" if on is Device.CPU else "cuda"
+    peak = predict_peak(loaded, device_type)
+    for line in _memory_lines(loaded, peak, device_type):
         typer.echo(line)
 
 
@@ -118,9 +124,12 @@ def prepare_tokens(recipe: "Recipe", tokens: Path | None, workers: int | None = 
     return folder
 
 
-def _memory_lines(recipe: "Recipe", peak: "Peak") -> Iterator[str]:
+def _memory_lines(recipe: "Recipe", peak: "Peak", device_type: str) -> Iterator[str]:
+    import torch
+
     from mtp_code.gpus import GPUS
     from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+    from mtp_code.training.placement import choose_placement
 
     model, training = recipe.model, recipe.training
     flops = flops_per_token(model, training.row_tokens)
@@ -131,7 +140,11 @@ def _memory_lines(recipe: "Recipe", peak: "Peak") -> Iterator[str]:
     yield f"FLOPs a token | {sum_of_parts(asdict(flops), short_count)}"
     yield f"  {ratio:.3f} times those of a next-token model with as many layers"
     yield f"peak of memory | {sum_of_parts(peak.bytes_by_part, short_size)}"
-    yield f"  fp32, micro-batches of {rows} × {training.row_tokens} tokens"
+    placement = choose_placement(training, model.head_width, torch.device(device_type))
+    yield (
+        f"  {placement.precision}, one process, "
+        f"micro-batches of {rows} × {training.row_tokens} tokens"
+    )
     by_memory: dict[int, list[str]] = {}
     for gpu in GPUS:
         if peak.total_bytes <= gpu.memory_bytes:

@@ -35,7 +35,7 @@ def loading(
 ) -> Iterator[Iterator[LoadedBatch]]:
     """The batches of these steps, in order, on the device.
 
-    For CUDA they lie in pinned memory, from which they are copied while the device computes.
+    For CUDA they lie in pinned memory, and the host goes on without waiting for their copy.
 
     Args:
         make_batch: of a step; a process that trains on a share of the rows makes only those.

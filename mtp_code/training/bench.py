@@ -91,11 +91,16 @@ class Bench:
             size: None is what the device is fit for.
             limit_s: no measurement begins behind it.
         """
+        from torch._dynamo import config as dynamo  # seconds, which others can save
+
         self._device = choose_device("auto")
         self.size: Size = size or ("gpu" if self._device.type == "cuda" else "cpu")
         self._plan = PLANS[self.size]
         self._ends_at_s = time.monotonic() + limit_s
         self._on_progress = on_progress
+        # Blocks share one code object, and each shape of them that is measured is a compilation of
+        # it. Behind torch's limit of 8, Dynamo would leave them uncompiled.
+        dynamo.recompile_limit = 64
 
     def run(self) -> dict[str, Any]:
         """A record with a table of rows, or an `error`, for each section."""
@@ -185,7 +190,7 @@ class Bench:
                     for _ in range(self._plan.num_rounds):
                         twin_s, own_s = (run.timed_step() for run in runs)
                         ratios[n].append(own_s / twin_s)
-                    del runs
+                    del run, runs  # the loop's too, or it holds a model
                     self._tidy()
             for n in NUM_HEADS[1:]:
                 recipe = self._recipe(name, f"model.num_mtp_heads={n}")
@@ -220,18 +225,17 @@ class Bench:
                     name, "model.num_mtp_heads=4", f"training.objective.loss={loss}"
                 )
                 try:
-                    run = _Run(self, recipe)
-                    run.step()
+                    runs[loss] = _Run(self, recipe)
+                    runs[loss].step()
                 except OutOfTimeError:
                     raise
                 except Exception as error:  # noqa: BLE001 - a kernel's own; the others go on
+                    runs.pop(loss, None)
                     yield {"shape": name, "loss": loss, "left_out": repr(error)}
-                    continue
-                runs[loss] = run
             times_s: dict[str, list[float]] = {loss: [] for loss in runs}
             for _ in range(self._plan.num_rounds):
-                for loss, run in runs.items():
-                    times_s[loss].append(run.timed_step())
+                for loss in runs:
+                    times_s[loss].append(runs[loss].timed_step())
             for loss, found_s in times_s.items():
                 yield {"shape": name, "loss": loss, "step_s": statistics.median(found_s)}
             del runs
@@ -331,7 +335,7 @@ class _Run:
 
     def __init__(self, bench: Bench, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._placement: Placement = choose_placement(recipe.training)
+        self._placement: Placement = choose_placement(recipe.training, recipe.model.head_width)
         if self._placement.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._placement.device)
             self._held_before = torch.cuda.memory_allocated(self._placement.device)

@@ -48,7 +48,8 @@ class TrainingConfig(Strict):
     """Compiles the layers with `torch.compile`; None does so on a GPU."""
     attention: Literal["auto", "dense", "flex"] = "auto"
     """How `mask_documents` is done: `dense` with T × T booleans a row, `flex` with FlexAttention,
-    which makes none. `auto` is flex on a GPU, dense on a CPU."""
+    which makes none. `auto` is flex on a GPU where attention heads are wide enough for it,
+    and dense on a CPU."""
     activation_checkpointing: Literal["none", "blocks"] = "none"
     """`blocks` keeps only the input of each of the trunk's layers and runs it again in backward:
     memory for a fourth to a third more arithmetic."""

@@ -87,9 +87,10 @@ def train(
 ) -> None:
     """Trains to the recipe's last step, from the run's newest checkpoint if it has one.
 
-    Killed at any point and called again, it ends with the same weights, bit for bit, as a run
-    that nobody killed, on the same machine with as many processes. With another number of them it
-    reads the same rows in the same steps, and differs by rounding.
+    Killed at any point and called again, it ends with the same weights as a run that nobody killed,
+    on the same machine with as many processes: bit for bit on a CPU; on a GPU to rounding, as
+    kernels add in any order. With another number of processes it reads the same rows in the same
+    steps, and differs by rounding.
 
     Asked to end by SIGTERM, SIGINT or SIGUSR1, it finishes its step and keeps a checkpoint.
 
@@ -147,9 +148,10 @@ def _train(
             model,
             lambda: choose_num_threads(model, training, world.local_size),
             allow_changed,
+            world.size,
         )
     )
-    # The number the run began with: with another, sums are rounded in another order.
+    # As long as nobody asks for another, that of before: sums are rounded in another order else.
     torch.set_num_threads(record["num_threads"])
     parallel = parallelize(model, training.parallel, world, placed.device.type)
     optimizers = build_optimizers(model, recipe.optim)
@@ -219,7 +221,7 @@ def _train(
                         clock.stamp("train", done)
                         | means
                         | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
-                        | arithmetic_figures(recipe, weights, rate, grad_norm.device)
+                        | arithmetic_figures(recipe, weights, rate, grad_norm.device, world.size)
                     )
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
@@ -426,7 +428,10 @@ def _check_vocabulary(recipe: Recipe, shards: ShardSet) -> None:
 
 
 class Clock:
-    """CPU and wall time of a run over all the processes that worked on it."""
+    """CPU and wall time of a run, over the calls that worked on it.
+
+    Of several processes that train together, CPU time is the lead's alone.
+    """
 
     def __init__(self, state: TrainingState) -> None:
         self.num_tokens = state.num_tokens

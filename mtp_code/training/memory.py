@@ -61,7 +61,7 @@ def predict_peak(recipe: Recipe, device_type: str = "cuda") -> Peak:
         device_type: whose room for logits, precision and attention count where the recipe leaves
             them open.
     """
-    chosen = choose_placement(recipe.training, torch.device(device_type))
+    chosen = choose_placement(recipe.training, recipe.model.head_width, torch.device(device_type))
     logits_mib = LOGITS_MIB.get(device_type, OTHER_LOGITS_MIB)
     given = recipe.training.objective
     objective = given.model_copy(

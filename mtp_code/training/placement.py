@@ -3,7 +3,7 @@
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16"]
 Attention = Literal["dense", "flex"]
+
+FLEX_HEAD_WIDTH: Final = 16
+"""Of an attention head: the least that FlexAttention's kernels for CUDA take."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,12 @@ class Placement:
         )
 
 
-def choose_placement(training: TrainingConfig, device: torch.device | None = None) -> Placement:
+def choose_placement(
+    training: TrainingConfig, head_width: int, device: torch.device | None = None
+) -> Placement:
     """
     Args:
+        head_width: of the model's attention heads.
         device: this process's, where several processes train; None is as the recipe says.
 
     Raises:
@@ -59,11 +65,16 @@ def choose_placement(training: TrainingConfig, device: torch.device | None = Non
     if precision == "auto":
         precision = "bf16" if on_gpu else "fp32"
     if attention == "auto":
-        attention = "flex" if on_gpu else "dense"
+        attention = "flex" if on_gpu and head_width >= FLEX_HEAD_WIDTH else "dense"
     if attention == "flex" and not on_gpu:
         raise MachineError(
             "training.attention = flex: FlexAttention has no backward on a CPU; "
             "choose auto or dense"
+        )
+    if attention == "flex" and head_width < FLEX_HEAD_WIDTH:
+        raise MachineError(
+            f"training.attention = flex: attention heads are {head_width} wide, and FlexAttention "
+            f"takes none below {FLEX_HEAD_WIDTH} on a GPU; choose auto or dense"
         )
     compiles = on_gpu if training.compile is None else training.compile
     return Placement(device, precision, attention, compiles)
@@ -79,7 +90,7 @@ def place(
     Raises:
         MachineError: as `choose_placement`, or the GPU has no arithmetic of that precision.
     """
-    placement = choose_placement(training, device)
+    placement = choose_placement(training, model.config.head_width, device)
     if placement.device.type == "cuda":
         if placement.precision == "bf16" and not torch.cuda.is_bf16_supported(False):
             raise MachineError(

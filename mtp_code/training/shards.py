@@ -21,8 +21,12 @@ class Shards:
     """A slice of each parameter's rows in each process.
 
     A layer is gathered for its forward and again for its backward, and its gradient reduced with
-    each micro-batch, so that no process ever holds all layers' weights or gradients. What the heads
-    share lies whole in each process for as long as a step's forwards and backwards take.
+    each micro-batch, so that in training no process holds all layers' weights or gradients. Each
+    layer is a root of its own: its weights are gathered when it needs them, and computing waits.
+    What the heads share lies whole in each process for as long as a step's forwards and backwards
+    take.
+
+    The model that comes in is whole, and so it is where it lies: on a GPU, if it was placed there.
     """
 
     def __init__(self, model: MTPModel, device_type: str, num_processes: int) -> None:

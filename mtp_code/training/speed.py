@@ -10,13 +10,18 @@ from mtp_code.recipe import Recipe
 
 
 def arithmetic_figures(
-    recipe: Recipe, weights: Sequence[float], tokens_per_s: float, device: torch.device
+    recipe: Recipe,
+    weights: Sequence[float],
+    tokens_per_s: float,
+    device: torch.device,
+    num_devices: int = 1,
 ) -> dict[str, float]:
     """`flops_per_s`; `flops_ratio` to a next-token model with as many layers; `mfu`, the share of
-    the device's dense bf16 peak, where that is known.
+    the devices' dense bf16 peak, where that is known.
 
     Args:
         weights: of each offset: those behind the last above 0 cost nothing.
+        num_devices: all like this one, which make that many tokens together.
 
     Nothing where only a part is trained: its arithmetic is not counted.
     """
@@ -31,7 +36,7 @@ def arithmetic_figures(
     )
     flops = flops_per_token(*asked)
     figures = {"flops_per_s": tokens_per_s * flops.total, "flops_ratio": flops_ratio(*asked)}
-    mfu = model_flops_utilization(tokens_per_s, flops, peak_flops_per_s(device))
+    mfu = model_flops_utilization(tokens_per_s / num_devices, flops, peak_flops_per_s(device))
     return figures if mfu is None else figures | {"mfu": mfu}
 
 

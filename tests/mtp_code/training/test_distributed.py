@@ -1,10 +1,13 @@
 """Two processes on gloo against one: gradients, collectives, optimizers, checkpoints, runs."""
 
 import datetime
+import json
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,13 +17,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtp_code.checkpoint import TrainingState, checkpoint_path, load_state, load_weights
 from mtp_code.checkpoint import save_checkpoint as save
-from mtp_code.errors import CheckpointError, PeerError, RecipeError
+from mtp_code.data.prepare import prepare
+from mtp_code.data.shards import open_shards
+from mtp_code.errors import AskedToEnd, CheckpointError, PeerError, RecipeError
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.processes import ALONE, World, whole_tensor
+from mtp_code.recipe import Recipe
 from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.training.loop import train
+from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
 from mtp_code.training.optim import OptimConfig, build_optimizers
+from mtp_code.training.schedule import learning_rate_share
+from tests.mtp_code.training.test_loop import recipe_for
 
 ROWS, MICRO_ROWS, CLIP = 4, 1, 0.5
 MODELS: dict[str, dict[str, Any]] = {
@@ -137,8 +147,35 @@ def in_two(rank: int, folder: Path) -> None:
         for before in (*KINDS, "alone"):
             found["on", before, kind] = went_on(kind, world, "muon", folder / f"{before}-muon")
     found["errors"] = errors_of(world)
+    found["runs"] = runs_of(world, folder)
     torch.save(found, folder / f"found-{rank}.pt")
     dist.destroy_process_group()
+
+
+def recipe_of_run(folder: Path) -> Recipe:
+    recipe = recipe_for(folder, checkpoint_every=4, validate_every=4)
+    schedule = recipe.schedule.model_copy(update={"num_steps": 8})
+    return recipe.model_copy(update={"schedule": schedule})
+
+
+def runs_of(world: World, folder: Path) -> list[str]:
+    """A run to its end; then one whose second process is asked to end, and that goes on."""
+    shards = open_shards(folder / "tokens")
+    train(recipe_of_run(folder), shards, folder / "to-the-end", world=world)
+    told = []
+
+    def ask(step: int, schedule: Any) -> float:
+        if step == 2 and world.rank == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return learning_rate_share(step, schedule)
+
+    with patch("mtp_code.training.loop.learning_rate_share", ask):
+        try:
+            train(recipe_of_run(folder), shards, folder / "asked", world=world)
+        except AskedToEnd as ended:
+            told.append(str(ended))
+    train(recipe_of_run(folder), shards, folder / "asked", world=world)
+    return told
 
 
 def errors_of(world: World) -> list[str]:
@@ -174,6 +211,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(folder: Path) -> list[dict[Any, Any]]:
     """By rank."""
     trained("none", ALONE, "muon", folder / "alone-muon")
+    lines = [{"text": f"def f{i}(x):\n    return x + {i}\n" * 3} for i in range(80)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = recipe_of_run(folder)
+    prepare(recipe.data, recipe.tokenizer, folder / "tokens")
     mp.spawn(in_two, (folder,), nprocs=2)
     return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 
@@ -267,3 +308,18 @@ def test_what_fails_in_one_process_fails_in_all_and_one_says_why(found):
     told = [f"RecipeError: {message}" for message in wrong]
     assert found[0]["errors"] == ["PeerError: process 1 failed", "RecipeError: 0 is wrong", *told]
     assert found[1]["errors"] == ["RecipeError: 1 is wrong", "PeerError: process 0 failed", *told]
+
+
+def test_a_run_of_two_processes_is_that_of_one_also_where_one_was_asked_to_end(found, folder):
+    """Asked in the third step, both end behind it."""
+    train(recipe_of_run(folder), open_shards(folder / "tokens"), folder / "alone")
+    names = ("alone", "to-the-end", "asked")
+    runs = [read_metrics(folder / name / "metrics.jsonl") for name in names]
+    losses = [[(row["kind"], row["step"], row["loss_by_offset"]) for row in run] for run in runs]
+    assert losses[1] == losses[2]
+    for alone, together in zip(*losses[:2], strict=True):
+        assert together[:2] == alone[:2]
+        assert together[2] == pytest.approx(alone[2], rel=1e-3)
+    for rank in range(2):
+        (told,) = found[rank]["runs"]
+        assert "ended at step 3 of 8" in told

@@ -19,8 +19,9 @@ from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import AskedToEnd, CheckpointError, MachineError, RecipeError, TrainingError
 from mtp_code.files import alone_in
 from mtp_code.model.accounting import flops_per_token
+from mtp_code.model.mtp import build_model
 from mtp_code.recipe import Recipe
-from mtp_code.run_folder import load_run, read_run
+from mtp_code.run_folder import begin_run, load_run, read_run
 from mtp_code.training.loop import Progress, _validations, train
 from mtp_code.training.loop import validate as validate_losses
 from mtp_code.training.metrics import read_metrics
@@ -348,6 +349,21 @@ def test_asked_to_end_it_keeps_a_checkpoint_and_goes_on_bit_identical(
     assert losses_of(tmp_path) == losses_of(whole_run)
 
 
+def test_asked_to_end_between_two_logged_steps_it_logs_the_same_means(folder, shards, tmp_path):
+    """Behind step 6: the mean that is logged at step 10 is over it, too."""
+    recipe = recipe_for(folder, log_every=5)
+
+    def ask(progress: Progress) -> None:
+        if progress.step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(AskedToEnd, match=f"ended at step 6 of {NUM_STEPS}"):
+        train(recipe, shards, tmp_path / "stopped", ask)
+    train(recipe, shards, tmp_path / "stopped")
+    train(recipe, shards, tmp_path / "whole")
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(folder, shards, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
@@ -370,3 +386,20 @@ def test_what_changes_nothing_that_is_learned_may_change(folder, shards, whole_r
     assert change["changes"] == {"training.keep_checkpoints": [2, 1]}
     train(recipe_for(folder, rows=8), shards, run_dir, allow_changed=["training.rows"])
     assert read_run(run_dir)["recipe"]["training"]["rows"] == 8
+
+
+def test_threads_are_chosen_again_when_the_recipe_or_the_processes_ask(
+    folder, shards, whole_run, tmp_path
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole_run, run_dir)
+    model = build_model(recipe_for(folder).model, 1)
+
+    def threads(recipe: Recipe, chosen: int, num_processes: int) -> int:
+        begin_run(run_dir, recipe, shards, model, lambda: chosen, num_processes=num_processes)
+        return read_run(run_dir)["num_threads"]
+
+    assert threads(recipe_for(folder), 5, num_processes=1) == 1
+    assert threads(recipe_for(folder, num_threads=3), 3, num_processes=1) == 3
+    assert threads(recipe_for(folder, num_threads=3), 2, num_processes=2) == 2
+    assert threads(recipe_for(folder, num_threads=3), 7, num_processes=2) == 2

@@ -96,14 +96,21 @@ def test_compiled_layers_give_the_same_gradients_and_are_compiled_once(monkeypat
 
 def test_auto_is_what_the_device_is_fit_for():
     training = recipe().training
-    cpu, gpu = (choose_placement(training, torch.device(kind)) for kind in ("cpu", "cuda"))
+    cpu, gpu = (choose_placement(training, 16, torch.device(kind)) for kind in ("cpu", "cuda"))
     assert (cpu.precision, cpu.attention, cpu.compiles) == ("fp32", "dense", False)
     assert (gpu.precision, gpu.attention, gpu.compiles) == ("bf16", "flex", True)
 
 
 def test_flex_attention_on_a_cpu_is_refused():
     with pytest.raises(MachineError, match="no backward on a CPU; choose auto or dense"):
-        choose_placement(recipe(training__attention="flex").training, torch.device("cpu"))
+        choose_placement(recipe(training__attention="flex").training, 16, torch.device("cpu"))
+
+
+def test_heads_too_narrow_for_flex_attention_are_dense_on_a_gpu_too():
+    gpu = torch.device("cuda")
+    assert choose_placement(recipe().training, 8, gpu).attention == "dense"
+    with pytest.raises(MachineError, match="8 wide, and FlexAttention takes none below 16"):
+        choose_placement(recipe(training__attention="flex").training, 8, gpu)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -34,6 +34,8 @@ def test_a_known_gpu_has_a_utilization(monkeypatch):
         at_peak = gpu.bf16_flops_per_s / flops
         figures = arithmetic_figures(recipe, (1.0,) * 4, 0.4 * at_peak, GPU)
         assert figures["mfu"] == pytest.approx(0.4)
+        of_eight = arithmetic_figures(recipe, (1.0,) * 4, 8 * 0.4 * at_peak, GPU, num_devices=8)
+        assert of_eight["mfu"] == pytest.approx(0.4)
 
 
 def test_a_gpu_that_nobody_knows_has_none(monkeypatch):
