@@ -269,23 +269,32 @@ class Engine:
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they finish; requests are taken when there is a row for them.
 
+        Other requests' events of these steps are lost, as with `stream`. Those of its own that are
+        unfinished when it ends early are cancelled.
+
         Raises:
             PromptError: a prompt is bad; what finished before it was taken is handed out first.
         """
         waiting = iter(requests)
         is_exhausted = False
-        while True:
-            while not is_exhausted and len(self._rows) + len(self._waiting) < self.num_rows:
-                request = next(waiting, None)
-                if request is None:
-                    is_exhausted = True
-                else:
-                    self.submit(request)
-            if not self.has_work:
-                return
-            for event in self.step():
-                if event.completion is not None:
-                    yield event.completion
+        own: set[int] = set()
+        try:
+            while True:
+                while not is_exhausted and len(self._rows) + len(self._waiting) < self.num_rows:
+                    request = next(waiting, None)
+                    if request is None:
+                        is_exhausted = True
+                    else:
+                        own.add(self.submit(request))
+                if is_exhausted and not own:
+                    return
+                for event in self.step():
+                    if event.completion is not None and event.id in own:
+                        own.remove(event.id)
+                        yield event.completion
+        finally:
+            for id_ in own:
+                self.cancel(id_)
 
     def generate(self, requests: Sequence[Request]) -> Generated:
         """Answers all; a request that cannot be begun fails alone, with an `error`."""
