@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mtp_code.decoding.requests import Request, TokenLogprobs
+from mtp_code.decoding.requests import Request, TokenLogprobs, check_prompt
 from mtp_code.decoding.sampling import SamplingConfig
-from mtp_code.errors import TokenizerError
+from mtp_code.errors import PromptError, TokenizerError
 from mtp_code.serving.errors import TIMEOUT, ApiError, bad_request
 from mtp_code.serving.metrics import FINISH_REASONS
 from mtp_code.serving.protocol import ChatRequest, CompletionRequest, Generation
@@ -34,7 +34,7 @@ class Prompt:
 def prompts_of(asked: Generation, tokenizer: Tokenizer) -> list[Prompt]:
     """
     Raises:
-        ApiError: a prompt is no text, or the model cannot be talked to.
+        ApiError: a prompt is no text or not in the vocabulary, or the model cannot be talked to.
     """
     try:
         if isinstance(asked, ChatRequest):
@@ -43,11 +43,14 @@ def prompts_of(asked: Generation, tokenizer: Tokenizer) -> list[Prompt]:
         prompts = []
         for prompt in asked.prompts:
             if isinstance(prompt, str):
-                tokens, text = tokenizer.encode_prompt(prompt), prompt
+                tokens, echoed = tokenizer.encode_prompt(prompt), prompt if asked.echo else ""
             else:
-                tokens, text = prompt, tokenizer.decode(prompt)
-            prompts.append(Prompt(tokens, text if asked.echo else ""))
+                check_prompt(prompt, tokenizer.vocab_size)
+                tokens, echoed = prompt, tokenizer.decode(prompt) if asked.echo else ""
+            prompts.append(Prompt(tokens, echoed))
         return prompts
+    except PromptError as error:
+        raise bad_request(str(error), "prompt") from None
     except TokenizerError as error:
         param = "messages" if isinstance(asked, ChatRequest) else "prompt"
         raise bad_request(f"{param}: {error}", param) from None

@@ -212,6 +212,8 @@ def test_a_model_without_a_template_is_not_talked_to(client):
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [9999]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [[5], [2**40]], "echo": True}, "prompt"),
         ({"prompt": "x" * 300}, "prompt"),
         ({"max_tokens": 250}, "prompt"),
     ],
