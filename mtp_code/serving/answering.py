@@ -71,13 +71,13 @@ def requests_of(asked: Generation, prompts: Sequence[Prompt], context: int) -> I
     Raises:
         ApiError: a prompt and what may follow it are longer than the context.
     """
-    seed = secrets.randbits(63) if asked.seed is None else asked.seed
     sampling = SamplingConfig(
         temperature=1.0 if asked.temperature is None else asked.temperature,
         top_p=1.0 if asked.top_p is None else asked.top_p,
         top_k=asked.top_k if asked.top_k and asked.top_k > 0 else None,
     )
     for prompt in prompts:
+        seed = secrets.randbits(63) if asked.seed is None else asked.seed
         max_new_tokens = _max_new_tokens(asked, len(prompt.tokens), context)
         for index in range(asked.num_choices):
             yield Request(

@@ -81,6 +81,12 @@ def test_without_a_seed_answers_differ(client):
     assert len({complete(client, temperature=1, max_tokens=8).choices[0].text for _ in "abcd"}) > 1
 
 
+def test_equal_prompts_of_a_request_differ_unless_there_is_a_seed(client):
+    asked = {"prompt": [PROMPT] * 4, "temperature": 1, "max_tokens": 12}
+    assert len({choice.text for choice in complete(client, **asked).choices}) == 4
+    assert len({choice.text for choice in complete(client, **asked, seed=1).choices}) == 1
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_stream_tells_what_a_whole_response_does(client, n):
     asked = {"temperature": 0.9, "seed": 3, "n": n, "logprobs": 2, "max_tokens": 40}
