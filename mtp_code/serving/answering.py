@@ -171,7 +171,9 @@ class Answering:
     """Answers one request of either API.
 
     Args:
-        timeout_s: until all of it must be answered.
+        prompts: what `prompts_of` made of it.
+        deadline_s: when all of it must be answered, by the event loop's clock.
+        timeout_s: how long that was from when it came.
     """
 
     def __init__(
@@ -180,7 +182,9 @@ class Answering:
         tokenizer: Tokenizer,
         context: int,
         asked: Generation,
+        prompts: Sequence[Prompt],
         form: Format,
+        deadline_s: float,
         timeout_s: float,
     ) -> None:
         """
@@ -188,11 +192,8 @@ class Answering:
             ApiError: it cannot be answered, or not now.
         """
         self._worker, self._asked, self._form = worker, asked, form
-        self._deadline_s = asyncio.get_running_loop().time() + timeout_s
-        self._timeout_s = timeout_s
+        self._prompts, self._deadline_s, self._timeout_s = prompts, deadline_s, timeout_s
         self._deltas: asyncio.Queue[tuple[Job, Delta]] = asyncio.Queue()
-        worker.check_count(asked.num_prompts * asked.num_choices)  # before they take memory
-        self._prompts = prompts_of(asked, tokenizer)
         self._choices: dict[Job, _Choice] = {}
         for index, request in enumerate(requests_of(asked, self._prompts, context)):
             job = Job(request, self._deltas, wants_deltas=bool(asked.stream))

@@ -300,6 +300,24 @@ def test_sixteen_clients_lose_nothing_and_figures_add_up(small_model, tokenizer)
         assert served.metric("num_requests_waiting") == 0
 
 
+def test_a_prompt_that_takes_long_to_read_holds_nobody_up(small_model, aside):
+    class Slow(BytesTokenizer):
+        may_read = threading.Event()
+
+        def encode(self, text):
+            assert text != "long" or self.may_read.wait(30)
+            return super().encode(text)
+
+    with serving(Engine(small_model, Slow(), num_rows=2, num_drafts=0)) as served:
+        client = served.client()
+        answer = aside(lambda: complete(client, prompt="long"))
+        assert complete(client).choices
+        assert httpx.get(f"{served.url}/health").status_code == 200
+        assert not answer.done()
+        Slow.may_read.set()
+        assert answer.result().choices
+
+
 class Held(Engine):
     """An engine whose steps wait, so that what happens between them is in the test's hands."""
 
