@@ -214,6 +214,8 @@ def test_a_model_without_a_template_is_not_talked_to(client):
         ({"logprobs": 21}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": ""}, "stop"),
+        ({"stop": ["x"] * 33}, "stop"),
+        ({"stop": "x" * 1001}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
