@@ -192,10 +192,6 @@ class Engine:
         return len(self._rows)
 
     @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
     def has_work(self) -> bool:
         return bool(self._rows or self._waiting)
 
