@@ -24,7 +24,11 @@ from mtp_code.tokenizer import Tokenizer
 NumDrafts = int | Literal["auto"]
 
 PREFILL_TOKENS: Final = 256
-"""Tokens of waiting prompts that are read between two rounds of those that are being answered."""
+"""Tokens of waiting prompts that the trunk and head 1 read between two rounds of other rows.
+
+The heads that draft read a prompt all at once, before the first round that asks them: for that
+other rows do wait longer.
+"""
 
 
 @dataclass(frozen=True)
@@ -314,7 +318,7 @@ class Engine:
         return len(self._rows) - (bool(self._rows) and not self._rows[-1].is_read)
 
     def _read_prompts(self) -> None:
-        """Up to some tokens of them: those that are being answered wait no longer than that."""
+        """Up to some tokens of them, with the trunk and head 1: see `PREFILL_TOKENS`."""
         begun_s, budget = time.perf_counter(), self._prefill_tokens
         while budget > 0:
             if self._num_live == len(self._rows):
