@@ -104,6 +104,8 @@ def _server(
         line = next((line for line in process.stderr if line.rstrip().endswith("/v1")), None)
         if line is None:
             raise MachineError("the server did not start; try mtp-code serve on the same run")
+        # Read on, or a server that has much to say would wait for a reader.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
         yield process.pid, int(line.rsplit(":", 1)[1].partition("/")[0])
     finally:
         process.terminate()
@@ -145,7 +147,8 @@ def _ask_all(
         client.start()
     for client in clients:
         client.join()
-    return [texts.get(place, "") for place in range(len(prompts))]
+    assert len(texts) == len(prompts), "a client failed: what it took would be no figure"
+    return [texts[place] for place in range(len(prompts))]
 
 
 def _whole_text(response: http.client.HTTPResponse) -> str:
