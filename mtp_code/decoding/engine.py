@@ -24,7 +24,11 @@ from mtp_code.tokenizer import Tokenizer
 NumDrafts = int | Literal["auto"]
 
 PREFILL_TOKENS: Final = 256
-"""Tokens of waiting prompts that are read between two rounds of those that are being answered."""
+"""Tokens of waiting prompts that the trunk and head 1 read between two rounds of other rows.
+
+The heads that draft read a prompt all at once, before the first round that asks them: for that
+other rows do wait longer.
+"""
 
 
 @dataclass(frozen=True)
@@ -192,10 +196,6 @@ class Engine:
         return len(self._rows)
 
     @property
-    def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    @property
     def has_work(self) -> bool:
         return bool(self._rows or self._waiting)
 
@@ -269,23 +269,32 @@ class Engine:
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they finish; requests are taken when there is a row for them.
 
+        Other requests' events of these steps are lost, as with `stream`. Those of its own that are
+        unfinished when it ends early are cancelled.
+
         Raises:
             PromptError: a prompt is bad; what finished before it was taken is handed out first.
         """
         waiting = iter(requests)
         is_exhausted = False
-        while True:
-            while not is_exhausted and len(self._rows) + len(self._waiting) < self.num_rows:
-                request = next(waiting, None)
-                if request is None:
-                    is_exhausted = True
-                else:
-                    self.submit(request)
-            if not self.has_work:
-                return
-            for event in self.step():
-                if event.completion is not None:
-                    yield event.completion
+        own: set[int] = set()
+        try:
+            while True:
+                while not is_exhausted and len(self._rows) + len(self._waiting) < self.num_rows:
+                    request = next(waiting, None)
+                    if request is None:
+                        is_exhausted = True
+                    else:
+                        own.add(self.submit(request))
+                if is_exhausted and not own:
+                    return
+                for event in self.step():
+                    if event.completion is not None and event.id in own:
+                        own.remove(event.id)
+                        yield event.completion
+        finally:
+            for id_ in own:
+                self.cancel(id_)
 
     def generate(self, requests: Sequence[Request]) -> Generated:
         """Answers all; a request that cannot be begun fails alone, with an `error`."""
@@ -309,7 +318,7 @@ class Engine:
         return len(self._rows) - (bool(self._rows) and not self._rows[-1].is_read)
 
     def _read_prompts(self) -> None:
-        """Up to some tokens of them: those that are being answered wait no longer than that."""
+        """Up to some tokens of them, with the trunk and head 1: see `PREFILL_TOKENS`."""
         begun_s, budget = time.perf_counter(), self._prefill_tokens
         while budget > 0:
             if self._num_live == len(self._rows):

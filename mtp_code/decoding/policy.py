@@ -72,7 +72,8 @@ class Auto:
     stand behind those that stood, of each request with all requests' as its prior; what it takes
     is the median of the newest rounds with as many drafts and about as many rows. A number that
     was never tried is taken to lie on the line between its neighbours. While one choice holds,
-    another look at the others is taken ever more seldom.
+    another look at the others is taken ever more seldom. A round with more drafts than the one
+    before has no time of its own: in it heads catch up with what they were not asked to read.
 
     Which number is chosen depends on the clock; the tokens do not depend on the number.
     """
@@ -87,12 +88,12 @@ class Auto:
         self._trials: deque[int] = deque()
         self._interval, self._until_look = _FIRST_INTERVAL, _FIRST_INTERVAL
         self._favourite = 0
+        self._last = 0  # drafts of the round before
 
     def choose(self, keys: Sequence[int]) -> int:
         if self._max_drafts == 0:
             return 0
         times_s = self._times_s[_size(len(keys))]
-        # A first round with another number of drafts catches up with what heads did not read.
         for num_drafts in (0, self._max_drafts):
             if len(times_s[num_drafts]) < 2:
                 return num_drafts
@@ -107,13 +108,16 @@ class Auto:
             self._interval = min(2 * self._interval, _LAST_INTERVAL)
             self._until_look = self._interval
             other = self._max_drafts if best == 0 else 0
-            self._trials.extend([other, other])
+            # The first with more drafts does not count: see `observe`.
+            self._trials.extend([other] * (2 + (other > best)))
         return best
 
     def observe(
         self, keys: Sequence[int], num_drafts: int, accepted: Sequence[int], elapsed_s: float
     ) -> None:
-        self._times_s[_size(len(keys))][num_drafts].append(elapsed_s)
+        if num_drafts <= self._last:
+            self._times_s[_size(len(keys))][num_drafts].append(elapsed_s)
+        self._last = num_drafts
         for key, count in zip(keys, accepted, strict=True):
             self._all.add(num_drafts, count)
             self._each.setdefault(key, _Acceptance(self._max_drafts)).add(num_drafts, count)

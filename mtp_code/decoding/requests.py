@@ -1,5 +1,6 @@
 """What is asked of a decoder, how an answer grows, and when it ends."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
@@ -10,6 +11,9 @@ from mtp_code.tokenizer import Tokenizer
 
 MAX_TOP_LOGPROBS: Final = 20
 """As many alternatives as OpenAI's interface hands out at most."""
+
+_ENOUGH_BEFORE: Final = 8
+"""Tokens that may change how the next one is written; special ones are among them."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,6 @@ class Completion:
         """Tokens with the end of text, which took a forward as well."""
         return len(self.tokens) + (self.ended_by == "end of text")
 
-    def count_drafts(self, num_drafted: int, num_accepted: int) -> None:
-        """Notes one round: which of its drafts, in order of offset, stood."""
-        for index in range(num_drafted):
-            self.drafted[index] += 1
-            self.accepted[index] += index < num_accepted
-
 
 class Answer:
     """A completion in the making: takes tokens one by one until the request is answered."""
@@ -117,8 +115,10 @@ class Answer:
         )
         self.max_new_tokens = min(request.max_new_tokens, room)
         self._tokenizer = tokenizer
-        # A token is at least a byte, so a stop string that the newest token ends lies in these.
-        self._window = max((len(stop.encode()) for stop in request.stops), default=0)
+        # Of the newest tokens that are text. Each is a byte at least, so a stop string that the
+        # newest one ends begins in one of these.
+        longest = max((len(stop.encode()) for stop in request.stops), default=0)
+        self._places: deque[int] = deque(maxlen=longest)
 
     @property
     def is_done(self) -> bool:
@@ -172,10 +172,16 @@ class Answer:
                 return
 
     def _holds_stop(self) -> bool:
-        if not self._window:
+        request, tokens = self.completion.request, self.completion.tokens
+        if not request.stops:
             return False
-        newest = self._tokenizer.decode(self.completion.tokens[-self._window :])
-        return any(stop in newest for stop in self.completion.request.stops)
+        if self._tokenizer.decode(tokens[-1:]):  # or a special token, or a space that is taken off
+            self._places.append(len(tokens) - 1)
+        start = self._places[0] if len(self._places) == self._places.maxlen else 0
+        before = tokens[max(0, start - _ENOUGH_BEFORE) : start]
+        before = [*request.prompt[-_ENOUGH_BEFORE:], *before][-_ENOUGH_BEFORE:]
+        newest = self._tokenizer.decode_after(before, tokens[start:])
+        return any(stop in newest for stop in request.stops)
 
 
 def check_prompt(prompt: Sequence[int], vocab_size: int) -> None:

@@ -13,7 +13,7 @@ BACKLOG: Final = 1024
 
 
 class ServeError(InputError):
-    """A server that must not, or cannot, listen where it was told to."""
+    """A server that must not, or cannot, run as it was told to."""
 
 
 @dataclass(frozen=True)

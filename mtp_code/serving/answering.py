@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mtp_code.decoding.requests import Request, TokenLogprobs
+from mtp_code.decoding.requests import Request, TokenLogprobs, check_prompt
 from mtp_code.decoding.sampling import SamplingConfig
-from mtp_code.errors import TokenizerError
+from mtp_code.errors import PromptError, TokenizerError
 from mtp_code.serving.errors import TIMEOUT, ApiError, bad_request
 from mtp_code.serving.metrics import FINISH_REASONS
 from mtp_code.serving.protocol import ChatRequest, CompletionRequest, Generation
@@ -34,7 +34,7 @@ class Prompt:
 def prompts_of(asked: Generation, tokenizer: Tokenizer) -> list[Prompt]:
     """
     Raises:
-        ApiError: a prompt is no text, or the model cannot be talked to.
+        ApiError: a prompt is no text or not in the vocabulary, or the model cannot be talked to.
     """
     try:
         if isinstance(asked, ChatRequest):
@@ -43,11 +43,14 @@ def prompts_of(asked: Generation, tokenizer: Tokenizer) -> list[Prompt]:
         prompts = []
         for prompt in asked.prompts:
             if isinstance(prompt, str):
-                tokens, text = tokenizer.encode_prompt(prompt), prompt
+                tokens, echoed = tokenizer.encode_prompt(prompt), prompt if asked.echo else ""
             else:
-                tokens, text = prompt, tokenizer.decode(prompt)
-            prompts.append(Prompt(tokens, text if asked.echo else ""))
+                check_prompt(prompt, tokenizer.vocab_size)
+                tokens, echoed = prompt, tokenizer.decode(prompt) if asked.echo else ""
+            prompts.append(Prompt(tokens, echoed))
         return prompts
+    except PromptError as error:
+        raise bad_request(str(error), "prompt") from None
     except TokenizerError as error:
         param = "messages" if isinstance(asked, ChatRequest) else "prompt"
         raise bad_request(f"{param}: {error}", param) from None
@@ -68,13 +71,13 @@ def requests_of(asked: Generation, prompts: Sequence[Prompt], context: int) -> I
     Raises:
         ApiError: a prompt and what may follow it are longer than the context.
     """
-    seed = secrets.randbits(63) if asked.seed is None else asked.seed
     sampling = SamplingConfig(
         temperature=1.0 if asked.temperature is None else asked.temperature,
         top_p=1.0 if asked.top_p is None else asked.top_p,
         top_k=asked.top_k if asked.top_k and asked.top_k > 0 else None,
     )
     for prompt in prompts:
+        seed = secrets.randbits(63) if asked.seed is None else asked.seed
         max_new_tokens = _max_new_tokens(asked, len(prompt.tokens), context)
         for index in range(asked.num_choices):
             yield Request(
@@ -168,7 +171,9 @@ class Answering:
     """Answers one request of either API.
 
     Args:
-        timeout_s: until all of it must be answered.
+        prompts: what `prompts_of` made of it.
+        deadline_s: when all of it must be answered, by the event loop's clock.
+        timeout_s: how long that was from when it came.
     """
 
     def __init__(
@@ -177,7 +182,9 @@ class Answering:
         tokenizer: Tokenizer,
         context: int,
         asked: Generation,
+        prompts: Sequence[Prompt],
         form: Format,
+        deadline_s: float,
         timeout_s: float,
     ) -> None:
         """
@@ -185,11 +192,8 @@ class Answering:
             ApiError: it cannot be answered, or not now.
         """
         self._worker, self._asked, self._form = worker, asked, form
-        self._deadline_s = asyncio.get_running_loop().time() + timeout_s
-        self._timeout_s = timeout_s
+        self._prompts, self._deadline_s, self._timeout_s = prompts, deadline_s, timeout_s
         self._deltas: asyncio.Queue[tuple[Job, Delta]] = asyncio.Queue()
-        worker.check_count(asked.num_prompts * asked.num_choices)  # before they take memory
-        self._prompts = prompts_of(asked, tokenizer)
         self._choices: dict[Job, _Choice] = {}
         for index, request in enumerate(requests_of(asked, self._prompts, context)):
             job = Job(request, self._deltas, wants_deltas=bool(asked.stream))

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
@@ -14,7 +14,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mtp_code.serving.answering import Answering
+from mtp_code.errors import TokenizerError
+from mtp_code.serving.answering import Answering, prompts_of
 from mtp_code.serving.errors import (
     AUTHENTICATION,
     INVALID_REQUEST,
@@ -55,7 +56,7 @@ class Service:
     def __post_init__(self) -> None:
         self.spelling = Spelling(self.tokenizer)
 
-    def answering(self, asked: Generation, form: Format) -> Answering:
+    async def answering(self, asked: Generation, form: Format) -> Answering:
         """
         Raises:
             ApiError: it cannot be answered, or not now.
@@ -64,7 +65,26 @@ class Service:
             raise shutting_down()
         self.check_model(asked.model)
         asked.check()
-        return Answering(self.worker, self.tokenizer, self.context, asked, form, self.timeout_s)
+        self.worker.check_count(asked.num_prompts * asked.num_choices)  # before they take memory
+        deadline_s = asyncio.get_running_loop().time() + self.timeout_s
+        # A long prompt takes a second, which streams and /health need not wait for.
+        prompts = await asyncio.to_thread(prompts_of, asked, self.tokenizer)
+        return Answering(
+            self.worker,
+            self.tokenizer,
+            self.context,
+            asked,
+            prompts,
+            form,
+            deadline_s,
+            self.timeout_s,
+        )
+
+    def warm_up(self) -> None:
+        """Loads what chats need, so that the first of them does not wait for it."""
+        if self.tokenizer.chat_template is not None:
+            with suppress(TokenizerError):  # a template may refuse this chat and take others
+                self.tokenizer.encode_chat(self.tokenizer.chat("", ""))
 
     def check_model(self, name: str) -> None:
         if name != self.model_name:
@@ -103,6 +123,7 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(service.warm_up)
         service.worker.start()
         yield
         service.worker.stop()
@@ -122,12 +143,12 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/completions", dependencies=guarded)
     async def complete(asked: CompletionRequest, request: Request) -> Response:
         form = CompletionFormat(service.model_name, service.spelling)
-        return await _respond(service.answering(asked, form), asked, request)
+        return await _respond(await service.answering(asked, form), asked, request)
 
     @app.post("/v1/chat/completions", dependencies=guarded)
     async def chat(asked: ChatRequest, request: Request) -> Response:
         form = ChatFormat(service.model_name, service.spelling)
-        return await _respond(service.answering(asked, form), asked, request)
+        return await _respond(await service.answering(asked, form), asked, request)
 
     @app.get("/v1/models", dependencies=guarded)
     async def models() -> dict[str, Any]:

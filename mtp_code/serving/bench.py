@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import MachineError
+from mtp_code.serving.server import load_engine
 
 _MODEL: Final = "bench"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -53,7 +53,7 @@ def measure(
     this way's, `throughput_of_cpu` the same of the CPU time of the process that decodes, which
     other programs on the machine disturb less.
     """
-    engine = Engine.load(run_dir, num_clients, num_drafts)
+    engine = load_engine(run_dir, num_clients, num_drafts)
     requests = [
         Request(engine.tokenizer.encode_prompt(prompt), max_new_tokens) for prompt in prompts
     ]
@@ -104,6 +104,8 @@ def _server(
         line = next((line for line in process.stderr if line.rstrip().endswith("/v1")), None)
         if line is None:
             raise MachineError("the server did not start; try mtp-code serve on the same run")
+        # Read on, or a server that has much to say would wait for a reader.
+        threading.Thread(target=process.stderr.read, daemon=True).start()
         yield process.pid, int(line.rsplit(":", 1)[1].partition("/")[0])
     finally:
         process.terminate()
@@ -145,7 +147,8 @@ def _ask_all(
         client.start()
     for client in clients:
         client.join()
-    return [texts.get(place, "") for place in range(len(prompts))]
+    assert len(texts) == len(prompts), "a client failed: what it took would be no figure"
+    return [texts[place] for place in range(len(prompts))]
 
 
 def _whole_text(response: http.client.HTTPResponse) -> str:

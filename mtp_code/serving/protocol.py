@@ -13,6 +13,8 @@ from mtp_code.decoding.requests import MAX_TOP_LOGPROBS
 from mtp_code.serving.errors import bad_request
 
 MAX_CHOICES: Final = 128
+_MAX_STOPS: Final = 32  # each token of an answer is searched for all of them
+_MAX_STOP_CHARACTERS: Final = 1000
 _DEFAULT_MAX_TOKENS: Final = 16  # of /v1/completions, as OpenAI has it
 
 # Bookkeeping of OpenAI's: no answer depends on it.
@@ -125,6 +127,14 @@ class Generation(BaseModel):
                 )
         if "" in self.stops:
             raise bad_request("stop: an empty string is in every answer; leave it out", "stop")
+        if len(self.stops) > _MAX_STOPS:
+            raise bad_request(f"stop: {len(self.stops)} strings; give {_MAX_STOPS} at most", "stop")
+        longest = max(map(len, self.stops), default=0)
+        if longest > _MAX_STOP_CHARACTERS:
+            raise bad_request(
+                f"stop: a string of {longest} characters; give {_MAX_STOP_CHARACTERS} at most",
+                "stop",
+            )
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options: only with stream = true", "stream_options")
 

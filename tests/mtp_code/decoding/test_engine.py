@@ -120,3 +120,22 @@ def test_a_refused_prompt_is_not_queued(small_model, tokenizer):
     with pytest.raises(PromptError, match="empty"):
         engine.submit(Request([], 4))
     assert not engine.has_work
+
+
+def test_completions_given_up_leave_nothing_for_the_next(small_model, tokenizer):
+    engine = Engine(small_model, tokenizer, 3, 2)
+    begun = engine.complete(MIXED)
+    next(begun)
+    begun.close()
+    assert not engine.has_work
+    with pytest.raises(PromptError, match="empty"):
+        list(engine.complete([MIXED[0], Request([], 4)]))
+    assert not engine.has_work
+    assert [completion.request for completion in engine.complete([MIXED[3]])] == [MIXED[3]]
+
+
+def test_completions_are_those_of_its_own_requests(small_model, tokenizer):
+    engine = Engine(small_model, tokenizer, 3, 2)
+    engine.submit(MIXED[3])
+    completions = list(engine.complete([MIXED[0], MIXED[4]]))
+    assert {len(completion.request.prompt) for completion in completions} == {3, 57}

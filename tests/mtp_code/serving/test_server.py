@@ -81,6 +81,12 @@ def test_without_a_seed_answers_differ(client):
     assert len({complete(client, temperature=1, max_tokens=8).choices[0].text for _ in "abcd"}) > 1
 
 
+def test_equal_prompts_of_a_request_differ_unless_there_is_a_seed(client):
+    asked = {"prompt": [PROMPT] * 4, "temperature": 1, "max_tokens": 12}
+    assert len({choice.text for choice in complete(client, **asked).choices}) == 4
+    assert len({choice.text for choice in complete(client, **asked, seed=1).choices}) == 1
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_stream_tells_what_a_whole_response_does(client, n):
     asked = {"temperature": 0.9, "seed": 3, "n": n, "logprobs": 2, "max_tokens": 40}
@@ -208,10 +214,14 @@ def test_a_model_without_a_template_is_not_talked_to(client):
         ({"logprobs": 21}, "logprobs"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": ""}, "stop"),
+        ({"stop": ["x"] * 33}, "stop"),
+        ({"stop": "x" * 1001}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"prompt": []}, "prompt"),
         ({"prompt": [[]]}, "prompt"),
         ({"prompt": [9999]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [[5], [2**40]], "echo": True}, "prompt"),
         ({"prompt": "x" * 300}, "prompt"),
         ({"max_tokens": 250}, "prompt"),
     ],
@@ -290,6 +300,24 @@ def test_sixteen_clients_lose_nothing_and_figures_add_up(small_model, tokenizer)
         assert accepted <= drafted
         assert served.metric("num_requests_running") == 0
         assert served.metric("num_requests_waiting") == 0
+
+
+def test_a_prompt_that_takes_long_to_read_holds_nobody_up(small_model, aside):
+    class Slow(BytesTokenizer):
+        may_read = threading.Event()
+
+        def encode(self, text):
+            assert text != "long" or self.may_read.wait(30)
+            return super().encode(text)
+
+    with serving(Engine(small_model, Slow(), num_rows=2, num_drafts=0)) as served:
+        client = served.client()
+        answer = aside(lambda: complete(client, prompt="long"))
+        assert complete(client).choices
+        assert httpx.get(f"{served.url}/health").status_code == 200
+        assert not answer.done()
+        Slow.may_read.set()
+        assert answer.result().choices
 
 
 class Held(Engine):
