@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mtp_code.decoding import step
+from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig
@@ -82,6 +83,18 @@ def test_with_other_heads_too_speculative_equals_plain_greedy(other_model, token
         completions = decode_speculative(other_model, tokenizer, requests, num_drafts, num_rows)
         for prompt, completion in by_prompt(list(completions)).items():
             assert completion.tokens == plain[prompt].tokens
+
+
+def test_with_other_heads_too_tokens_do_not_depend_on_when_the_number_of_drafts_changes(
+    other_model, tokenizer
+):
+    requests = requests_for(tokenizer)[:3]
+    engine = Engine(other_model, tokenizer, 2, "auto")
+    rounds = iter([3, 0, 0, 2, 1, 0, 3, 1] * 20)
+    engine._policy.choose = lambda keys: next(rounds)
+    plain = by_prompt(list(decode_plain(other_model, tokenizer, requests)))
+    for completion in engine.generate(requests).completions:
+        assert completion.tokens == plain[tuple(completion.request.prompt)].tokens
 
 
 @pytest.mark.parametrize("num_drafts", [1, 3])
