@@ -165,7 +165,7 @@ def test_k_larger_than_n_is_refused(tmp_path):
 
 def test_mbpp_without_its_data_names_the_remedy(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED)
-    done = mtp_code(
+    done = mtp_code_process(
         "judge", samples, "--benchmark", "mbpp", cwd=tmp_path,
         MTP_CODE_DATA="", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path),
     )  # fmt: skip
