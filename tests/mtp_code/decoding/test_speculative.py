@@ -268,7 +268,7 @@ def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(
         assert all(a <= b for a, b in zip(one.accepted, one.drafted, strict=True))
         is_drafted_at_once = len(one.request.prompt) > 1
         assert max(one.drafted) <= one.num_forwards - (not is_drafted_at_once)
-    assert sum(sum(one.accepted) for one in found) > 10
+    assert sum(sum(one.accepted) for one in found) > 3
 
 
 def test_an_answer_ends_where_the_context_does(small_model, tokenizer):
