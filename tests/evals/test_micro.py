@@ -27,7 +27,7 @@ TRAIN_SHA256 = {
     "micro-hard": "d2b23bb91c3cf4df9a286ff13db5038d9b454fac88ad06621f6dfb4ea1455e63",
 }
 
-NUM_TRAIN = 12_000
+NUM_TRAIN = 6000
 
 
 @cache

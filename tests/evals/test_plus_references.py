@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,10 @@ def not_passing(benchmark: Benchmark, pool: Pool) -> list[tuple[str, str]]:
 
 @needs_data
 def test_every_reference_passes_a_few_inputs(pool: Pool, tmp_path: Path) -> None:
-    benchmark = completed(load_benchmark("humaneval+mini"), pool, tmp_path)
+    mini = load_benchmark("humaneval+mini")
+    if not os.environ.get("MTP_CODE_ALL_REFERENCES"):
+        mini = replace(mini, tasks=mini.tasks[::4])
+    benchmark = completed(mini, pool, tmp_path)
     assert not_passing(benchmark, pool) == []
 
 

@@ -4,6 +4,7 @@ import ast
 import copy
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ needs_data = pytest.mark.skipif(
 def test_every_reference_solution_of_mbpp_passes(name: str, count: int, tmp_path: Path) -> None:
     benchmark = load_benchmark(name)
     assert len(benchmark.tasks) == count
+    if not os.environ.get("MTP_CODE_ALL_REFERENCES"):
+        benchmark = replace(benchmark, tasks=benchmark.tasks[::4])
     verdicts = judged(benchmark, references(benchmark), tmp_path)
     assert [verdict for verdict in verdicts if verdict.verdict != "passed"] == []
 

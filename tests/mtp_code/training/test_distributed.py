@@ -30,6 +30,7 @@ from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
 from mtp_code.training.optim import OptimConfig, build_optimizers
 from mtp_code.training.schedule import learning_rate_share
+from tests import processes
 from tests.mtp_code.training.test_loop import recipe_for
 
 ROWS, MICRO_ROWS, CLIP = 4, 1, 0.5
@@ -215,7 +216,8 @@ def found(folder: Path) -> list[dict[Any, Any]]:
     (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     recipe = recipe_of_run(folder)
     prepare(recipe.data, recipe.tokenizer, folder / "tokens")
-    mp.spawn(in_two, (folder,), nprocs=2)
+    processes.that_train()
+    mp.start_processes(in_two, (folder,), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 
 

@@ -4,8 +4,7 @@ import errno
 import json
 import shutil
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from mtp_code.run_folder import begin_run, load_run, read_run
 from mtp_code.training.loop import Progress, _validations, train
 from mtp_code.training.loop import validate as validate_losses
 from mtp_code.training.metrics import read_metrics
+from tests import processes
 
 NUM_STEPS = 24
 
@@ -116,27 +116,26 @@ def test_bits_per_byte_of_a_byte_model_are_its_loss(whole_run):
     assert bits < last["bits_per_byte"] < 1.1 * bits
 
 
+def train_and_tell(folder: Path, run_dir: Path, told: Connection) -> None:
+    torch.set_num_threads(1)
+    tell = lambda progress: told.send(progress.step)  # noqa: E731
+    train(recipe_for(folder), open_shards(folder / "tokens"), run_dir, tell)
+
+
 def test_killed_at_any_moment_it_ends_bit_identical(folder, whole_run):
-    script = (
-        "import sys; from pathlib import Path; import torch\n"
-        "from tests.mtp_code.training.test_loop import recipe_for\n"
-        "from mtp_code.data.shards import open_shards\n"
-        "from mtp_code.training.loop import train\n"
-        "folder, run = map(Path, sys.argv[1:])\n"
-        "def tell(progress): print(progress.step, flush=True)\n"
-        "train(recipe_for(folder), open_shards(folder / 'tokens'), run, tell)\n"
-    )
-    run_dir = folder / "killed"
-    command = [sys.executable, "-c", script, str(folder), str(run_dir)]
+    run_dir, context = folder / "killed", processes.that_train()
     for stop_after in (4, 14, 22):  # between checkpoints
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        while int(process.stdout.readline() or NUM_STEPS) < stop_after:
+        steps, told = context.Pipe(duplex=False)
+        process = context.Process(target=train_and_tell, args=(folder, run_dir, told))
+        process.start()
+        told.close()
+        while steps.recv() < stop_after:
             pass
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert read_run(run_dir)["finished_at"] is None
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    train(recipe_for(folder), open_shards(folder / "tokens"), run_dir)
     expected = checkpoint_path(whole_run, NUM_STEPS)
     assert files_of(checkpoint_path(run_dir, NUM_STEPS)) == files_of(expected)
     assert losses_of(run_dir) == losses_of(whole_run)
