@@ -21,6 +21,7 @@ from evals.oracles.shipping import ANSWERS
 from evals.program import checks_of, plus_checks_of, program_of
 from evals.prompts import HUMANEVAL_RAW
 from evals.records import Sample
+from tests.evals.loaded import loaded
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -158,9 +159,7 @@ def test_where_nothing_can_be_kept_it_goes_on(
 
 
 def test_a_benchmark_with_tests_of_its_own_needs_none(tmp_path: Path) -> None:
-    from evals.benchmarks import load_benchmark
-
-    benchmark = load_benchmark("humaneval")
+    benchmark = loaded("humaneval")
     assert with_expected_outputs(benchmark, never, tmp_path) is benchmark
 
 
