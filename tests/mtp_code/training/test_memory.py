@@ -121,8 +121,8 @@ def test_heads_need_less_at_equal_layers_and_little_more_where_they_are_added(
 
 
 LARGER = [
-    (1, 4096, 32_000, {}),
-    (8, 32_000, 128_000, {}),
+    (1, 32_000, 128_000, {}),
+    (8, 4096, 32_000, {}),
     (4, 4096, 32_000, {"model__heads": "sequential"}),
     (4, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
     # Few activations: the peak is in the optimizer's step.
