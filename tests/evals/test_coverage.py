@@ -19,8 +19,9 @@ def test_the_estimator_is_within_1e_12_of_exact_arithmetic() -> None:
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=str)
 def test_intervals_cover_the_truth_as_often_as_they_say(condition: Condition) -> None:
-    covered = [share for share in coverage(condition, 1000) if share is not None]
-    # 1,000 simulations: within what these can tell from 95 %.
+    # Few tasks are simulated quickly, and are where an interval is furthest from its promise.
+    num_simulations = 1000 if condition.num_tasks > 100 else 2000
+    covered = [share for share in coverage(condition, num_simulations) if share is not None]
     assert all(0.93 <= share <= 0.97 for share in covered), covered
 
 
