@@ -31,7 +31,7 @@ def mtp_code(*arguments: object, cwd: Path, **environment: str) -> Done:
         patch.object(sys, "argv", command),
         patch.dict(os.environ, environment),
         _logging_as_at_start(),
-        _number_of_threads_kept(),
+        _one_thread_again(),
         contextlib.redirect_stdout(stdout),
         contextlib.redirect_stderr(stderr),
     ):
@@ -87,12 +87,10 @@ def _logging_as_at_start() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _number_of_threads_kept() -> Iterator[None]:
+def _one_thread_again() -> Iterator[None]:
     """Training and sampling choose torch's number of threads for the whole process."""
-    import torch
-
-    before = torch.get_num_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if "torch" in sys.modules:  # many commands need none, and its import takes seconds
+            sys.modules["torch"].set_num_threads(1)

@@ -12,11 +12,11 @@ PROGRAM = "def f(x): return x"
 FINE = Checks("assert f(1) == 1")
 
 
-@pytest.fixture
-def one(monkeypatch):
+@pytest.fixture(scope="module")
+def one():
     """A pool of one worker: one desk for everything. It is less patient than usual."""
-    monkeypatch.setattr(worker, "_GRACE_S", 1.0)
-    with Pool(Limits(cpu_s=1, wall_s=3), 1) as pool:
+    with pytest.MonkeyPatch.context() as patch, Pool(Limits(cpu_s=1, wall_s=3), 1) as pool:
+        patch.setattr(worker, "_GRACE_S", 1.0)
         yield pool
 
 
