@@ -51,6 +51,8 @@ class RoomProcess:
         return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))
 
     def kill(self) -> None:
+        if self._descriptor < 0:
+            return
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 

@@ -69,10 +69,11 @@ def test_a_room_is_in_its_group_before_it_forks(cgroups):
         room = Room(Plan(Limits()), incubator, group)
         try:
             room.wait_until_ready()
-            (zygote,) = children(room.process.pid)
+            # Beside it there may be, for a moment, the process that entered the namespaces.
+            zygote = children(room.process.pid)[-1]
             for folder in group._folders:
                 members = (folder / "cgroup.procs").read_text().split()
-                assert {str(room.process.pid), str(zygote)} == {*members}
+                assert {str(room.process.pid), str(zygote)} <= {*members}
         finally:
             room.close()
 
