@@ -618,7 +618,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if broken is not None:
             raise RecordError(f"{broken}; expected one JSON object a line")
         try:
-            row = json.loads(line.decode("utf-8"), parse_int=_integer)
+            row = _parsed(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             broken = f"{where}: not UTF-8 text (byte {error.start + 1} of the line)"
         except (ValueError, RecursionError) as error:
@@ -629,6 +629,13 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
     if broken is not None:
         raise CutOffError(broken)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # no JSON, or numbers that want the slower way, by a call for each
+        return json.loads(text, parse_int=_integer)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
