@@ -180,7 +180,7 @@ class _Samples:
 
     def __init__(self, path: Path, benchmark: Benchmark, on_cut_off: Callable[[str], None]) -> None:
         self.path = path
-        self._known_ids = {task.task_id for task in benchmark.tasks}
+        self._known_ids = [task.task_id for task in benchmark.tasks]
         self._state = self._as_it_is()
         self.task_ids: set[str] = set()
         self.num_samples = 0
