@@ -88,7 +88,7 @@ def test_a_terminal_is_told_in_plain_lines() -> None:
         "toy regression: the drop is significant and beyond the tolerance (exit status 1)"
     )
     assert metric.startswith("  pass@1 regression: 95.2 % before, 2.4 % now, −92.9 points (")
-    assert others[-1].startswith("  newly failing: Toy/0 (")
+    assert any(line.startswith("  newly failing: Toy/0 (") for line in others)
     unclear = in_words(gate(baseline(["PW"] * 30), score(["WP"] * 30), {PASS_AT_1: 0.1}))
     assert "samples a task, for the baseline too" in unclear
     refusal = in_words(refused(score(["P"]), "data_sha256 differs: 'a' before, 'b' now"))
