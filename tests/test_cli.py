@@ -6,6 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from mtp_code.cli import app
 
 from tests.commands import complaint, mtp_code, mtp_code_process
 
@@ -256,3 +260,23 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
 
 def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):
     assert "did you mean 13b" in complaint(mtp_code("memory", "13bn", cwd=tmp_path), 2)
+
+
+def test_evaluate_takes_what_sample_takes() -> None:
+    commands = typer.main.get_command(app).commands
+    taken = {
+        name: {option.name: (option.opts, option.default) for option in commands[name].params}
+        for name in ("sample", "evaluate")
+    }
+    assert taken["sample"].items() <= taken["evaluate"].items()
+    assert taken["evaluate"].keys() - taken["sample"].keys() == {
+        "k",
+        "if_available",
+        "tier",
+        "unsafe_no_sandbox",
+    }
+
+
+def test_help_tells_defaults_that_are_no_values() -> None:
+    told = CliRunner().invoke(app, ["sample", "--help"]).stdout
+    assert "[default: RUN/eval/BENCHMARK]" in told

@@ -9,7 +9,7 @@ import typer
 
 import evals.errors
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
-from mtp_code.cli.options import BenchmarkName, RunDir
+from mtp_code.cli.options import BenchmarkName, NumThreads, RunDir
 from mtp_code.cli.show import progress_bar
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def bench_decode(
     benchmark: BenchmarkName = "humaneval",
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     peers: Annotated[
         bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
     ] = False,
@@ -118,7 +118,7 @@ def bench_vllm(
 def bench_train(
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 9.0,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Steps by heads, vocabulary, loss and precision; exit status 1 if a part is missing."""
@@ -160,7 +160,7 @@ def bench_serve(
     clients: Annotated[int, typer.Option(min=1, help="As many rows has the engine.")] = 16,
     drafts: Annotated[int, typer.Option(min=0, help="Drafts a round.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, help="In each, every way answers all.")] = 5,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """The server with clients against the engine alone, on the same greedy requests."""

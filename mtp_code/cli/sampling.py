@@ -8,7 +8,13 @@ import typer
 import evals.errors
 from evals.records import REFERENCE_BITS_FILE, SAMPLES_FILE
 from mtp_code.cli.common import named_benchmark
-from mtp_code.cli.options import BenchmarkName, PostProcessingName, PromptFormatName, RunDir
+from mtp_code.cli.options import (
+    BenchmarkName,
+    NumThreads,
+    PostProcessingName,
+    PromptFormatName,
+    RunDir,
+)
 from mtp_code.cli.samplers import (
     OPENAI_KEY,
     OPENAI_URL,
@@ -76,7 +82,7 @@ def sample(
         int | None,
         typer.Option(min=1, help="Samples drawn side by side. [default: 32; vllm: 256]"),
     ] = None,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     prompt_format: PromptFormatName = None,
     post_processing: PostProcessingName = None,
     sampler: SamplerOption = SamplerName.MTP,
@@ -131,7 +137,7 @@ def reference_bits(
     ] = None,
     prompt_format: PromptFormatName = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Solutions read side by side.")] = 8,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
 ) -> None:
     """How many bits a run needs for a benchmark's own solutions, each given its prompt.
 

@@ -32,7 +32,7 @@ def completed(benchmark: Benchmark, pool: Pool, folder: Path) -> Benchmark:
         # Until the sandbox gives standard input. They are the benchmark's own.
         yield from (in_pool(pool) if hasattr(sandbox, "Program") else run_here)(references)
 
-    return with_expected_outputs(benchmark, run, folder)
+    return with_expected_outputs(benchmark, run, folder).benchmark
 
 
 def both(task: Task) -> tuple[Checks, Checks]:

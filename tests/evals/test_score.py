@@ -160,6 +160,11 @@ def test_the_share_of_checks_is_not_told_where_one_sample_has_none(
     assert "checks passed" not in summed.graded
 
 
+def test_where_all_samples_pass_all_checks_do(toy: Benchmark, verdicts: Path) -> None:
+    rewrite(verdicts, lambda row: {"verdict": "passed"})
+    assert score(verdicts, toy).graded["checks passed"].value == 1
+
+
 def with_checks(verdicts: Path, numbers: dict[str, tuple[int, int]]) -> None:
     """Count the checks of verdicts of these kinds."""
 
