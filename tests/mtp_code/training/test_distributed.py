@@ -2,7 +2,11 @@
 
 import datetime
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +19,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtp_code.checkpoint import TrainingState, checkpoint_path, load_state, load_weights
+from mtp_code.checkpoint import (
+    TrainingState,
+    checkpoint_path,
+    latest_checkpoint,
+    load_state,
+    load_weights,
+)
 from mtp_code.checkpoint import save_checkpoint as save
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import open_shards
@@ -158,10 +168,58 @@ def recipe_of_run(folder: Path) -> Recipe:
     return recipe.model_copy(update={"schedule": schedule})
 
 
+RUN_OF_TWO = """
+import sys
+from pathlib import Path
+from mtp_code.data.shards import open_shards
+from mtp_code.processes import joined
+from mtp_code.training.loop import train
+from tests.mtp_code.training.test_distributed import hang_behind, recipe_of_run
+
+folder = Path(sys.argv[1])
+with joined() as world:
+    tell = hang_behind(6) if world.is_lead else (lambda progress: None)
+    train(recipe_of_run(folder), open_shards(folder / "tokens"), folder / "killed", tell, world)
+"""
+
+
+def hang_behind(step: int) -> Callable[[Any], None]:
+    """Stops the lead there, as its peer waits for it in the middle of the step behind it."""
+
+    def tell(progress: Any) -> None:
+        if progress.step == step:
+            print("hangs", flush=True)
+            signal.pause()
+
+    return tell
+
+
+def kill_a_run_of_two(folder: Path) -> None:
+    """Starts it by torchrun; as it hangs behind its checkpoint, all its processes get SIGKILL."""
+    script = folder / "run.py"
+    script.write_text(RUN_OF_TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, str(folder)], stdout=subprocess.PIPE, env=environment, text=True
+    ) as torchrun:
+        assert torchrun.stdout is not None
+        workers: list[int] = []
+        try:
+            assert torchrun.stdout.readline() == "hangs\n"
+            children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
+            workers = [int(pid) for pid in children.read_text().split()]
+        finally:
+            for pid in (torchrun.pid, *workers):  # torchrun first, or it would end them its way
+                os.kill(pid, signal.SIGKILL)
+
+
 def runs_of(world: World, folder: Path) -> list[str]:
-    """A run to its end; then one whose second process is asked to end, and that goes on."""
+    """A run to its end, one that was killed to its end, and one that is asked to end and goes on."""
     shards = open_shards(folder / "tokens")
-    train(recipe_of_run(folder), shards, folder / "to-the-end", world=world)
+    for name in ("to-the-end", "killed"):
+        train(recipe_of_run(folder), shards, folder / name, world=world)
     told = []
 
     def ask(step: int, schedule: Any) -> float:
@@ -215,6 +273,8 @@ def found(folder: Path) -> list[dict[Any, Any]]:
     (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     recipe = recipe_of_run(folder)
     prepare(recipe.data, recipe.tokenizer, folder / "tokens")
+    kill_a_run_of_two(folder)
+    shutil.copytree(folder / "killed", folder / "killed-for-one")
     mp.spawn(in_two, (folder,), nprocs=2)
     return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 
@@ -310,16 +370,43 @@ def test_what_fails_in_one_process_fails_in_all_and_one_says_why(found):
     assert found[1]["errors"] == ["RecipeError: 1 is wrong", "PeerError: process 0 failed", *told]
 
 
-def test_a_run_of_two_processes_is_that_of_one_also_where_one_was_asked_to_end(found, folder):
-    """Asked in the third step, both end behind it."""
+def losses_of(run_dir: Path) -> list[tuple[str, int, list[float]]]:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return [(row["kind"], row["step"], row["loss_by_offset"]) for row in rows]
+
+
+def assert_same_to_rounding(run_dir: Path, other_dir: Path) -> None:
+    for found, expected in zip(losses_of(run_dir), losses_of(other_dir), strict=True):
+        assert found[:2] == expected[:2]
+        assert found[2] == pytest.approx(expected[2], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(found: list[dict[Any, Any]], folder: Path) -> Path:
+    """The run of one process that nobody disturbed."""
     train(recipe_of_run(folder), open_shards(folder / "tokens"), folder / "alone")
-    names = ("alone", "to-the-end", "asked")
-    runs = [read_metrics(folder / name / "metrics.jsonl") for name in names]
-    losses = [[(row["kind"], row["step"], row["loss_by_offset"]) for row in run] for run in runs]
-    assert losses[1] == losses[2]
-    for alone, together in zip(*losses[:2], strict=True):
-        assert together[:2] == alone[:2]
-        assert together[2] == pytest.approx(alone[2], rel=1e-3)
+    return folder / "alone"
+
+
+def test_a_run_of_two_processes_is_that_of_one_also_where_one_was_asked_to_end(
+    found, folder, alone
+):
+    """Asked in the third step, both end behind it."""
+    assert losses_of(folder / "asked") == losses_of(folder / "to-the-end")
+    assert_same_to_rounding(folder / "to-the-end", alone)
     for rank in range(2):
         (told,) = found[rank]["runs"]
         assert "ended at step 3 of 8" in told
+
+
+def test_killed_in_the_middle_of_a_step_two_processes_go_on_bit_for_bit(found, folder):
+    assert losses_of(folder / "killed") == losses_of(folder / "to-the-end")
+
+
+def test_a_run_of_two_processes_that_was_killed_goes_on_in_one(found, folder, alone):
+    run_dir = folder / "killed-for-one"
+    newest = latest_checkpoint(run_dir)
+    assert newest == checkpoint_path(run_dir, 4), "killed behind step 6, of 8"
+    assert (newest / "model").is_dir(), "written by two"
+    train(recipe_of_run(folder), open_shards(folder / "tokens"), run_dir)
+    assert_same_to_rounding(run_dir, alone)
