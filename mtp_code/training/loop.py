@@ -29,12 +29,18 @@ from mtp_code.data.packing import NO_DOCUMENT
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import AskedToEnd, RecipeError, TrainingError
 from mtp_code.files import alone_in, remove_leftovers
-from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.model.mtp import MTPModel, build_model, outline
 from mtp_code.processes import ALONE, World
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
-from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.training.distributed import (
+    clip_gradients,
+    give_fresh_weights,
+    is_to_be_sharded,
+    parallelize,
+    rows_of_process,
+)
 from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.init import choose_trained, take_weights
 from mtp_code.training.losses.backends import load_backend
@@ -128,13 +134,16 @@ def _train(
     allow_changed: Sequence[str],
     asked: EndAsked,
 ) -> None:
-    model = build_model(recipe.model, recipe.seed)
     newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
+    is_sharded = is_to_be_sharded(recipe.training.parallel, world)
     if (init := recipe.init) is not None:
+        model = build_model(recipe.model, recipe.seed)
         if newest is None:
             world.everywhere(lambda: take_weights(model, init))
         choose_trained(model, init, recipe.seed)
-    placed = place(model, recipe.training)
+    else:  # no process needs room for a whole model that is to be sharded
+        model = outline(recipe.model) if is_sharded else build_model(recipe.model, recipe.seed)
+    placed = place(model, recipe.training, moves=not is_sharded)
     training, num_steps = recipe.training, recipe.schedule.num_steps
     _check_vocabulary(recipe, shards)
     rows = rows_of_process(training.rows, world)
@@ -146,14 +155,16 @@ def _train(
             recipe,
             shards,
             model,
-            lambda: choose_num_threads(model, training, world.local_size),
+            lambda: choose_num_threads(model, training, placed.device, world.local_size),
             allow_changed,
             world.size,
         )
     )
     # As long as nobody asks for another, that of before: sums are rounded in another order else.
     torch.set_num_threads(record["num_threads"])
-    parallel = parallelize(model, training.parallel, world, placed.device.type)
+    parallel = parallelize(model, training.parallel, world, placed.device, training.fsdp)
+    if is_sharded and init is None and newest is None:
+        give_fresh_weights(model, recipe.seed)
     optimizers = build_optimizers(model, recipe.optim)
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     if newest is not None:

@@ -51,6 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "sequential, tied": {"heads": "sequential", "tied_embeddings": True},
 }
 KINDS = ("ddp", "fsdp")
+CPU = torch.device("cpu")
 
 
 class Messages(TorchDispatchMode):
@@ -87,7 +88,7 @@ def batch_for(num_offsets: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dict[str, Any]:
     """One step in micro-batches of a row: gradients, norm and what was sent."""
-    parallel = parallelize(model, kind, world, "cpu") if not optimizers else optimizers.pop(0)
+    parallel = parallelize(model, kind, world, CPU) if not optimizers else optimizers.pop(0)
     tokens_BS, documents_BS = batch_for(model.num_mtp_heads)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
     rows = rows_of_process(ROWS, world)
@@ -110,7 +111,7 @@ def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dic
 def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> dict[str, Any]:
     """Weights after three steps, with a checkpoint behind the second."""
     model = build_model(config_of("causal, tied"), seed=1)
-    parallel = parallelize(model, kind, world, "cpu")
+    parallel = parallelize(model, kind, world, CPU)
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
     for number in range(3):
         step(model, kind, world, [parallel])
@@ -126,7 +127,7 @@ def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> 
 def went_on(kind: str, world: World, optim: str, folder: Path) -> dict[str, Any]:
     """Weights after the third step, from the checkpoint behind the second."""
     model = build_model(config_of("causal, tied"), seed=2)
-    parallel = parallelize(model, kind, world, "cpu")
+    parallel = parallelize(model, kind, world, CPU)
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
     path = checkpoint_path(folder, 2)
     load_weights(path, model, world)
@@ -250,7 +251,7 @@ def errors_of(world: World) -> list[str]:
     for attempt in (
         lambda: world.everywhere(fail(1)),
         lambda: world.from_lead(fail(0)),
-        lambda: parallelize(build_model(config_of("parallel"), 1), "none", world, "cpu"),
+        lambda: parallelize(build_model(config_of("parallel"), 1), "none", world, CPU),
         lambda: rows_of_process(3, world),
     ):
         try:
