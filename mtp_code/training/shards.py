@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mtp_code.model.mtp import MTPModel
 from mtp_code.training.config import ShardingConfig
@@ -39,7 +40,8 @@ class Shards:
         self.model = model
         self._config = config
         self._device = device
-        self._mesh = init_device_mesh(device.type, (num_processes,))
+        with _disable_current_modes():  # under which memory is predicted: no tensor has content
+            self._mesh = init_device_mesh(device.type, (num_processes,))
         trunk = list(model.trunk.layers)
         order = model.mtp_heads.backward_order(range(1, model.num_mtp_heads + 1))
         found = [model.mtp_heads.layer(offset) for offset in order]
