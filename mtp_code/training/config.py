@@ -7,7 +7,6 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from mtp_code.config import Strict
 from mtp_code.training.objective import ObjectiveConfig
 
-
 ParallelName = Literal["auto", "none", "ddp", "fsdp"]
 
 
@@ -35,11 +34,11 @@ class ShardingConfig(Strict):
     """Layers that are gathered ahead while one computes: 4 bytes a parameter of so many layers. 0
     has computing wait for each."""
     keep_weights: bool = False
-    """A layer's weights are gathered once a step instead of twice a micro-batch: 4 bytes a parameter
-    of all layers. (With sharded gradients and optimizer state alone: ZeRO's second stage.)"""
+    """A layer's weights are gathered once a step instead of twice a micro-batch: 4 bytes a
+    parameter of all layers. (Gradients and optimizer state stay sharded: ZeRO's second stage.)"""
     reduce_once: bool = False
-    """A layer's gradients are reduced once a step instead of once a micro-batch: 4 bytes a parameter
-    of all layers."""
+    """A layer's gradients are reduced once a step instead of once a micro-batch: 4 bytes a
+    parameter of all layers."""
 
 
 class TrainingConfig(Strict):

@@ -88,12 +88,15 @@ def predict_peak(recipe: Recipe, device_type: str = "cuda", num_processes: int =
     )
     training = recipe.training.model_copy(update={"objective": objective})
     placement = replace(chosen, device=torch.device("cpu"), compiles=False)
-    with (
-        _pretended(num_processes) as world,
-        FakeTensorMode(allow_non_fake_inputs=True),  # type: ignore[no-untyped-call]
-        _Answering(),
-    ):
-        return follow_steps(recipe.model_copy(update={"training": training}), placement, world)
+    without_content = _WithoutContent(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
+    with _pretended(num_processes) as world, without_content, _Answering():
+        tracker = StorageTracker(
+            recipe.model.vocab_size, lambda: without_content.is_asked_for_shapes
+        )
+        with tracker:
+            asked = recipe.model_copy(update={"training": training})
+            run_steps(asked, placement, tracker.mark, world)
+    return tracker.peak()
 
 
 @contextmanager
@@ -176,9 +179,13 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     FSDP2 keeps a gathered weight's storage and gives it a size and none in turns.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, ignores: Callable[[], bool] = lambda: False) -> None:
+        """
+        Args:
+            ignores: whether what is made at the moment is none that training makes.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
-        self._vocab_size = vocab_size
+        self._vocab_size, self._ignores = vocab_size, ignores
         self._live: dict[int, _Storage] = {}
         self._events: list[tuple[_Storage, int]] = []
         """Bytes that a storage took or, below 0, gave back."""
@@ -206,8 +213,9 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _are_sharded(types):
             return NotImplemented  # they come again as the shards that they are made of
         result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            self._add(tensor)
+        if not self._ignores():
+            for tensor in _tensors(result):
+                self._add(tensor)
         return result
 
     def mark(self, tensors: Iterable[Tensor], part: Part) -> None:
@@ -257,6 +265,26 @@ class _Storage:
     num_bytes: int
     part: Part
     reference: "weakref.ref[torch.UntypedStorage] | None" = field(default=None, repr=False)
+
+
+class _WithoutContent(FakeTensorMode):
+    """Sharded tensors ask the mode that is there for the shapes of whole ones."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._depth = 0
+
+    @property
+    def is_asked_for_shapes(self) -> bool:
+        return self._depth > 1
+
+    def __enter__(self) -> Self:
+        self._depth += 1
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, *exception: object) -> None:
+        self._depth -= 1
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
 
 class _Answering(TorchDispatchMode):  # type: ignore[no-untyped-call]

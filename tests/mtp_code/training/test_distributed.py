@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtp_code.checkpoint import (
@@ -31,16 +32,27 @@ from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import open_shards
 from mtp_code.errors import AskedToEnd, CheckpointError, PeerError, RecipeError
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.mtp import MTPModel, build_model
-from mtp_code.processes import ALONE, World, whole_tensor
-from mtp_code.recipe import Recipe
-from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.model.mtp import MTPModel, build_model, outline
+from mtp_code.processes import ALONE, World, is_sharded, whole_tensor
+from mtp_code.recipe import Recipe, load_recipe
+from mtp_code.training.config import ShardingConfig
+from mtp_code.training.distributed import (
+    Parallel,
+    clip_gradients,
+    give_fresh_weights,
+    is_to_be_sharded,
+    parallelize,
+    rows_of_process,
+)
 from mtp_code.training.loop import train
+from mtp_code.training.memory import PARTS, follow_steps, predict_peak, run_steps
 from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
 from mtp_code.training.optim import OptimConfig, build_optimizers
+from mtp_code.training.placement import Placement
 from mtp_code.training.schedule import learning_rate_share
 from tests.mtp_code.training.test_loop import recipe_for
+from tests.mtp_code.training.test_memory import allocator_peak
 
 ROWS, MICRO_ROWS, CLIP = 4, 1, 0.5
 MODELS: dict[str, dict[str, Any]] = {
@@ -54,18 +66,34 @@ KINDS = ("ddp", "fsdp")
 CPU = torch.device("cpu")
 
 
+SHARDINGS = {
+    "layers, two ahead": ShardingConfig(prefetch=2),
+    "layers, none ahead": ShardingConfig(prefetch=0),
+    "weights kept": ShardingConfig(keep_weights=True),
+    "reduced once": ShardingConfig(reduce_once=True),
+    "kept, reduced once": ShardingConfig(keep_weights=True, reduce_once=True),
+}
+
+
 class Messages(TorchDispatchMode):
-    """Counts collectives by kind. (torch's CommDebugMode loses its way among several backwards.)"""
+    """Counts collectives by kind. (torch's CommDebugMode loses its way among several backwards.)
+
+    Attributes:
+        ahead: gathers before anything is multiplied.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.ahead: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace in ("c10d", "_c10d_functional"):
             kinds = [kind for kind in ("gather", "reduce") if kind in func._opname]
             if kinds:
                 self.counts[kinds[0]] += 1
+        if self.ahead is None and func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.ahead = self.counts["gather"]
         return func(*args, **(kwargs or {}))
 
 
@@ -86,9 +114,21 @@ def batch_for(num_offsets: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens_BS, documents_BS
 
 
-def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dict[str, Any]:
+def parallel_for(
+    name: str, kind: str, world: World, sharding: ShardingConfig = ShardingConfig()
+) -> Parallel:
+    """A model of seed 1, begun as a run begins it: to be sharded, from its outline."""
+    is_sharded = is_to_be_sharded(kind, world)
+    model = outline(config_of(name)) if is_sharded else build_model(config_of(name), seed=1)
+    parallel = parallelize(model, kind, world, CPU, sharding)
+    if is_sharded:
+        give_fresh_weights(model, seed=1)
+    return parallel
+
+
+def step(parallel: Parallel, world: World) -> dict[str, Any]:
     """One step in micro-batches of a row: gradients, norm and what was sent."""
-    parallel = parallelize(model, kind, world, CPU) if not optimizers else optimizers.pop(0)
+    model = parallel.model
     tokens_BS, documents_BS = batch_for(model.num_mtp_heads)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
     rows = rows_of_process(ROWS, world)
@@ -104,17 +144,18 @@ def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dic
     return {
         "gradients": gradients,
         "messages": messages.counts,
+        "ahead": messages.ahead,
         "norm": clip_gradients(model.parameters(), CLIP),
     }
 
 
 def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> dict[str, Any]:
     """Weights after three steps, with a checkpoint behind the second."""
-    model = build_model(config_of("causal, tied"), seed=1)
-    parallel = parallelize(model, kind, world, CPU)
+    parallel = parallel_for("causal, tied", kind, world)
+    model = parallel.model
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
     for number in range(3):
-        step(model, kind, world, [parallel])
+        step(parallel, world)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -132,7 +173,7 @@ def went_on(kind: str, world: World, optim: str, folder: Path) -> dict[str, Any]
     path = checkpoint_path(folder, 2)
     load_weights(path, model, world)
     assert load_state(path, optimizers, world).num_tokens == 2
-    step(model, kind, world, [parallel])
+    step(parallel, world)
     for optimizer in optimizers:
         optimizer.step()
     return weights_of(model)
@@ -151,16 +192,52 @@ def in_two(rank: int, folder: Path) -> None:
     found: dict[Any, Any] = {}
     for kind in KINDS:
         for name in MODELS:
-            found[kind, name] = step(build_model(config_of(name), seed=1), kind, world, [])
+            parallel = parallel_for(name, kind, world)
+            found[kind, name] = {"begun": weights_of(parallel.model)} | step(parallel, world)
         for optim in ("adamw", "muon"):
             found[kind, optim] = trained(kind, world, optim, folder / f"{kind}-{optim}")
     for kind in KINDS:
         for before in (*KINDS, "alone"):
             found["on", before, kind] = went_on(kind, world, "muon", folder / f"{before}-muon")
+    for name, sharding in SHARDINGS.items():
+        parallel = parallel_for("parallel", "fsdp", world, sharding)
+        step(parallel, world)  # what it leaves must not be in the way of the next
+        parallel.model.zero_grad()
+        found[name] = step(parallel, world)
+    found["memory"] = {name: peaks_of(world, asked) for name, asked in RECIPES.items()}
     found["errors"] = errors_of(world)
     found["runs"] = runs_of(world, folder)
     torch.save(found, folder / f"found-{rank}.pt")
     dist.destroy_process_group()
+
+
+SMALL = (
+    "model.vocab_size=1000", "model.width=64", "model.ffn_width=172", "model.qk_norm=false",
+    "optim.kind=adamw", "training.row_tokens=64", "training.rows=4", "training.micro_batches=4",
+    "training.mask_documents=false", "training.objective.logits_mib=0.25",
+)  # fmt: skip
+RECIPES = {
+    kind: load_recipe("tiny", [*SMALL, "model.num_layers=6", f"training.parallel={kind}"])
+    for kind in KINDS
+}
+
+
+def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
+    """What training steps hold: by our tracker, by torch's allocator, and of the model itself."""
+    placement = Placement(CPU, "fp32", "dense", compiles=False)
+    held: Counter[str] = Counter()
+
+    def mark(tensors: Iterable[torch.Tensor], part: str) -> None:
+        own = [t.to_local() if is_sharded(t) else t for t in tensors]
+        held[part] = sum(tensor.untyped_storage().nbytes() for tensor in own)
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run_steps(asked, placement, mark, world)
+    return {
+        "followed": follow_steps(asked, placement, world).bytes_by_part,
+        "allocated": allocator_peak(profiler),
+        "held": held,
+    }
 
 
 def recipe_of_run(folder: Path) -> Recipe:
@@ -290,7 +367,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
-    expected = step(build_model(config_of(name), seed=1), "none", ALONE, [])
+    expected = step(parallel_for(name, "none", ALONE), ALONE)
     for rank in range(2):
         assert_close(found[rank][kind, name]["gradients"], expected["gradients"])
         assert found[rank][kind, name]["norm"].item() == pytest.approx(
@@ -299,16 +376,86 @@ def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
     assert expected["norm"] > CLIP, "or clipping would be no part of what is compared"
 
 
-def test_what_heads_share_is_gathered_once_and_reduced_once_a_step(found):
-    """And a layer twice, and reduced once, with each of the two micro-batches."""
-    config = config_of("parallel")
-    num_shared = 3  # embedding, norm, unembedding
-    num_layers, num_micro_batches = config.num_layers, ROWS // 2 // MICRO_ROWS
-    counts = found[0]["fsdp", "parallel"]["messages"]
-    assert counts == {
-        "gather": num_shared + 2 * num_layers * num_micro_batches,
-        "reduce": num_shared + num_layers * num_micro_batches,
-    }
+@pytest.mark.parametrize("name", MODELS)
+def test_shards_begin_with_the_weights_of_a_whole_model_bit_for_bit(found, name):
+    whole = weights_of(build_model(config_of(name), seed=1))
+    for rank in range(2):
+        begun = found[rank]["fsdp", name]["begun"]
+        assert begun.keys() == whole.keys()
+        assert all(torch.equal(begun[key], weight) for key, weight in whole.items())
+
+
+@pytest.mark.parametrize("name", SHARDINGS)
+def test_what_memory_is_paid_for_changes_no_gradient(found, name):
+    for rank in range(2):
+        assert_close(found[rank][name]["gradients"], found[rank]["fsdp", "parallel"]["gradients"])
+
+
+SHARED = 3
+"""Embedding, norm and unembedding are gathered once and reduced once a step, whatever layers are."""
+TRUNK, HEADS, MICRO_BATCHES = 2, 3, ROWS // 2 // MICRO_ROWS
+EACH_TIME = {
+    "gather": SHARED + (2 * TRUNK + HEADS) * MICRO_BATCHES,
+    "reduce": SHARED + (TRUNK + HEADS) * MICRO_BATCHES,
+}
+ONCE = SHARED + TRUNK + HEADS
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        (("fsdp", "parallel"), EACH_TIME),
+        ("layers, two ahead", EACH_TIME),
+        ("layers, none ahead", EACH_TIME),
+        ("weights kept", EACH_TIME | {"gather": ONCE}),
+        ("reduced once", EACH_TIME | {"reduce": ONCE}),
+        ("kept, reduced once", {"gather": ONCE, "reduce": ONCE}),
+    ],
+    ids=str,
+)
+def test_what_is_sent_in_a_step(found, name, expected):
+    """A layer of the trunk is gathered for its forward and its backward, a head for both."""
+    assert config_of("parallel").num_layers == TRUNK + HEADS
+    assert found[0][name]["messages"] == expected
+
+
+@pytest.mark.parametrize(
+    "name, num_ahead",
+    [("layers, none ahead", 0), (("fsdp", "parallel"), 1), ("layers, two ahead", 2)],
+    ids=str,
+)
+def test_so_many_layers_are_gathered_ahead_of_the_one_that_computes(found, name, num_ahead):
+    assert found[0][name]["ahead"] == SHARED + 1 + num_ahead
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_memory_of_a_process_is_predicted_on_a_group_that_is_not_there(found, name):
+    predicted = predict_peak(RECIPES[name], "cpu", num_processes=2)
+    seen = found[0]["memory"][name]
+    for part in PARTS:
+        assert abs(predicted.bytes_by_part[part] - seen["followed"][part]) < 256, part
+    held = seen["held"]
+    assert predicted.bytes_by_part["parameters"] == held["parameters"]
+    assert predicted.bytes_by_part["optimizer"] == held["optimizer"]
+    assert abs(predicted.total_bytes - seen["allocated"]) < 64 * 1024
+    alone = predict_peak(RECIPES[name], "cpu").bytes_by_part
+    share = 1 if name == "ddp" else 2
+    assert held["parameters"] == alone["parameters"] / share
+
+
+def test_what_memory_is_paid_for_is_predicted():
+    """4 bytes a parameter of all layers but the one or two that lie there anyway."""
+    alone, *others = (
+        predict_peak(
+            load_recipe("tiny", [*SMALL, "model.num_layers=12", "training.parallel=fsdp", *more]),
+            "cpu",
+            num_processes=4,
+        ).total_bytes
+        for more in ((), ("training.fsdp.keep_weights=true",), ("training.fsdp.reduce_once=true",))
+    )
+    layer_bytes = 4 * (4 * 64 * 64 + 3 * 64 * 172 + 2 * 64)
+    for other in others:
+        assert 8 * layer_bytes < other - alone <= 12 * layer_bytes
 
 
 def test_replicas_add_up_once_a_step(found):
