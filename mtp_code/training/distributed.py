@@ -23,6 +23,7 @@ from mtp_code.model.mtp import MTPModel, fresh_weights
 from mtp_code.processes import World, placed_like, whole_tensor
 from mtp_code.training.config import ParallelName, ShardingConfig
 
+BY_LAYER = ShardingConfig()
 BUCKET_BYTES = 64 * 2**20
 """Gradients of replicas that are added up in one message: its copy is all the memory it takes."""
 
@@ -52,7 +53,7 @@ def parallelize(
     name: ParallelName,
     world: World,
     device: torch.device,
-    sharding: ShardingConfig = ShardingConfig(),
+    sharding: ShardingConfig = BY_LAYER,
 ) -> Parallel:
     """The model as this process holds it from now on; optimizers come after.
 

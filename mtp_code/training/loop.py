@@ -208,20 +208,24 @@ def _train(
                 figures = backward(model, batch, training, weights, num_labels_K)
             figures = _summed(figures, world)
             grad_norm = clip_gradients(model.parameters(), recipe.optim.clip_norm or math.inf)
-            watch.see(step + 1, figures, grad_norm)
+            has_labels = num_labels_K[0] > 0  # of any offset: one has those of all before it
+            if has_labels:
+                watch.see(step + 1, figures, grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
 
             done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
-            window.append(figures)
+            if has_labels:
+                window.append(figures)
             if done % training.log_every == 0 or is_last:  # and so before every checkpoint
                 watch.settle()
-                means = _means(window)
-                window.clear()
                 rate = clock.tokens_per_s()
-                if metrics is not None:
+                if not window:
+                    log.warning("%s: no label in the steps up to %d", run_dir, done)
+                elif metrics is not None:
+                    means = _means(window)
                     left_s = clock.elapsed_s / done * (num_steps - done)
                     lr = share * recipe.optim.lr
                     loss, by_offset = means["loss"], means["loss_by_offset"]
@@ -234,6 +238,7 @@ def _train(
                         | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
                         | arithmetic_figures(recipe, weights, rate, grad_norm.device, world.size)
                     )
+                window.clear()
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
                     with placed.autocast(), parallel.weights():
@@ -396,7 +401,7 @@ def _as_tensors(numbers: dict[str, Losses], device: torch.device) -> Figures:
 
 
 def _means(window: Sequence[Figures]) -> dict[str, Any]:
-    """Means over steps, by name; of each offset over the steps that trained it.
+    """Means over steps that have labels, by name; of each offset over the steps that trained it.
 
     Lists end at the last offset that was trained at all, on a label.
     """
@@ -423,7 +428,14 @@ def _validations(
         )
         for source in shards.sources
     }
-    return {source: validation for source, validation in found.items() if validation is not None}
+    with_text = {
+        source: validation
+        for source, validation in found.items()
+        if validation is not None and validation.num_bytes > 0
+    }
+    for source in found.keys() - with_text.keys():
+        log.warning("%s: no text to predict is held out, so there is no validation", source)
+    return with_text
 
 
 def _tensors(batch: Batch | LoadedBatch) -> tuple[Tensor, Tensor]:

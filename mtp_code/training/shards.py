@@ -108,7 +108,7 @@ class Shards:
 
     @contextmanager
     def _shared(self) -> Iterator[list[tuple[nn.Parameter, nn.Parameter]]]:
-        """What heads share, whole: the parameters as they are sharded, and as the model sees them."""
+        """What heads share, whole: each parameter as it is sharded and as the model sees it."""
         pairs = []
         for sharded, places in self._places.items():
             with torch.no_grad():

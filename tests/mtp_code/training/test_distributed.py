@@ -37,6 +37,7 @@ from mtp_code.processes import ALONE, World, is_sharded, whole_tensor
 from mtp_code.recipe import Recipe, load_recipe
 from mtp_code.training.config import ShardingConfig
 from mtp_code.training.distributed import (
+    BY_LAYER,
     Parallel,
     clip_gradients,
     give_fresh_weights,
@@ -115,7 +116,7 @@ def batch_for(num_offsets: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def parallel_for(
-    name: str, kind: str, world: World, sharding: ShardingConfig = ShardingConfig()
+    name: str, kind: str, world: World, sharding: ShardingConfig = BY_LAYER
 ) -> Parallel:
     """A model of seed 1, begun as a run begins it: to be sharded, from its outline."""
     is_sharded = is_to_be_sharded(kind, world)
@@ -266,7 +267,8 @@ def hang_behind(step: int) -> Callable[[Any], None]:
 
     def tell(progress: Any) -> None:
         if progress.step == step:
-            print("hangs", flush=True)
+            sys.stdout.write("hangs\n")
+            sys.stdout.flush()
             signal.pause()
 
     return tell
@@ -278,7 +280,7 @@ def kill_a_run_of_two(folder: Path) -> None:
     script.write_text(RUN_OF_TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, str(folder)], stdout=subprocess.PIPE, env=environment, text=True
     ) as torchrun:
@@ -294,7 +296,7 @@ def kill_a_run_of_two(folder: Path) -> None:
 
 
 def runs_of(world: World, folder: Path) -> list[str]:
-    """A run to its end, one that was killed to its end, and one that is asked to end and goes on."""
+    """A run to its end, a killed one to its end, and one that is asked to end and goes on."""
     shards = open_shards(folder / "tokens")
     for name in ("to-the-end", "killed"):
         train(recipe_of_run(folder), shards, folder / name, world=world)
@@ -392,7 +394,7 @@ def test_what_memory_is_paid_for_changes_no_gradient(found, name):
 
 
 SHARED = 3
-"""Embedding, norm and unembedding are gathered once and reduced once a step, whatever layers are."""
+"""Embedding, norm and unembedding: gathered once and reduced once a step, whatever layers are."""
 TRUNK, HEADS, MICRO_BATCHES = 2, 3, ROWS // 2 // MICRO_ROWS
 EACH_TIME = {
     "gather": SHARED + (2 * TRUNK + HEADS) * MICRO_BATCHES,
