@@ -30,6 +30,7 @@ FREE_KEYS = (
     "name",
     "training.parallel",
     "training.fsdp",
+    "training.num_processes",
     "training.num_threads",
     "training.log_every",
     "training.validate_every",

@@ -53,6 +53,9 @@ class TrainingConfig(Strict):
     """How several processes share the work: `ddp`, each has the whole model; `fsdp`, each has a
     shard of weights, gradients and optimizer state. `auto` is fsdp, and `none` with one process."""
     fsdp: ShardingConfig = ShardingConfig()
+    num_processes: PositiveInt | None = None
+    """How many the recipe is meant for, which is what `mtp-code memory` predicts for. Another
+    number trains the same, and is told of."""
     mask_documents: bool = True
     """Attention stays within a document, as it does when a prompt begins one."""
     objective: ObjectiveConfig = ObjectiveConfig()

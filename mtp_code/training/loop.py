@@ -145,6 +145,12 @@ def _train(
         model = outline(recipe.model) if is_sharded else build_model(recipe.model, recipe.seed)
     placed = place(model, recipe.training, moves=not is_sharded)
     training, num_steps = recipe.training, recipe.schedule.num_steps
+    if world.is_lead and training.num_processes not in (None, world.size):
+        log.warning(
+            "training.num_processes = %d, but %d train: the same steps, with other memory and time",
+            training.num_processes,
+            world.size,
+        )
     _check_vocabulary(recipe, shards)
     rows = rows_of_process(training.rows, world)
     # Now, not at the first step.
