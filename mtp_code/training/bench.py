@@ -9,7 +9,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ from mtp_code.training.speed import peak_flops_per_s
 log = logging.getLogger(__name__)
 
 Size = Literal["smoke", "cpu", "gpu"]
+Section = Callable[[], Iterator[dict[str, Any]]]
 NUM_HEADS: Final = (1, 2, 4, 8)
 
 
@@ -84,33 +85,53 @@ class Bench:
     """One call's measurements."""
 
     def __init__(
-        self, size: Size | None, limit_s: float, on_progress: Callable[[str], None]
+        self,
+        size: Size | None,
+        limit_s: float,
+        on_progress: Callable[[str], None],
+        num_rounds: int | None = None,
     ) -> None:
         """
         Args:
             size: None is what the device is fit for.
             limit_s: no measurement begins behind it.
+            num_rounds: instead of the plan's.
         """
         from torch._dynamo import config as dynamo  # seconds, which others can save
 
         self._device = choose_device("auto")
         self.size: Size = size or ("gpu" if self._device.type == "cuda" else "cpu")
-        self._plan = PLANS[self.size]
+        plan = PLANS[self.size]
+        self._plan = plan if num_rounds is None else replace(plan, num_rounds=num_rounds)
         self._ends_at_s = time.monotonic() + limit_s
         self._on_progress = on_progress
         # Blocks share one code object, and each shape of them that is measured is a compilation of
         # it. Behind torch's limit of 8, Dynamo would leave them uncompiled.
         dynamo.recompile_limit = 64
 
-    def run(self) -> dict[str, Any]:
-        """A record with a table of rows, or an `error`, for each section."""
-        sections: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
+    def sections(self) -> dict[str, Section]:
+        """All that can be measured here, by name, the most wanted first."""
+        return {
             "gradients": self.gradients,
             "steps": self.steps,
             "losses": self.losses,
             "attention": self.attention,
             "vocabulary": self.vocabulary,
         }
+
+    def left_s(self) -> float:
+        return self._ends_at_s - time.monotonic()
+
+    def run(
+        self,
+        sections: Mapping[str, Section],
+        on_row: Callable[[dict[str, Any]], None] = lambda record: None,
+    ) -> dict[str, Any]:
+        """A record with a table of rows, or an `error`, for each section.
+
+        Args:
+            on_row: sees the record as it is so far, whenever there is more of it.
+        """
         record: dict[str, Any] = {"size": self.size, "device": self._device_name()}
         for name, section in sections.items():
             rows: list[dict[str, Any]] = []
@@ -119,11 +140,13 @@ class Bench:
                 for row in section():
                     rows.append(row)
                     self._on_progress(f"{name}: {row}")
+                    on_row(record)
             except OutOfTimeError:
                 record[name]["error"] = "no time was left for the rest"
             except Exception as error:  # whatever it is, the other sections are worth having
                 log.exception("%s", name)
                 record[name]["error"] = f"{type(error).__name__}: {error}"
+            on_row(record)
             self._tidy()
         return record
 
@@ -297,7 +320,7 @@ class Bench:
         Raises:
             OutOfTimeError: it is too late for a further model.
         """
-        if time.monotonic() > self._ends_at_s:
+        if self.left_s() < 0:
             raise OutOfTimeError
         with self._device:
             model = MTPModel(recipe.model)
