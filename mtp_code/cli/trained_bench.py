@@ -1,5 +1,6 @@
 """The part of `bench train` where a model is trained, asked, judged and decoded with."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 NUM_HEADS: Final = (4, 1)
 PROBE_STEPS: Final = 6
-SHARE_OF_TIME: Final = 0.7
-"""Of what is left when the data is ready; sampling, judging and decoding have the rest."""
+SHARE_OF_TIME: Final = 0.5
+"""Of what is left when the data is ready; sampling, judging, decoding and other sections have the
+rest."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TrainedPlan:
     num_tasks: int
     num_samples: int
     max_new_tokens: int
-    max_steps: int
+    max_steps: int | None = None
 
 
 PLANS: Final = {
@@ -48,13 +50,13 @@ PLANS: Final = {
         ("click", "tqdm", "iniconfig", "mdurl"), 0.3, 100, 4, 1, 16, 8,
     ),
     "cpu": TrainedPlan(
-        "tiny", (), ("click", "tqdm", "rich", "pydantic", "typer"), 0.3, 20_000, 200, 1, 96, 10**6,
+        "tiny", (), ("click", "tqdm", "rich", "pydantic", "typer"), 0.3, 20_000, 200, 1, 96,
     ),
     "gpu": TrainedPlan(
         "code-130m",
         ("training.rows=64", "training.micro_batches=2", "tokenizer.training_bytes=20_000_000",
          "schedule.warmup_steps=20", "training.validation_tokens=262_144"),
-        None, 0.03, 100_000, 200, 5, 96, 10**6,
+        None, 0.03, 20_000, 200, 5, 96,
     ),
 }  # fmt: skip
 
@@ -84,7 +86,9 @@ class TrainedBench:
         yield self._prepare()
         step_s = {n: self._probed_step_s(n) for n in NUM_HEADS}
         budget_s = SHARE_OF_TIME * self._left_s()
-        num_steps = min(self._plan.max_steps, int(budget_s / sum(step_s.values())))
+        num_steps = int(budget_s / sum(step_s.values()))
+        if self._plan.max_steps is not None:
+            num_steps = min(num_steps, self._plan.max_steps)
         if num_steps < PROBE_STEPS:
             raise OutOfTimeError
         for n in NUM_HEADS:
@@ -156,7 +160,7 @@ class TrainedBench:
             self._folder / f"probe-{num_heads}",
             lambda progress: ended_s.append(time.monotonic()),
         )
-        return min(after - before for before, after in zip(ended_s, ended_s[1:], strict=False))
+        return min(after - before for before, after in itertools.pairwise(ended_s))
 
     def _trained(self, num_heads: int, num_steps: int) -> dict[str, Any]:
         from mtp_code.data.shards import open_shards
@@ -193,7 +197,7 @@ class TrainedBench:
         except sandbox.SandboxUnavailable as error:
             return {"left_out": f"micro: {error}"}
         scored = self._scored(self._run_dir(num_heads) / "micro", trained)
-        estimate = scored.pass_at_k[1]
+        estimate = scored.pass_at_k["1"]
         return {
             "micro_pass_at_1": {
                 "value": estimate.value,
@@ -257,8 +261,8 @@ def trained_lines(row: dict[str, Any]) -> Iterator[str]:
     """What a row says in words."""
     about = f"trained n={row.get('num_mtp_heads')}"
     if "tokens" in row:
-        yield "corpus | " + " | ".join(
-            f"{name} {tokens['train'] / 1e6:.2f} M tokens, {tokens['held_out'] / 1e6:.2f} M held out"
+        yield "corpus, M tokens | " + " | ".join(
+            f"{name} {tokens['train'] / 1e6:.2f}, held out {tokens['held_out'] / 1e6:.2f}"
             for name, tokens in row["tokens"].items()
         )
     for source, losses in row.get("held_out", {}).items():
