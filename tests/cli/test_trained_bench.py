@@ -71,5 +71,5 @@ def test_sections_are_chosen_by_name():
     known = {"gradients": 1, "steps": 2, "trained": 3}
     assert _chosen_sections(None, known) == known
     assert list(_chosen_sections("trained,steps", known)) == ["trained", "steps"]
-    with pytest.raises(evals.errors.InputError, match="--sections step: .*did you mean steps"):
+    with pytest.raises(evals.errors.InputError, match=r"--sections step: .*did you mean steps"):
         _chosen_sections("step", known)
