@@ -47,7 +47,7 @@ PLANS: Final = {
     "smoke": TrainedPlan(
         "smoke",
         ("model.num_layers=5", "training.row_tokens=64", "training.validation_tokens=1024"),
-        ("click", "tqdm", "iniconfig", "mdurl"), 0.3, 100, 4, 1, 16, 8,
+        ("click", "mdurl"), 0.3, 100, 4, 1, 16, 8,
     ),
     "cpu": TrainedPlan(
         "tiny", (), ("click", "tqdm", "rich", "pydantic", "typer"), 0.3, 20_000, 200, 1, 96,
