@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NUM_HEADS: Final = (4, 1)
 PROBE_STEPS: Final = 6
+LEAST_S: Final = 60.0
+"""For less it does not begin: data has to be prepared first."""
 SHARE_OF_TIME: Final = 0.5
 """Of what is left when the data is ready; sampling, judging, decoding and other sections have the
 rest."""
@@ -83,6 +85,8 @@ class TrainedBench:
         """
         from mtp_code.training.bench import OutOfTimeError
 
+        if self._left_s() < LEAST_S:
+            raise OutOfTimeError
         yield self._prepare()
         step_s = {n: self._probed_step_s(n) for n in NUM_HEADS}
         budget_s = SHARE_OF_TIME * self._left_s()

@@ -214,7 +214,7 @@ def _train(
                 figures = backward(model, batch, training, weights, num_labels_K)
             figures = _summed(figures, world)
             grad_norm = clip_gradients(model.parameters(), recipe.optim.clip_norm or math.inf)
-            has_labels = num_labels_K[0] > 0  # of any offset: one has those of all before it
+            has_labels = bool(num_labels_K[0] > 0)  # of any offset: one has those of all before it
             if has_labels:
                 watch.see(step + 1, figures, grad_norm)
             for optimizer in optimizers:
