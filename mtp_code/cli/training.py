@@ -157,7 +157,8 @@ def _memory_lines(
     yield f"parameters | {sum_of_parts(asdict(count_parameters(model)), short_count)}"
     yield f"FLOPs a token | {sum_of_parts(asdict(flops), short_count)}"
     yield f"  {ratio:.3f} times those of a next-token model with as many layers"
-    yield f"peak of memory | {sum_of_parts(peak.bytes_by_part, short_size)}"
+    parts = {part: size for part, size in peak.bytes_by_part.items() if size}
+    yield f"peak of memory | {sum_of_parts(parts, short_size)}"
     placement = choose_placement(training, model.head_width, torch.device(device_type))
     processes = "one process"
     if num_processes > 1:

@@ -33,7 +33,8 @@ from torch.utils._pytree import tree_leaves
 
 from mtp_code.data.batches import Batch
 from mtp_code.model.mtp import MTPModel, outline
-from mtp_code.processes import ALONE, World, is_sharded
+from mtp_code.processes import ALONE, World
+from mtp_code.processes import is_sharded as is_shard
 from mtp_code.recipe import Recipe
 from mtp_code.training.distributed import (
     clip_gradients,
@@ -46,9 +47,10 @@ from mtp_code.training.objective import LOGITS_MIB, OTHER_LOGITS_MIB
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.placement import Placement, choose_placement, prepare_layers
 
-Part = Literal["parameters", "gradients", "optimizer", "activations", "logits", "rest"]
-"""`optimizer` is its states; `activations` is what forwards made; `rest` is what backwards, losses
-and optimizers need for themselves."""
+Part = Literal["parameters", "gradients", "optimizer", "gathered", "activations", "logits", "rest"]
+"""`optimizer` is its states; `gathered` is weights that lie whole where parameters are sharded;
+`activations` is what forwards made; `rest` is what backwards, losses and optimizers need for
+themselves."""
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -155,6 +157,8 @@ def run_steps(
     batch = Batch(np.zeros(shape, np.int64), np.zeros(shape, np.int32), ())
     parts = {"rows": shape[0], "micro_batches": num_parts}
     with placement.autocast(), parallel.step():
+        if is_sharded:  # what heads share, whole for the step
+            mark((p for p in model.parameters() if not is_shard(p)), "gathered")
         backward(
             model,
             batch,
@@ -196,6 +200,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def followed(untyped: torch.UntypedStorage, num_bytes: int) -> Any:
             resized = resize(untyped, num_bytes)
             if (storage := self._live.get(id(untyped))) is not None:
+                storage.part = "gathered"
                 self._events.append((storage, num_bytes - storage.num_bytes))
                 storage.num_bytes = num_bytes
             return resized
@@ -215,7 +220,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if not self._ignores():
             for tensor in _tensors(result):
-                self._add(tensor)
+                self._add(tensor, "gathered" if func.namespace == "fsdp" else None)
         return result
 
     def mark(self, tensors: Iterable[Tensor], part: Part) -> None:
@@ -235,12 +240,12 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
             bytes_by_part[storage.part] += num_bytes
         return Peak(bytes_by_part)
 
-    def _add(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor, part: Part | None) -> None:
         untyped = tensor.untyped_storage()
         key = id(untyped)
         if key in self._live or tensor.is_meta:
             return
-        storage = _Storage(untyped.nbytes(), self._part(tensor))
+        storage = _Storage(untyped.nbytes(), part or self._part(tensor))
 
         def remove(_: object) -> None:
             del self._live[key]
@@ -322,7 +327,7 @@ def _are_sharded(types: Iterable[type]) -> bool:
 
 def _of_this_process(tensor: Tensor) -> Tensor:
     """What is allocated here of a tensor that may be sharded."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def _running_sum(events: Iterable[tuple[_Storage, int]]) -> Iterable[int]:
