@@ -29,6 +29,8 @@ TOKENIZER_DIR = "tokenizer"
 FREE_KEYS = (
     "name",
     "training.parallel",
+    "training.fsdp",
+    "training.num_processes",
     "training.num_threads",
     "training.log_every",
     "training.validate_every",

@@ -1,9 +1,9 @@
 """Commands that measure, side by side in one run."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -11,9 +11,13 @@ import evals.errors
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
 from mtp_code.cli.options import BenchmarkName, NumThreads, RunDir
 from mtp_code.cli.show import progress_bar
+from mtp_code.cli.trained_bench import trained_lines
+from mtp_code.errors import did_you_mean
 
 if TYPE_CHECKING:
     from evals.coverage import Condition
+
+T = TypeVar("T")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 
@@ -118,28 +122,63 @@ def bench_vllm(
 def bench_train(
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 9.0,
+    sections: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas: gradients, steps, trained, losses, attention, vocabulary. "
+            "[default: all, in this order]"
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of steps. [default: 5; 1 of --smoke]")
+    ] = None,
     num_threads: NumThreads = 1,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file to write, again with each figure.")
+    ] = None,
 ) -> None:
-    """Steps by heads, vocabulary, loss and precision; exit status 1 if a part is missing."""
+    """Steps by heads, vocabulary, loss and precision, and a model trained, sampled and judged.
+
+    Exit status 1: a part that was asked for is missing.
+    """
+    import tempfile
+
     import torch
 
+    from mtp_code.cli.trained_bench import PLANS, TrainedBench
     from mtp_code.files import write_json
     from mtp_code.training.bench import Bench
 
     torch.set_num_threads(num_threads)
-    measured = Bench(
-        "smoke" if smoke else None, 60 * minutes, lambda line: typer.echo(line, err=True)
+    measuring = Bench(
+        "smoke" if smoke else None,
+        60 * minutes,
+        lambda line: typer.echo(line, err=True),
+        num_rounds=rounds,
     )
-    record = {**provenance(), "num_threads": num_threads, **measured.run()}
-    if out is not None:
-        write_json(out, record)
-    for row in record["steps"]["rows"]:
+    about = {**provenance(), "num_threads": num_threads}
+
+    def keep(record: dict[str, Any]) -> None:
+        if out is not None:
+            write_json(out, about | record)
+
+    with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as folder:
+        trained = TrainedBench(PLANS[measuring.size], Path(folder), measuring.left_s)
+        known = measuring.sections()
+        # As soon as there are steps: the others can fill what time is left.
+        known = {name: known[name] for name in ("gradients", "steps")} | {
+            "trained": trained.rows
+        } | known  # fmt: skip
+        record = measuring.run(_chosen_sections(sections, known), keep)
+    for row in record.get("steps", {"rows": []})["rows"]:
         typer.echo(
             f"{row['shape']} n={row['num_mtp_heads']} | {row['overhead']:.3f}x the next-token step "
             f"| {row['flops_ratio']:.3f}x its arithmetic | {row['over_flop_matched']:.3f}x of "
             f"FLOP-matched | {len(row['over_flop_matched_each'])} pairs"
         )
+    for row in record.get("trained", {"rows": []})["rows"]:
+        for line in trained_lines(row):
+            typer.echo(line)
     errors = [
         f"{name}: {part['error']}"
         for name, part in record.items()
@@ -149,6 +188,17 @@ def bench_train(
         typer.echo(error, err=True)
     if errors:
         raise typer.Exit(1)
+
+
+def _chosen_sections(asked: str | None, known: Mapping[str, T]) -> dict[str, T]:
+    names = list(known) if asked is None else asked.split(",")
+    for name in names:
+        if name not in known:
+            raise evals.errors.InputError(
+                f"--sections {name}: no such section{did_you_mean(name, known)}; "
+                f"there are {', '.join(known)}"
+            )
+    return {name: known[name] for name in names}
 
 
 @bench.command("serve")

@@ -79,6 +79,10 @@ def test_the_papers_recipes_have_its_hyperparameters(name, width, num_layers, nu
     assert shape == (width, num_layers, num_attn_heads, 4)
     assert model.context == training.row_tokens == 4096
     assert training.rows * training.row_tokens == 8 * 2**20
+    assert (training.parallel, training.num_processes) == ("fsdp", 64)
+    num_accumulated = training.micro_batches / training.num_processes
+    assert num_accumulated == (2 if name == "7b-200b" else 4)
+    assert not training.rows % training.num_processes
     assert (schedule.num_steps, schedule.warmup_steps) == (25_000, 2000)
     assert (schedule.decay, schedule.final_share) == ("cosine", 0.03)
     assert (optim.kind, optim.lr, optim.betas) == ("adamw", 3e-4, (0.9, 0.95))

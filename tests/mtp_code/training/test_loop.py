@@ -7,12 +7,14 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 
 from mtp_code.checkpoint import checkpoint_path, latest_checkpoint
 from mtp_code.config import validate
+from mtp_code.data.batches import Batch, TrainingBatches
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import AskedToEnd, CheckpointError, MachineError, RecipeError, TrainingError
@@ -315,6 +317,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(fo
     with pytest.raises(TrainingError, match=r"diverged: loss .* at step \d+ .*lower optim.lr"):
         train(validate(Recipe, values, where="test"), shards, run_dir)
     assert latest_checkpoint(run_dir) is not None
+
+
+def test_steps_without_any_label_count_in_no_mean(folder, shards, tmp_path, monkeypatch, caplog):
+    """Steps 3 and 4 of 24 are padding, and so is step 5 of the window of 5 and 6."""
+    rows, recipe = TrainingBatches.rows, recipe_for(folder, log_every=2, checkpoint_every=6)
+
+    def some_empty(batches: TrainingBatches, first: int, num_rows: int) -> Batch:
+        batch = rows(batches, first, num_rows)
+        is_empty = first // recipe.training.rows in (2, 3, 4)
+        return batch._replace(documents=np.full_like(batch.documents, -1)) if is_empty else batch
+
+    monkeypatch.setattr(TrainingBatches, "rows", some_empty)
+    train(recipe, shards, tmp_path)
+    logged = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in logged[:3]] == [2, 6, 8]
+    assert all(len(row["loss_by_offset"]) == 2 for row in logged)
+    assert logged[1]["loss"] == pytest.approx(sum(logged[1]["loss_by_offset"]))
+    assert "no label in the steps up to 4" in caplog.text
 
 
 def test_a_loaded_run_is_the_model_that_was_trained(whole_run):
