@@ -115,5 +115,12 @@ class VllmSampler:
         prompts: Any = [{"prompt_token_ids": prompt} for _, prompt in waiting]
         outputs = self._llm.generate(prompts, settings, use_tqdm=False)
         for (question, prompt), output in zip(waiting, outputs, strict=True):
-            text = self._tokenizer.decode_after(prompt, output.outputs[0].token_ids)
+            text = self._tokenizer.decode_after(prompt, _without_end(output.outputs[0]))
             yield question, cut_at_stops(text, question.stops)
+
+
+def _without_end(answer: Any) -> list[int]:
+    """An answer's tokens but for the one that ended it, which need be no special one."""
+    tokens = list(answer.token_ids)
+    is_ended_by_token = answer.finish_reason == "stop" and not isinstance(answer.stop_reason, str)
+    return tokens[:-1] if is_ended_by_token else tokens

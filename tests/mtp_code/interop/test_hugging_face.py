@@ -172,21 +172,59 @@ def test_imported_models_decode_as_transformers_generates(tmp_path, llama):
     assert [*tokens, *completion.tokens] == generated[0].tolist()[: len(tokens) + 30]
 
 
-def test_further_tokens_that_end_answers_elsewhere_are_named(tmp_path, llama, caplog):
-    path = llama / "generation_config.json"
-    end = AutoTokenizer.from_pretrained(llama).eos_token_id
-    path.write_text(json.dumps({"eos_token_id": end}))
+def ends_of(folder: Path, name: str = "generation_config.json") -> object:
+    return json.loads((folder / name).read_text())["eos_token_id"]
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_an_answer_ends_at_whichever_token_the_makers_name(tmp_path, llama, name):
+    """As Llama 3's and Qwen's chat models name several."""
+    import_model(str(llama), tmp_path / "one end")
+    trained = load_run(tmp_path / "one end")
+    prompt = trained.tokenizer.encode_prompt(TEXTS[0])
+    (longer,) = decode_plain(trained.model, trained.tokenizer, [Request(prompt, 30)])
+    end, other = trained.tokenizer.end_of_text, longer.tokens[9]
+    length = longer.tokens.index(other)
+    assert length < len(longer.tokens) - 1
+    (llama / "generation_config.json").unlink()
+    edit_config(llama, eos_token_id=end)
+    (llama / name).write_text(
+        json.dumps(({} if name != "config.json" else json.loads((llama / name).read_text()))
+        | {"eos_token_id": [other, end]})
+    )  # fmt: skip
+    foreign = AutoModelForCausalLM.from_pretrained(llama)
+    generated = foreign.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)
+    assert generated[0].tolist() == [*prompt, *longer.tokens[:length], other]  # control
+
     import_model(str(llama), tmp_path / "run")
-    assert "end answers" not in caplog.text  # control
-    path.write_text(json.dumps({"eos_token_id": [end, 65]}))
-    import_model(str(llama), tmp_path / "other")
-    assert f"end answers at token 65 too; here they end at token {end} alone" in caplog.text
+    export(tmp_path / "run", tmp_path / "out")
+    import_model(str(tmp_path / "out"), tmp_path / "back")
+    assert ends_of(tmp_path / "out" / "main") == [end, other]
+    assert ends_of(tmp_path / "out" / "main", "config.json") == [end, other]
+    for folder in ("run", "back"):
+        trained = load_run(tmp_path / folder)
+        assert trained.tokenizer.answer_ends == (end, other)
+        assert trained.tokenizer.end_of_text == end
+        (answer,) = decode_plain(trained.model, trained.tokenizer, [Request(prompt, 30)])
+        assert (answer.tokens, answer.ended_by) == (longer.tokens[:length], "end of text")
+        assert answer.num_committed == length + 1
 
 
-def test_a_sliding_window_ends_the_context(tmp_path):
+def test_ends_that_are_asked_for_take_the_place_of_the_makers(tmp_path, llama):
+    edit_config(llama, eos_token_id=[256, 65])
+    import_model(str(llama), tmp_path / "run", ends=["x", "y"])
+    tokenizer = load_run(tmp_path / "run").tokenizer
+    assert [tokenizer.spelled(end) for end in tokenizer.answer_ends] == ["x", "y"]
+    assert tokenizer.encode("x") == [tokenizer.end_of_text]
+    with pytest.raises(TokenizerError, match="no '<end>' to end answers with"):
+        import_model(str(llama), tmp_path / "other", ends=["x", "<end>"])
+
+
+def test_a_sliding_window_ends_the_context(tmp_path, caplog):
     foreign = write_foreign(tmp_path / "foreign", "Mistral", sliding_window=24)
     imported = import_model(str(tmp_path / "foreign"), tmp_path / "run")
-    assert (imported.config.context, imported.told_context) == (24, 128)
+    assert imported.config.context == 24
+    assert "the context of 128 is cut to 24" in caplog.text
     tokens_BT = torch.randint(320, (1, 24))
     with torch.no_grad():
         found = load_run(tmp_path / "run").model(tokens_BT)[0]
