@@ -6,6 +6,8 @@ import sandbox
 
 # Before torch is imported: no test uses a GPU by accident. TEST_CUDA_DEVICES=0 lends it one.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TEST_CUDA_DEVICES", "")
+# The same for what tests start: a test worker a core leaves no core for threads that wait spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

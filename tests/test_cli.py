@@ -1,37 +1,16 @@
 """What a person at a terminal meets: exit statuses, one-line errors, nothing lost."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import complaint, mtp_code, mtp_code_process
+
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
 WRONG = {"task_id": "HumanEval/53", "completion": "    return x - y\n"}
-
-
-def mtp_code(
-    *arguments: object, cwd: Path, wrap: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*wrap, sys.executable, "-m", "mtp_code.cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
-    """The one line on stderr of a command that failed with this status."""
-    assert done.returncode == status, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mtp-code: ")]
-    assert "Traceback" not in done.stderr
-    return line
 
 
 def write_samples(path: Path, *samples: object) -> Path:
@@ -78,14 +57,14 @@ needs_namespaces = pytest.mark.skipif(
 
 
 def test_without_arguments_it_says_what_it_can_do(tmp_path):
-    done = mtp_code("--help", cwd=tmp_path)
+    done = mtp_code_process("--help", cwd=tmp_path)
     assert done.returncode == 0
     for command in ("train", "sample", "judge", "score", "gate", "report", "peek", "bench"):
         assert command in done.stdout
 
 
 def test_an_unknown_recipe_key_is_named_with_the_nearest(tmp_path):
-    done = mtp_code("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
+    done = mtp_code_process("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
     line = complaint(done, 2)
     assert line.endswith("unknown key model.num_mtp_head; did you mean num_mtp_heads?")
 
@@ -214,7 +193,7 @@ def test_a_full_disk_is_one_line_and_earlier_verdicts_stay(tmp_path):
         "status=$?; cat disk/v.jsonl; exit $status"
     )
     (tmp_path / "disk").mkdir()
-    done = mtp_code(
+    done = mtp_code_process(
         "judge", samples, "--benchmark", "humaneval", "--out", "disk/v.jsonl",
         "--unsafe-no-sandbox", cwd=tmp_path,
         wrap=("unshare", "-Urm", "bash", "-c", script, "-"),
@@ -229,11 +208,11 @@ def test_no_user_namespaces_means_nothing_runs_and_a_remedy(tmp_path):
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     forbid = ("unshare", "-Urm", "bash", "-c", script, "-")
     judge = ("judge", samples, "--benchmark", "humaneval", "--no-cache")
-    done = mtp_code(*judge, cwd=tmp_path, wrap=forbid)
+    done = mtp_code_process(*judge, cwd=tmp_path, wrap=forbid)
     assert complaint(done, 3).startswith("mtp-code: sandbox: ")
     assert not (tmp_path / "verdicts.jsonl").exists()
     # The only way around is explicit, and every verdict says so.
-    done = mtp_code(*judge, "--unsafe-no-sandbox", cwd=tmp_path, wrap=forbid)
+    done = mtp_code_process(*judge, "--unsafe-no-sandbox", cwd=tmp_path, wrap=forbid)
     assert done.returncode == 0, done.stderr
     (verdict,) = map(json.loads, (tmp_path / "verdicts.jsonl").read_text().splitlines())
     assert (verdict["verdict"], verdict["isolation"]) == ("passed", "none")

@@ -13,8 +13,8 @@ import yaml
 from evals.baseline import write_baseline
 from evals.files import file_sha256
 from evals.records import References, Sample, Score, write_record, write_samples
+from tests.commands import complaint, mtp_code
 from tests.evals.scored import score
-from tests.test_cli import complaint, mtp_code
 
 ROOT = Path(__file__).parent.parent
 BEFORE = ["PPPW"] * 30
