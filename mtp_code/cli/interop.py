@@ -27,7 +27,9 @@ def export(
 ) -> None:
     """Write a run as transformers and vLLM load it: main/, and heads/ to draft for it."""
     from mtp_code.interop.export import export as export_run
+    from mtp_code.run_folder import read_run
 
+    read_run(run)  # where it is none, says so better than a search for its figures
     written = export_run(run, out, list(_measured(run)), main_only)
     parts = [f"main/ is a {written.architecture}"]
     if written.num_heads:
