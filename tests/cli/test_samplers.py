@@ -150,7 +150,7 @@ def test_vllm_is_told_of_the_heads_and_its_last_token_is_none_of_the_answer(
     models, ours, tmp_path, vllm
 ):
     main, heads = models / "exported" / "main", models / "exported" / "heads"
-    options = ("--sampler", "vllm", "--heads", heads, "--dtype", "float32", "--batch-rows", 3)
+    options = ("--sampler", "vllm", "--heads", heads, "--batch-rows", 3)
     done = sample(models, tmp_path, main, *options, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     who, answers = told(tmp_path / "out")
