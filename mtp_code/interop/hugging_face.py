@@ -89,6 +89,10 @@ def read_model(folder: Path, allow_pickle: bool = False, ends: Sequence[str] = (
         TokenizerError: there is no tokenizer, or it is another model's.
     """
     if is_published(folder):
+        if ends:
+            raise InteropError(
+                f"{folder}: its tokenizer says which token ends a text; leave --end-of-text out"
+            )
         config, weights, tokenizer = read_published(folder, allow_pickle)
         sums = {folder.resolve().name: _sha256(weights)}
         return Foreign(PUBLISHED, config, weights, tokenizer, sums)
@@ -171,7 +175,7 @@ def _ends_named(folder: Path, foreign: Mapping[str, Any]) -> list[int]:
     told = read_json(generation) if generation.is_file() else {}
     ends = told.get("eos_token_id", foreign.get("eos_token_id"))
     listed = ends if isinstance(ends, list) else [ends]
-    return [end for end in listed if isinstance(end, int)]
+    return [end for end in listed if isinstance(end, int) and end >= 0]  # -1 is none, to some
 
 
 def _taken(
