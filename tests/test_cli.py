@@ -10,7 +10,6 @@ import typer
 from typer.testing import CliRunner
 
 from mtp_code.cli import app
-
 from tests.commands import complaint, mtp_code, mtp_code_process
 
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}

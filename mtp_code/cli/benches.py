@@ -9,7 +9,8 @@ import typer
 
 import evals.errors
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
-from mtp_code.cli.options import BenchmarkName, NumThreads, RunDir
+from mtp_code.cli.options import BenchmarkName, ModelDir, NumThreads
+from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar
 from mtp_code.cli.trained_bench import trained_lines
 from mtp_code.errors import did_you_mean
@@ -24,7 +25,7 @@ bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run
 
 @bench.command("decode")
 def bench_decode(
-    run: RunDir,
+    run: ModelDir,
     benchmark: BenchmarkName = "humaneval",
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
@@ -40,11 +41,11 @@ def bench_decode(
     from mtp_code.decoding.bench import NUM_ROUNDS, measure
     from mtp_code.decoding.requests import Request
     from mtp_code.files import write_json
-    from mtp_code.run_folder import load_run
+    from mtp_code.loading import load_model
 
     torch.set_num_threads(num_threads)
     loaded = named_benchmark(benchmark)
-    trained = load_run(run)
+    trained = load_model(run)
     requests = [
         Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
         for task in loaded.tasks[:count]
@@ -53,7 +54,7 @@ def bench_decode(
     if peers:
         from mtp_code.interop.peers import transformers_peers
 
-        others = transformers_peers(run, trained.tokenizer.end_of_text)
+        others = transformers_peers(run, trained.tokenizer.answer_ends)
     with progress_bar("decoding rounds") as on_progress:
         rows = measure(trained.model, trained.tokenizer, requests, on_progress, others)
     record = {
@@ -65,7 +66,7 @@ def bench_decode(
         "repeats": min(NUM_ROUNDS, len(requests)),
         "rows": rows,
     }
-    write_json(out or run / f"decode-{loaded.name}.json", record)
+    write_json(out or figures_folder(run) / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
 
@@ -203,7 +204,7 @@ def _chosen_sections(asked: str | None, known: Mapping[str, T]) -> dict[str, T]:
 
 @bench.command("serve")
 def bench_serve(
-    run: RunDir,
+    run: ModelDir,
     benchmark: BenchmarkName = "micro",
     count: Annotated[int, typer.Option(min=1, help="Prompts a round.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
@@ -220,8 +221,8 @@ def bench_serve(
     import torch
 
     from mtp_code.files import write_json
+    from mtp_code.loading import load_model
     from mtp_code.machine import describe_versions
-    from mtp_code.run_folder import load_run
     from mtp_code.serving.bench import measure
 
     torch.set_num_threads(num_threads)
@@ -234,7 +235,7 @@ def bench_serve(
     record = {
         **provenance(),
         "versions": describe_versions(),
-        "model": load_run(run).description,
+        "model": load_model(run).description,
         "prompts": {"benchmark": loaded.name, "count": len(prompts)},
         "max_new_tokens": max_new_tokens,
         "clients": clients,

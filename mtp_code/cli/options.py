@@ -45,6 +45,12 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe's name or TOML file.")
 RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
+ModelDir = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder, an export, or a model of transformers."),
+]
+
+
 TokensDir = Annotated[
     Path | None, typer.Option("--tokens", help="Token shards. [default: tokens/RECIPE]")
 ]

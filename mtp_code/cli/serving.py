@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtp_code.cli.options import NumThreads, RunDir
+from mtp_code.cli.options import ModelDir, NumThreads
 from mtp_code.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ commands = typer.Typer()
 
 @commands.command()
 def serve(
-    run: RunDir,
+    run: ModelDir,
     host: Annotated[
         str, typer.Option(help="Beyond loopback only with MTP_CODE_API_KEY set.")
     ] = "127.0.0.1",

@@ -16,9 +16,9 @@ from mtp_code.decoding.requests import Answer, Completion, Request, TokenLogprob
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Outcome, Plan, advance, draft
 from mtp_code.errors import MachineError, PromptError
+from mtp_code.loading import load_model
 from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
-from mtp_code.run_folder import load_run
 from mtp_code.tokenizer import Tokenizer
 
 NumDrafts = int | Literal["auto"]
@@ -180,10 +180,13 @@ class Engine:
     def load(cls, run_dir: Path, num_rows: int = 8, num_drafts: NumDrafts = "auto") -> Self:
         """An engine for a run's newest checkpoint, its weights laid out for decoding.
 
+        Args:
+            run_dir: a run folder, or what else `load_model` takes.
+
         Raises:
-            CheckpointError: the folder is no run, or holds no whole checkpoint.
+            InputError: the folder holds no model, or a damaged one.
         """
-        trained = load_run(run_dir)
+        trained = load_model(run_dir)
         prepare_for_decoding(trained.model)
         return cls(trained.model, trained.tokenizer, num_rows, num_drafts)
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from mtp_code.decoding.engine import Engine, NumDrafts
 from mtp_code.decoding.prepare import prepare_for_decoding
-from mtp_code.run_folder import load_run
+from mtp_code.loading import load_model
 from mtp_code.serving.address import BACKLOG, ServeError
 from mtp_code.serving.app import Service, create_app
 from mtp_code.serving.metrics import Metrics
@@ -32,6 +32,8 @@ class Server(uvicorn.Server):
             create_app(service),
             access_log=False,
             log_level="warning",
+            ws="none",
+            proxy_headers=False,  # whose address a client has changes nothing here
             timeout_graceful_shutdown=_LAST_WORDS_S,
             backlog=BACKLOG,
         )
@@ -61,10 +63,10 @@ def load_engine(run_dir: Path, num_rows: int, num_drafts: NumDrafts) -> Engine:
     """`Engine.load` for the command line.
 
     Raises:
-        CheckpointError: the folder is no run, or holds no whole checkpoint.
+        InputError: the folder holds no model, or a damaged one.
         ServeError: its model has too few heads for so many drafts.
     """
-    trained = load_run(run_dir)
+    trained = load_model(run_dir)
     most = trained.model.num_mtp_heads - 1
     if num_drafts != "auto" and num_drafts > most:
         raise ServeError(f"--drafts {num_drafts}: the run has heads for 0..{most}")

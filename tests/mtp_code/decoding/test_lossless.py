@@ -16,7 +16,7 @@ from mtp_code.model.mtp import MTPModel, build_model
 
 V = 8
 END = 7
-TOKENIZER = SimpleNamespace(vocab_size=V, end_of_text=END)
+TOKENIZER = SimpleNamespace(vocab_size=V, answer_ends=(END,))
 PROMPT = [3]
 SETTINGS = [
     SamplingConfig(temperature=1.0),

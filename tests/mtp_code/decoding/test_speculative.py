@@ -259,7 +259,7 @@ def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(
     requests += [Request([7] * 250, 100), *(Request([token], 12) for token in range(0, 250, 50))]
     found = list(decode_speculative(model, tokenizer, requests, 3, num_rows))
     for answered in [one for one in longest if one.tokens][:2]:
-        tokenizer.end_of_text = answered.tokens[-1]  # type: ignore[misc]
+        tokenizer.answer_ends = (answered.tokens[-1],)  # type: ignore[misc]
         found += decode_speculative(model, tokenizer, requests, 3, num_rows)
     assert {one.ended_by for one in found} == {"length", "stop", "end of text"}
     for one in found:
