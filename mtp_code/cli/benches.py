@@ -34,13 +34,13 @@ def bench_decode(
     import torch
 
     from mtp_code.decoding.bench import NUM_ROUNDS, measure
+    from mtp_code.decoding.prepare import load_for_decoding
     from mtp_code.decoding.requests import Request
     from mtp_code.files import write_json
-    from mtp_code.run_folder import load_run
 
     torch.set_num_threads(num_threads)
     loaded = named_benchmark(benchmark)
-    trained = load_run(run)
+    trained = load_for_decoding(run)
     requests = [
         Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
         for task in loaded.tasks[:count]

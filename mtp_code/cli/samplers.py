@@ -138,9 +138,9 @@ def default_folder(sampler: SamplerName, model: str) -> Path:
 @cache
 def load_run_once(run: Path) -> "TrainedModel":
     """A run's model, read once however many stages of a command use it."""
-    from mtp_code.run_folder import load_run
+    from mtp_code.decoding.prepare import load_for_decoding
 
-    return load_run(run)
+    return load_for_decoding(run)
 
 
 def described(sampler: "Sampler") -> dict[str, Any]:

@@ -39,10 +39,11 @@ def serve(
     with listen(address) as listening:  # what is wrong with it is told before torch is loaded
         import torch
 
-        from mtp_code.serving.server import build_service, load_engine, serve_until_told
+        from mtp_code.decoding.engine import Engine
+        from mtp_code.serving.server import build_service, serve_until_told
 
         torch.set_num_threads(num_threads)
-        engine = load_engine(run, batch_rows, _num_drafts(drafts))
+        engine = Engine.load(run, batch_rows, _num_drafts(drafts))
         served_name = name or run.resolve().name
         service = build_service(engine, served_name, max_waiting, timeout, api_key)
         bound_host, bound_port = listening.getsockname()[:2]

@@ -11,14 +11,13 @@ import torch
 
 from mtp_code.decoding.draft import build_drafter
 from mtp_code.decoding.policy import Auto, Fixed
-from mtp_code.decoding.prepare import largest_num_rows, prepare_for_decoding
+from mtp_code.decoding.prepare import largest_num_rows, load_for_decoding
 from mtp_code.decoding.requests import Answer, Completion, Request, TokenLogprobs
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Outcome, Plan, advance, draft
-from mtp_code.errors import MachineError, PromptError
+from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
-from mtp_code.run_folder import load_run
 from mtp_code.tokenizer import Tokenizer
 
 NumDrafts = int | Literal["auto"]
@@ -181,10 +180,14 @@ class Engine:
         """An engine for a run's newest checkpoint, its weights laid out for decoding.
 
         Raises:
-            CheckpointError: the folder is no run, or holds no whole checkpoint.
+            CheckpointError: the folder is no run, or holds no whole checkpoint, or its model has
+                too few heads for so many drafts.
+            MachineError: memory does not suffice for so many rows; it says how many fit.
         """
-        trained = load_run(run_dir)
-        prepare_for_decoding(trained.model)
+        trained = load_for_decoding(run_dir)
+        most = trained.model.num_mtp_heads - 1
+        if num_drafts != "auto" and not 0 <= num_drafts <= most:
+            raise CheckpointError(f"{run_dir}: {num_drafts} drafts: it has heads for 0..{most}")
         return cls(trained.model, trained.tokenizer, num_rows, num_drafts)
 
     @property
