@@ -11,9 +11,11 @@ import evals.errors
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
 from mtp_code.cli.options import BenchmarkName, RunDir
 from mtp_code.cli.show import progress_bar
+from mtp_code.errors import did_you_mean
 
 if TYPE_CHECKING:
     from evals.coverage import Condition
+    from mtp_code.decoding.engine import NumDrafts
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 
@@ -64,6 +66,83 @@ def bench_decode(
     write_json(out or run / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
+
+
+@bench.command("exactness")
+def bench_exactness(
+    run: RunDir,
+    drafts: Annotated[
+        str | None, typer.Option(help="With commas. [default: all numbers, and auto]")
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Sizes with commas.")] = "1,3,8",
+    count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
+    others: Annotated[int, typer.Option(min=0, help="Prompts of micro beside.")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    draws: Annotated[int, typer.Option(min=0, help="Samples held to their law; 0: none.")] = 10**6,
+    peers: Annotated[bool, typer.Option(help="transformers' generate too.")] = True,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="[default: RUN/exactness.json]")] = None,
+) -> None:
+    """Answers held to plain decoding's token by token, and samples to the law they follow."""
+    import torch
+
+    from mtp_code.decoding.exactness import LEAST_DRAWS, check_law, compare_tokens
+    from mtp_code.decoding.prepare import load_for_decoding
+    from mtp_code.files import write_json
+
+    if 0 < draws < LEAST_DRAWS:
+        raise evals.errors.InputError(f"--draws {draws}: expected 0, or at least {LEAST_DRAWS}")
+    torch.set_num_threads(num_threads)
+    trained = load_for_decoding(run)
+    most = trained.model.num_mtp_heads - 1
+    known: dict[str, NumDrafts] = {str(k): k for k in range(1, most + 1)} | {"auto": "auto"}
+    chosen = _listed("--drafts", drafts, known)
+    sizes = _listed("--batches", batches, {str(size): size for size in range(1, 257)})
+    asked = {
+        "humaneval": named_benchmark("humaneval").tasks[:count],
+        "micro": named_benchmark("micro").tasks[:others],
+    }
+    tasks = [task for of_one in asked.values() for task in of_one]
+    prompts = [trained.tokenizer.encode_prompt(task.prompt) for task in tasks]
+    others_decode = {}
+    if peers:
+        from mtp_code.interop.peers import transformers_peers
+
+        name = "transformers generate"
+        others_decode[name] = transformers_peers(run, trained.tokenizer.end_of_text)[name]
+    with progress_bar("ways to decode") as on_progress:
+        rows = compare_tokens(
+            trained.model, trained.tokenizer, prompts, max_new_tokens, chosen, sizes,
+            others_decode, on_progress,
+        )  # fmt: skip
+    with progress_bar("settings of sampling") as on_progress:
+        laws = check_law(draws, on_progress) if draws else []
+    record = {
+        **provenance(),
+        "model": trained.description,
+        "prompts": {name: len(of_one) for name, of_one in asked.items()},
+        "max_new_tokens": max_new_tokens,
+        "rows": rows,
+        "laws": laws,
+    }
+    write_json(out or run / "exactness.json", record)
+    for row in rows:
+        typer.echo(
+            f"{row.get('peer') or row['drafts'] + ' drafts, ' + str(row['rows']) + ' rows':<24}"
+            f"{row['differences']} of {row['requests']} answers differ | {row['tokens']} tokens"
+            + (
+                f" | {row['stops_inside_drafts']} ended inside a draft"
+                if "stops_inside_drafts" in row
+                else ""
+            )
+        )
+    for row in laws:
+        typer.echo(f"{row['fault'] or 'law':<28}p = {row['p_value']:.3g} | {row['draws']} draws")
+    wrong = sum(row["differences"] for row in rows)
+    failed = sum(not row["holds"] for row in laws)
+    if wrong or failed:
+        typer.echo(f"not exact: {wrong} answers differ, {failed} laws do not hold", err=True)
+        raise typer.Exit(1)
 
 
 @bench.command("vllm")
@@ -360,6 +439,16 @@ def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
         f"| {row['identical_outputs']}/{num_prompts} identical"
         + (f" | accepted by offset {offsets}" if offsets else "")
     )
+
+
+def _listed(option: str, given: str | None, known: "dict[str, Any]") -> "list[Any]":
+    """What a list with commas names; all that is known if it is not given."""
+    if given is None:
+        return list(known.values())
+    for name in given.split(","):
+        if name not in known:
+            raise evals.errors.InputError(f"{option} {given}: {name!r}{did_you_mean(name, known)}")
+    return [known[name] for name in given.split(",")]
 
 
 def _coverage_line(condition: "Condition", covered: "Iterable[float | None]") -> str:

@@ -14,7 +14,7 @@ from mtp_code.decoding.policy import Auto, Fixed
 from mtp_code.decoding.prepare import largest_num_rows, load_for_decoding
 from mtp_code.decoding.requests import Answer, Completion, Request, TokenLogprobs
 from mtp_code.decoding.state import DecodeState
-from mtp_code.decoding.step import Outcome, Plan, advance, draft
+from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
 from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
@@ -144,11 +144,13 @@ class Engine:
         num_rows: int = 8,
         num_drafts: NumDrafts = "auto",
         prefill_tokens: int = PREFILL_TOKENS,
+        advance: Advance = advance,
     ) -> None:
         """
         Args:
             num_drafts: tokens drafted a round, 0 … n−1; `auto` drafts as many as pay, which may
                 be none.
+            advance: a round; another one is for checks, which must notice that it is wrong.
 
         Raises:
             ValueError: the model has too few heads for so many drafts, or there is no row.
@@ -160,7 +162,7 @@ class Engine:
         self.max_drafts = model.num_mtp_heads - 1 if num_drafts == "auto" else num_drafts
         self._drafter = build_drafter(model, self.max_drafts)
         self._policy = Auto(self.max_drafts) if num_drafts == "auto" else Fixed(self.max_drafts)
-        self._prefill_tokens = prefill_tokens
+        self._prefill_tokens, self._advance = prefill_tokens, advance
         num_spare = 2 * (self.max_drafts + 1)
         fitting = largest_num_rows(model, num_spare, self.max_drafts)
         if fitting is not None and fitting < num_rows:
@@ -238,7 +240,7 @@ class Engine:
         num_drafts = self._policy.choose(keys)
         state = self._state.rows(0, len(live))
         plan = self._plan(live, num_drafts)
-        outcome = advance(self.model, self._drafter, state, plan)
+        outcome = self._advance(self.model, self._drafter, state, plan)
         self._note_read(live, num_drafts)
         events, accepted = self._commit(live, outcome, num_drafts)
         elapsed_s = time.perf_counter() - begun_s

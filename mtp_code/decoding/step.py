@@ -5,7 +5,7 @@ replay it and the host may look at the outcome later.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -56,6 +56,14 @@ class Outcome(NamedTuple):
     accepted_B: Tensor
     is_drafted_B: Tensor
     logprobs: Logprobs | None
+
+
+class Advance(Protocol):
+    """A round, as `advance` is one."""
+
+    def __call__(
+        self, model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan
+    ) -> Outcome: ...
 
 
 def advance(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
