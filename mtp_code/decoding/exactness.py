@@ -281,7 +281,7 @@ def check_law(
 def always_stands(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
     """A round as a fault would have it: every draft is taken for right."""
     before_B = state.cache.lengths_B.clone()
-    drafts_Bk = draft(model, drafter, state, plan).clamp(min=0) if plan.num_drafts else None
+    drafts_Bk = draft(model, drafter, state, plan)[..., 0].clamp(min=0) if plan.num_drafts else None
     outcome = advance(model, drafter, state, plan)
     if drafts_Bk is None:
         return outcome

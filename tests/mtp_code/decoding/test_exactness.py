@@ -37,8 +37,8 @@ def test_a_token_that_is_another_is_a_difference(small_model, tokenizer):
 
 
 def test_an_engine_that_takes_every_draft_is_caught(small_model, tokenizer, monkeypatch):
-    def wrong(*args):
-        return Engine(*args, advance=exactness.always_stands)
+    def wrong(*args, **settings):
+        return Engine(*args, **settings, advance=exactness.always_stands)
 
     monkeypatch.setattr(exactness, "Engine", wrong)
     (row,) = compare_tokens(small_model, tokenizer, PROMPTS, 16, [2], [1])
