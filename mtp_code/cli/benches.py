@@ -72,7 +72,7 @@ def bench_decode(
 def bench_exactness(
     run: RunDir,
     drafts: Annotated[
-        str | None, typer.Option(help="With commas. [default: all numbers, and auto]")
+        str | None, typer.Option(help="With commas. [default: each number, auto, tree, auto tree]")
     ] = None,
     batches: Annotated[str, typer.Option(help="Sizes with commas.")] = "1,3,8",
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
@@ -88,6 +88,7 @@ def bench_exactness(
 
     from mtp_code.decoding.exactness import LEAST_DRAWS, check_law, compare_tokens
     from mtp_code.decoding.prepare import load_for_decoding
+    from mtp_code.decoding.tree import Tree
     from mtp_code.files import write_json
 
     if 0 < draws < LEAST_DRAWS:
@@ -95,7 +96,10 @@ def bench_exactness(
     torch.set_num_threads(num_threads)
     trained = load_for_decoding(run)
     most = trained.model.num_mtp_heads - 1
-    known: dict[str, NumDrafts] = {str(k): k for k in range(1, most + 1)} | {"auto": "auto"}
+    known: dict[str, NumDrafts] = {str(k): k for k in range(1, most + 1)}
+    known["auto"] = "auto"
+    if most and not trained.model.mtp_heads.reads_tokens:
+        known |= {"tree": Tree.product((3, 2, 2)[:most]), "auto tree": "tree"}
     chosen = _listed("--drafts", drafts, known)
     sizes = _listed("--batches", batches, {str(size): size for size in range(1, 257)})
     asked = {
@@ -112,7 +116,7 @@ def bench_exactness(
         others_decode[name] = transformers_peers(run, trained.tokenizer.end_of_text)[name]
     with progress_bar("ways to decode") as on_progress:
         rows = compare_tokens(
-            trained.model, trained.tokenizer, prompts, max_new_tokens, chosen, sizes,
+            trained.model, trained.tokenizer, prompts, max_new_tokens, chosen, sizes.values(),
             others_decode, on_progress,
         )  # fmt: skip
     with progress_bar("settings of sampling") as on_progress:
@@ -126,18 +130,8 @@ def bench_exactness(
         "laws": laws,
     }
     write_json(out or run / "exactness.json", record)
-    for row in rows:
-        typer.echo(
-            f"{row.get('peer') or row['drafts'] + ' drafts, ' + str(row['rows']) + ' rows':<24}"
-            f"{row['differences']} of {row['requests']} answers differ | {row['tokens']} tokens"
-            + (
-                f" | {row['stops_inside_drafts']} ended inside a draft"
-                if "stops_inside_drafts" in row
-                else ""
-            )
-        )
-    for row in laws:
-        typer.echo(f"{row['fault'] or 'law':<28}p = {row['p_value']:.3g} | {row['draws']} draws")
+    for line in _exactness_lines(rows, laws):
+        typer.echo(line)
     wrong = sum(row["differences"] for row in rows)
     failed = sum(not row["holds"] for row in laws)
     if wrong or failed:
@@ -441,14 +435,28 @@ def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
     )
 
 
-def _listed(option: str, given: str | None, known: "dict[str, Any]") -> "list[Any]":
-    """What a list with commas names; all that is known if it is not given."""
+def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        name = row.get("peer") or "{drafts} drafts, {rows} rows".format_map(row)
+        line = "{differences} of {requests} answers differ | {tokens} tokens".format_map(row)
+        if "peer" not in row:
+            line += " | {stops_inside_drafts} ended inside a draft".format_map(row)
+        lines.append(f"{name:<26}{line}")
+    for row in laws:
+        name = row["fault"] or "law at temperature {temperature}".format_map(row)
+        lines.append(f"{name:<26} p = {row['p_value']:.3g} | {row['draws']} draws")
+    return lines
+
+
+def _listed(option: str, given: str | None, known: dict[str, Any]) -> dict[str, Any]:
+    """What a list with commas names, by name; all that is known if it is not given."""
     if given is None:
-        return list(known.values())
+        return known
     for name in given.split(","):
         if name not in known:
             raise evals.errors.InputError(f"{option} {given}: {name!r}{did_you_mean(name, known)}")
-    return [known[name] for name in given.split(",")]
+    return {name: known[name] for name in given.split(",")}
 
 
 def _coverage_line(condition: "Condition", covered: "Iterable[float | None]") -> str:

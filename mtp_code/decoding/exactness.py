@@ -17,6 +17,7 @@ from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import RowSampling, SamplingConfig, token_probs
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
+from mtp_code.decoding.tree import Tree
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.tokenizer import Tokenizer
@@ -39,8 +40,8 @@ def compare_tokens(
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    drafts: Sequence[NumDrafts],
-    batches: Sequence[int],
+    drafts: Mapping[str, NumDrafts],
+    batches: Iterable[int],
     peers: Mapping[str, Callable[[Iterable[Request]], Iterable[Completion]]] = MappingProxyType({}),
     on_progress: Progress = lambda done, total: None,
 ) -> list[dict[str, Any]]:
@@ -53,10 +54,11 @@ def compare_tokens(
     ended so before their round's last token.
 
     Args:
+        drafts: numbers or shapes of drafts, by name.
         peers: other ways to decode with the same weights, held to the same answers without stops.
     """
     free = [Request(prompt, max_new_tokens) for prompt in prompts]
-    modes = [(num_drafts, batch) for num_drafts in drafts for batch in batches]
+    modes = [(name, batch) for batch in batches for name in drafts]
     num_steps, done = 1 + len(modes) + len(peers), 0
     on_progress(done, num_steps)
     engine = Engine(model, tokenizer, num_rows=1, num_drafts=0)
@@ -73,9 +75,9 @@ def compare_tokens(
     requests = [one for pair in zip(free, stopped, strict=True) for one in pair]
     expected = [one for pair in zip(plain, cut, strict=True) for one in pair]
     rows = []
-    for num_drafts, batch in modes:
+    for name, batch in modes:
         on_progress(done := done + 1, num_steps)
-        answered = _answer_all(Engine(model, tokenizer, batch, num_drafts), requests)
+        answered = _answer_all(Engine(model, tokenizer, batch, drafts[name]), requests)
         inside = sum(
             with_stop.completion.ended_by == "stop"
             and len(with_stop.completion.tokens) not in without.ends_of_rounds
@@ -83,7 +85,7 @@ def compare_tokens(
         )
         found = [one.completion for one in answered]
         rows.append(
-            {"drafts": str(num_drafts), "rows": batch}
+            {"drafts": name, "rows": batch}
             | _differences(found, expected)
             | {"stops_inside_drafts": inside}
         )
@@ -165,13 +167,13 @@ LEAST_P_VALUE: Final = 1e-3
 LEAST_DRAWS: Final = 40_000
 """Of all settings together: with fewer, hardly an answer is expected often enough to count."""
 
-SETTINGS: Final = tuple(
-    (SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), num_drafts)
-    for num_drafts, temperatures in ((1, (0.6, 1.5)), (2, (0.8, 1.0)))
+SETTINGS: Final[tuple[tuple[SamplingConfig, int | Tree], ...]] = tuple(
+    (SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), shape)
+    for shape, temperatures in ((1, (0.6,)), (2, (0.8, 1.0)), (Tree.product((3, 2)), (1.5,)))
     for temperature in temperatures
     for top_p, top_k in ((1.0, None), (0.9, None), (0.7, None), (1.0, 3), (0.8, 5))
 )
-"""Of sampling, and drafts a round."""
+"""Of sampling, and the shape of drafts."""
 
 
 @dataclass(frozen=True)
@@ -263,17 +265,24 @@ def check_law(
     model, each = tiny_model(), num_draws // len(SETTINGS)
     faults = {"a draft that always stands": always_stands, "a wrong residual": wrong_residual}
     rows = []
-    for sampling, num_drafts in SETTINGS:
-        on_progress(len(rows), len(SETTINGS) + len(faults))
-        p = p_value(model, sampling, num_drafts, each)
-        told = {**sampling.model_dump(), "drafts": num_drafts, "draws": each, "p_value": p}
-        rows.append(told | {"fault": None, "holds": p > LEAST_P_VALUE})
-    for name, fault in faults.items():
-        on_progress(len(rows), len(SETTINGS) + len(faults))
-        sampling, num_drafts = SamplingConfig(temperature=1.0), 1
-        p = p_value(model, sampling, num_drafts, each, fault)
-        told = {**sampling.model_dump(), "drafts": num_drafts, "draws": each, "p_value": p}
-        rows.append(told | {"fault": name, "holds": p <= LEAST_P_VALUE})
+    plain = SamplingConfig(temperature=1.0)
+    settings: list[tuple[SamplingConfig, int | Tree, str | None]] = [
+        *((sampling, shape, None) for sampling, shape in SETTINGS),
+        *((plain, 1, name) for name in faults),
+    ]
+    for sampling, shape, fault in settings:
+        on_progress(len(rows), len(settings))
+        p = p_value(model, sampling, shape, each, advance if fault is None else faults[fault])
+        rows.append(
+            {
+                **sampling.model_dump(),
+                "drafts": shape if isinstance(shape, int) else f"tree of {shape.num_nodes}",
+                "draws": each,
+                "p_value": p,
+                "fault": fault,
+                "holds": (p > LEAST_P_VALUE) == (fault is None),
+            }
+        )
     on_progress(len(rows), len(rows))
     return rows
 
