@@ -177,11 +177,11 @@ SETTINGS: Final[tuple[tuple[SamplingConfig, int | Tree], ...]] = tuple(
 
 
 @dataclass(frozen=True)
-class _Words:
-    """All that an engine asks of a tokenizer here."""
+class Numbers:
+    """All that an engine asks of a tokenizer where no answer has a stop string."""
 
-    vocab_size: int = VOCAB_SIZE
-    end_of_text: int = END
+    vocab_size: int
+    end_of_text: int
 
 
 def tiny_model() -> MTPModel:
@@ -233,8 +233,8 @@ def p_value(
     0 where an answer was drawn that the law gives no chance.
     """
     requests = (Request(PROMPT, DEPTH, seed=seed, sampling=sampling) for seed in range(num_draws))
-    words: Any = _Words()
-    engine = Engine(model, words, 512, num_drafts, advance=advance)
+    numbers: Any = Numbers(VOCAB_SIZE, END)
+    engine = Engine(model, numbers, 512, num_drafts, advance=advance)
     counts = Counter(tuple(completion.tokens) for completion in engine.complete(requests))
     expected = {tokens: num_draws * p for tokens, p in law(model, sampling).items()}
     if any(expected.get(tokens, 0.0) <= 0 for tokens in counts):

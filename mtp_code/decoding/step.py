@@ -4,6 +4,7 @@ A pure function over static tensors that never asks the device for a number, so 
 replay it and the host may look at the outcome later.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -77,8 +78,18 @@ class Advance(Protocol):
     ) -> Outcome: ...
 
 
-def advance(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
-    """Advances every row by the drafts that stand and one token more."""
+def advance(
+    model: MTPModel,
+    drafter: Drafter,
+    state: DecodeState,
+    plan: Plan,
+    count: Callable[[Tensor, Tensor], Tensor] = count_accepted,
+) -> Outcome:
+    """Advances every row by the drafts that stand and one token more.
+
+    Args:
+        count: how many drafts of a line stand; another one is for measurements.
+    """
     lengths_B, num_drafts = state.cache.lengths_B, plan.num_drafts
     # draft
     last_B1 = state.tokens_BC.gather(1, lengths_B[:, None])
@@ -105,7 +116,7 @@ def advance(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -
     )
     hidden_BTD, ranks_Bk = reading.hidden_BTD, None
     if plan.tree is None:
-        accepted_B = count_accepted(drafts_Bkr[..., 0], targets_BT)
+        accepted_B = count(drafts_Bkr[..., 0], targets_BT)
     else:
         # What stands moves to where it would have been read without the rest of the tree.
         path_BT, accepted_B = follow(nodes, num_drafts, tokens_BT, targets_BT)
