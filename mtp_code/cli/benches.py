@@ -26,6 +26,7 @@ def bench_decode(
     benchmark: BenchmarkName = "humaneval",
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Answers written side by side.")] = 1,
     num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     peers: Annotated[
         bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
@@ -53,12 +54,13 @@ def bench_decode(
 
         others = transformers_peers(run, trained.tokenizer.end_of_text)
     with progress_bar("decoding rounds") as on_progress:
-        rows = measure(trained.model, trained.tokenizer, requests, on_progress, others)
+        rows = measure(trained.model, trained.tokenizer, requests, on_progress, others, batch_rows)
     record = {
         **provenance(),
         "model": trained.description,
         "prompts": {"benchmark": loaded.name, "count": len(requests)},
         "max_new_tokens": max_new_tokens,
+        "batch_rows": batch_rows,
         "num_threads": num_threads,
         "repeats": min(NUM_ROUNDS, len(requests)),
         "rows": rows,
@@ -66,6 +68,48 @@ def bench_decode(
     write_json(out or run / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
+
+
+@bench.command("decode-shapes")
+def bench_decode_shapes(
+    tokens_per_forward: Annotated[
+        float, typer.Option(min=1, help="That as many drafts as there are heads for are to give.")
+    ] = 3.5,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
+    minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
+    import torch
+
+    from mtp_code.decoding.synthetic import measure
+    from mtp_code.files import write_json
+
+    torch.set_num_threads(num_threads)
+    record = measure(
+        "smoke" if smoke else None,
+        tokens_per_forward,
+        60 * minutes,
+        lambda line: typer.echo(line, err=True),
+    )
+    if out is not None:
+        write_json(out, {**provenance(), "num_threads": num_threads, **record})
+    for row in record["rows"]:
+        typer.echo(
+            "{shape}, {rows} rows, drafts {drafts}: {tokens_per_s:.0f} tok/s | "
+            "{tokens_per_forward:.2f} a forward | {speed_up:.2f}× ({speed_up_low:.2f}–"
+            "{speed_up_high:.2f})".format_map(row)
+            + (
+                " | {share_of_bandwidth:.0%} of copy bandwidth".format_map(row)
+                if "share_of_bandwidth" in row
+                else ""
+            )
+        )
+    for line in record["left_out"]:
+        typer.echo(line, err=True)
+    if record["left_out"]:
+        raise typer.Exit(1)
 
 
 @bench.command("exactness")

@@ -53,8 +53,10 @@ def serve(
 
 
 def _num_drafts(given: str) -> "NumDrafts":
-    if given == "auto" or given == "tree":
-        return given
+    if given == "auto":
+        return "auto"
+    if given == "tree":
+        return "tree"
     if not given.isdecimal():
         raise InputError(f"--drafts {given}: no number, and neither auto nor tree")
     return int(given)

@@ -264,7 +264,7 @@ def check_law(
         raise ValueError(f"num_draws must be at least {LEAST_DRAWS}, got {num_draws}")
     model, each = tiny_model(), num_draws // len(SETTINGS)
     faults = {"a draft that always stands": always_stands, "a wrong residual": wrong_residual}
-    rows = []
+    rows: list[dict[str, Any]] = []
     plain = SamplingConfig(temperature=1.0)
     settings: list[tuple[SamplingConfig, int | Tree, str | None]] = [
         *((sampling, shape, None) for sampling, shape in SETTINGS),

@@ -101,7 +101,7 @@ class Graphed:
 
 def captured(rounds: Rounds) -> Recorded:
     """As a CUDA graph, behind a run that has kernels chosen and workspaces made."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         rounds()

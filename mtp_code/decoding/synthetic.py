@@ -90,6 +90,7 @@ def measure(
     }
     for shape in measured.shapes:
         config = load_recipe(shape).model
+        model: MTPModel | None = None
         try:
             model = random_model(config, device, measured.dtype)
             for batch in measured.batches:
@@ -103,7 +104,7 @@ def measure(
                 record["precision"].append({"shape": shape, **precision(model, measured)})
         except (MachineError, torch.OutOfMemoryError) as error:
             record["left_out"].append(f"{shape}: {str(error).splitlines()[0]}")
-        model = None
+        del model  # before the next is made
     return record
 
 
@@ -195,7 +196,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     config, most = model.config, model.num_mtp_heads - 1
     device = model.unembedding.weight.device
-    rate = rate_for(tokens_per_forward, most)
+    rate = rate_for(min(tokens_per_forward, most + 1), most)
     choices: list[NumDrafts] = [*range(most + 1), "auto"]
     ways = []
     for choice in choices:
