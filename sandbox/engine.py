@@ -16,6 +16,7 @@ from sandbox import cgroup, packages
 from sandbox.container import Containers, ContainerWorker
 from sandbox.desks import ChecksRoom
 from sandbox.errors import SandboxUnavailable
+from sandbox.incubation import Incubator
 from sandbox.jobs import Job
 from sandbox.limits import MIB, Limits
 from sandbox.plan import Plan
@@ -72,6 +73,8 @@ class Engine:
         has_groups = are_rooms_here and tier is not Tier.NONE
         self._cgroups = cgroup.find_cgroups() if has_groups else None
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
+        self._incubator = Incubator(profile.interpreter)
+        self._checks_incubator = Incubator(profile.interpreter, for_checks=True)
         self._checks_room = ChecksRoom(self._new_checks_room)
         self._containers = Containers(limits, profile)
         self._workers: list[Worker | ContainerWorker] = []
@@ -162,6 +165,8 @@ class Engine:
             worker.close()
         self._workers.clear()
         self._checks_room.close()
+        self._incubator.close()
+        self._checks_incubator.close()
         self._containers.close()
         self._selector.close()
         for folder in self._folders:
@@ -179,12 +184,12 @@ class Engine:
         plan = self._plan
         if plan.tier is Tier.RESTRICTED:
             plan = replace(plan, workspace=self._workspace or self._new_folder())
-        return Room(plan, self._new_group(1))
+        return Room(plan, self._incubator, self._new_group(1))
 
     def _new_checks_room(self) -> Room:
         profile = replace(self._plan.profile, processes=False)
         plan = replace(self._plan, for_checks=True, profile=profile)
-        return Room(plan, self._new_group(self.num_workers))
+        return Room(plan, self._checks_incubator, self._new_group(self.num_workers))
 
     def _new_group(self, num_samples: int) -> cgroup.Group | None:
         if not isinstance(self._cgroups, cgroup.Cgroups):

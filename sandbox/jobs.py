@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sandbox import scratch, wire
@@ -237,12 +238,21 @@ class BesideJob(Job[Examination]):
 _LOST_TWICE: Final = "it was killed from outside or its worker died, twice"
 
 
+class _Phase(Enum):
+    """Of an examination: what is being waited for."""
+
+    RECORD = auto()  # the desk notes the calls that the checks make
+    ANSWER = auto()  # the program answers them all
+    REPLAY = auto()  # the desk runs the checks on the answers
+    LIVE = auto()  # program and desk, with each other
+
+
 class ExamineJob(Job[Examination]):
     """A program in the worker's room, its checks at the worker's desk.
 
-    The calls that the checks make are recorded once (`record`). The program then answers all of
-    them in one go, and the desk runs the checks on the answers (`replay`). Where the calls depend
-    on answers, the two talk over a stream (`live`).
+    The calls that the checks make are recorded once. The program then answers all of them in one
+    go, and the desk runs the checks on the answers. Where the calls depend on answers, the two talk
+    over a stream.
     """
 
     def __init__(
@@ -269,14 +279,14 @@ class ExamineJob(Job[Examination]):
 
     def _begin_recording(self, place: Place) -> None:
         assert self._known is not None
-        self._phase = "record"
+        self._phase = _Phase.RECORD
         self._requests = self._own(Scratch("requests", None))
         descriptors = {"requests": self._requests.descriptor}
         cpu_s = min(self.limits.cpu_s, _RECORDING_S)
         place.desk().ask("record", self._known, cpu_s, descriptors)
 
     def _begin_recorded(self, place: Place, requests: bytes) -> None:
-        self._phase = "answer"
+        self._phase = _Phase.ANSWER
         self._answers = self._own(scratch.answers())
         self._output = self._own(Output(self.limits))
         self._given = self._own(Scratch.holding("requests", requests))
@@ -290,7 +300,7 @@ class ExamineJob(Job[Examination]):
 
     def _begin_live(self, place: Place) -> None:
         assert self._known is not None
-        self._phase = "live"
+        self._phase = _Phase.LIVE
         self._report = None  # if it was run before, that does not count
         self._output = self._own(Output(self.limits))
         shared = self._share(orders=orders(self.source), output=self._output)
@@ -306,9 +316,9 @@ class ExamineJob(Job[Examination]):
         if self._is_lost(report, out_of_memory):
             raise LostJob
         self._report, self._out_of_memory = report, out_of_memory
-        if self._phase == "answer":
+        if self._phase is _Phase.ANSWER:
             assert self._known.requests is not None
-            self._phase = "replay"
+            self._phase = _Phase.REPLAY
             self._known.num_replayed += 1
             descriptors = {
                 "requests": self._given.descriptor,
@@ -321,14 +331,14 @@ class ExamineJob(Job[Examination]):
     def on_reply(self, place: Place, reply: dict[str, Any]) -> None:
         assert self._known is not None
         match self._phase, reply:
-            case "record", {"recorded": True}:
+            case _Phase.RECORD, {"recorded": True}:
                 # A copy: what samples are given is made anew for each, or one could mark it.
                 self._known.requests = self._requests.read(0, self._requests.size)
                 self._begin_recorded(place, self._known.requests)
-            case "record", _:
+            case _Phase.RECORD, _:
                 self._known.are_live = True
                 self._begin_live(place)
-            case "replay", {"diverged": True}:
+            case _Phase.REPLAY, {"diverged": True}:
                 self._known.has_diverged()
                 self._begin_live(place)
             case _:
@@ -337,7 +347,7 @@ class ExamineJob(Job[Examination]):
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
         if lost.was_killed:
             raise LostJob
-        if self._phase == "record":
+        if self._phase is _Phase.RECORD:
             assert self._known is not None
             self._known.are_live = True
             self._begin_live(place)
@@ -352,7 +362,7 @@ class ExamineJob(Job[Examination]):
 
     def _conclude(self, place: Place, found: tuple[Outcome, str, str]) -> None:
         self._found = found
-        if self._phase == "live" and self._report is None:
+        if self._phase is _Phase.LIVE and self._report is None:
             place.room.stop(self.number)  # which would go on waiting for calls
         else:
             self._finish()
@@ -364,7 +374,7 @@ class ExamineJob(Job[Examination]):
         execution = self._execution(
             self._report, self._output, raised, out_of_memory=self._out_of_memory
         )
-        if self._phase == "replay" and outcome is not Outcome.ENDED:
+        if self._phase is _Phase.REPLAY and outcome is not Outcome.ENDED:
             execution = _stopped(execution)
         if self._checks_cause is not None and execution.ending in (Ending.STOPPED, Ending.EXITED):
             # It answered, but in such a way that the checks could not get through.

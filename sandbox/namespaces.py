@@ -80,12 +80,17 @@ def leave_root() -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
         # A change of user makes /proc/self root's own, and what is in it unwritable.
-        libc.prctl(_PR_SET_DUMPABLE, 1)
+        allow_tracing()
 
 
 def forbid_tracing() -> None:
     """Nobody else of the same user may trace this process, or what it forks."""
     libc.prctl(_PR_SET_DUMPABLE, 0)
+
+
+def allow_tracing() -> None:
+    """Take that back for this process, to whom what is in its /proc/self then belongs again."""
+    libc.prctl(_PR_SET_DUMPABLE, 1)
 
 
 def die_with_parent() -> None:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from sandbox.contain import ROOM_STEPS
 from sandbox.engine import Engine
 from sandbox.errors import SandboxUnavailable
 from sandbox.execution import Ending, Execution
+from sandbox.incubation import Incubator
 from sandbox.limits import Limits
 from sandbox.plan import Plan
 from sandbox.pool import Pool
@@ -158,11 +159,8 @@ def _room(tier: Tier) -> Iterator[Room]:
     with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
         if tier is Tier.RESTRICTED:
             plan = replace(plan, workspace=str(Path(folder).resolve()))
-        room = Room(plan)
-        try:
+        with Incubator() as incubator, closing(Room(plan, incubator)) as room:
             yield room
-        finally:
-            room.close()
 
 
 def _probe_container() -> list[Mechanism]:

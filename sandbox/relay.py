@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from sandbox import frames, namespaces, zygote
+from sandbox import frames, incubator, namespaces
 from sandbox.contain import ROOM_STEPS
 from sandbox.engine import Engine
 from sandbox.errors import SandboxUnavailable
@@ -30,7 +30,7 @@ from sandbox.profile import Profile
 from sandbox.program import Program
 from sandbox.tier import Tier
 
-assert zygote  # imported so that its compiled form is there for the rooms before it is sealed
+assert incubator  # imported so that its compiled form is there for the rooms before it is sealed
 
 _MAX_ORDER_BYTES: Final = (1 << 32) - 1
 _TRIAL: Final = -1  # no job of the harness has this number

@@ -1,54 +1,19 @@
 """The harness's side of a room: start it, hand it samples, read its reports."""
 
 import contextlib
-import platform
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from sandbox import messages
 from sandbox.cgroup import Group
 from sandbox.errors import SandboxUnavailable
+from sandbox.incubation import Incubator
 from sandbox.limits import Limits
 from sandbox.plan import Plan
 
-# The first process of a room, small as it is, only waits: it adopts what its child leaves behind
-# (PR_SET_CHILD_SUBREAPER), and they die together (PR_SET_PDEATHSIG). Nobody may trace it or write
-# its memory (PR_SET_DUMPABLE), for it is not contained. The package is one of the same name without
-# its __init__, which would import the harness into the room.
-_BOOT: Final = """
-import ctypes, os, sys
-prctl = ctypes.CDLL(None).prctl
-prctl(36, 1, 0, 0, 0)
-first = os.getpid()
-if os.fork():
-    prctl(4, 0, 0, 0, 0)
-    os.closerange(0, 1024)
-    while True:
-        try:
-            os.wait()
-        except ChildProcessError:
-            os._exit(0)
-prctl(1, 9, 0, 0, 0)
-if os.getppid() != first:
-    os._exit(1)
-if sys.version_info < (3, 11):
-    import json, socket
-    reason = "%s is Python %d.%d" % (sys.executable, *sys.version_info[:2])
-    message = {"unavailable": [reason, "name an interpreter of Python 3.11 or newer"]}
-    socket.socket(fileno=0).send(json.dumps(message).encode())
-    sys.exit(1)
-import types
-package = types.ModuleType("sandbox")
-package.__path__ = [sys.argv[1]]
-sys.modules["sandbox"] = package
-from sandbox import zygote
-zygote.main(sys.argv[2])
-"""
+_PROBE: Final = "run `python -m sandbox probe` for the reason"
 _START_TIMEOUT_S: Final = 60.0
 _END_TIMEOUT_S: Final = 5.0
 
@@ -89,7 +54,7 @@ class RoomLost(Exception):  # noqa: N818 - an event rather than an error: the ro
 class Room:
     """One contained process tree that runs one sample at a time, or the desks of all checks."""
 
-    def __init__(self, plan: Plan, group: Group | None = None) -> None:
+    def __init__(self, plan: Plan, incubator: Incubator, group: Group | None = None) -> None:
         """Start the room; `wait_until_ready` waits for it, so that several start side by side.
 
         ``steps_held`` grows by the name of each step of containment that holds. ``group`` bounds
@@ -98,11 +63,6 @@ class Room:
         Raises:
             SandboxUnavailable: not on Linux, or the interpreter cannot be started.
         """
-        if platform.system() != "Linux":
-            raise SandboxUnavailable(
-                f"{platform.system()} has no namespaces",
-                "run this in a Linux virtual machine or container",
-            )
         self.steps_held: list[str] = []
         self.plan = plan
         self.is_at_work = False
@@ -111,29 +71,22 @@ class Room:
         self._num_oom_kills = 0
         self._is_ready = False
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # The base interpreter: what a virtual environment adds is not for the room.
-        interpreter: str = plan.profile.interpreter or sys._base_executable  # type: ignore[attr-defined]
         try:
-            self.process = subprocess.Popen(
-                [interpreter, *_flags(plan), "-c", _BOOT, _HERE, plan.as_json()],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"PYTHONHASHSEED": "0"},
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the harness
-            )
+            with theirs:
+                self.process = incubator.fork_room(plan, theirs)
+        except SandboxUnavailable:
+            self.control.close()
+            self._close_group()
+            raise
+        try:
             if group is not None:
                 group.add(self.process.pid)
             messages.send(self.control, {"begin": True})  # in its group, that is
         except OSError as error:
-            self.control.close()
+            self.close()
             raise SandboxUnavailable(
-                f"cannot start {interpreter} ({error.strerror})",
-                "use an interpreter that this user may execute",
+                f"a room could not begin ({error.strerror})", _PROBE
             ) from error
-        finally:
-            theirs.close()
 
     def wait_until_ready(self) -> None:
         """Raises:
@@ -156,14 +109,7 @@ class Room:
                 self.close()
                 raise SandboxUnavailable(reason, remedy)
         self.close()
-        if self.plan.profile.interpreter is not None:
-            raise SandboxUnavailable(
-                f"{self.plan.profile.interpreter} runs no room",
-                "name an interpreter of Python 3.11 or newer",
-            )
-        raise SandboxUnavailable(
-            "a room ended before it was ready", "run `python -m sandbox probe` for the reason"
-        )
+        raise SandboxUnavailable("a room ended before it was ready", _PROBE)
 
     def start(self, job: int, role: str, limits: Limits, descriptors: dict[str, int]) -> None:
         """Hand over a sample; see `sandbox.zygote` for the roles and their descriptors.
@@ -222,10 +168,10 @@ class Room:
         self.is_at_work = False
         self.control.close()
         # The zygote ends its sample and itself; then its first process has nobody left to wait for.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_END_TIMEOUT_S)
-        self.process.kill()
-        self.process.wait()
+        self.process.end(_END_TIMEOUT_S)
+        self._close_group()
+
+    def _close_group(self) -> None:
         if self._group is not None:
             self._group.close()
 
@@ -237,16 +183,3 @@ class Room:
         if message is None:
             raise RoomLost
         return message
-
-
-_HERE: Final = str(Path(__file__).parent)
-
-
-def _flags(plan: Plan) -> tuple[str, ...]:
-    """Isolated from environment, user and working folder (-I), without packages (-S).
-
-    Programs get -I less its -E, so that the fixed hash seed is taken: the order of a set of texts,
-    and with it a verdict, is then the same each time. Checks hash what programs answer: no seed
-    that a program knows.
-    """
-    return ("-I", "-S") if plan.for_checks else ("-s", "-P", "-S")

@@ -6,7 +6,6 @@ where to write output, where to leave a note, where its calls come from. In the 
 run it forks desks instead (`sandbox.desk`), which the harness speaks to by itself.
 """
 
-import contextlib
 import functools
 import gc
 import importlib
@@ -15,7 +14,6 @@ import os
 import random
 import select
 import signal
-import site
 import socket
 import sys
 import time
@@ -30,7 +28,6 @@ from sandbox import (
     desk,
     libc,
     namespaces,
-    rehearsal,
     shown,
     wire,
 )
@@ -48,31 +45,15 @@ _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # answers between two results, so whoever uses it may be at work on one.
 _ANSWER_S: Final = 600.0
 
-# What programs import most: a first import costs a sample more than all the rest of its run. But
-# each library that is mapped costs every fork some 10 microseconds, so what one program in hundreds
-# imports is left out (cmath, csv, queue, tempfile, unicodedata, uuid).
-_WARM: Final = """
-abc array ast base64 bisect calendar collections.abc contextlib copy dataclasses datetime decimal
-enum fractions functools hashlib heapq inspect io itertools json math numbers operator os random re
-secrets statistics string struct sys textwrap threading time traceback types typing
-""".split()  # noqa: SIM905
-_WARM_FOR_CHECKS: Final = """
-collections copy datetime decimal fractions functools itertools json math random re string typing
-""".split()  # noqa: SIM905
 # Threads of a numerical library would be there when the zygote forks, and missing in its samples.
 _ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
 )
 
 
-def main(plan_json: str) -> NoReturn:
-    """Body of a room's process."""
-    _take_signals_back()
-    control = socket.socket(fileno=contain.CONTROL)
-    plan = Plan.from_json(plan_json)
+def main(control: socket.socket, plan: Plan) -> NoReturn:
+    """Body of a room's process, forked from an incubator that is warm."""
     workspace = Path(plan.workspace or "/tmp")
-    if receive(control) is None:  # that it is in its cgroup, before it forks
-        os._exit(0)
     try:
         if plan.tier is not Tier.NONE:
             contain.contain_room(plan, lambda step: send(control, {"held": step}))
@@ -80,7 +61,7 @@ def main(plan_json: str) -> NoReturn:
             import tempfile  # compression libraries come with it, for every fork to map
 
             workspace = Path(tempfile.mkdtemp(prefix="sandbox-none-"))
-        _warm_up(plan, workspace)
+        _settle_in(plan, workspace)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
         _say_why(control, error)
     try:
@@ -99,15 +80,6 @@ def main(plan_json: str) -> NoReturn:
     os._exit(0)
 
 
-def _take_signals_back() -> None:
-    """What a harness in the background of a shell ignores, no sample should find ignored."""
-    of_the_interpreter = {signal.SIGPIPE, signal.SIGXFSZ}
-    for number in signal.valid_signals() - of_the_interpreter:
-        if signal.getsignal(number) is signal.SIG_IGN:
-            is_interrupt = number == signal.SIGINT
-            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
-
-
 def _say_why(control: socket.socket, error: Exception) -> NoReturn:
     """Tell the harness that containment does not hold, and end this process."""
     if not isinstance(error, SandboxUnavailable):
@@ -116,8 +88,8 @@ def _say_why(control: socket.socket, error: Exception) -> NoReturn:
     os._exit(1)
 
 
-def _warm_up(plan: Plan, workspace: Path) -> None:
-    """Import, parse and run what samples will; then keep the collector off what all share.
+def _settle_in(plan: Plan, workspace: Path) -> None:
+    """Find the folder and the environment that programs are to find, and the packages they may.
 
     Raises:
         SandboxUnavailable: a module that the profile names cannot be imported, or starts threads.
@@ -126,17 +98,7 @@ def _warm_up(plan: Plan, workspace: Path) -> None:
     path = "/usr/bin:/bin" if plan.profile.processes else ""
     os.environ.clear()
     os.environ.update(HOME=str(workspace), TMPDIR=str(workspace), LANG="C.UTF-8", PATH=path)
-    for name in _WARM_FOR_CHECKS if plan.for_checks else _WARM:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
     _import_packages(plan)
-    site.setquit()  # exit() and quit(), which -S leaves out
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    if not plan.for_checks:
-        rehearsal.rehearse()
-    # What is imported stays; programs need not find it, nor is it there to be imported again.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:
-        del sys.modules[name]
     gc.collect()
     gc.freeze()
 

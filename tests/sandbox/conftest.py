@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from sandbox import Checks, Examination, Execution, Limits, Pool
+from sandbox import Checks, Examination, Execution, Limits, Pool, cgroup
 
 Outside = Callable[[str], "subprocess.CompletedProcess[str]"]
 Inside = Callable[[str], Execution]
@@ -40,3 +40,12 @@ def outside() -> Outside:
 @pytest.fixture
 def examine(pool: Pool) -> Examine:
     return lambda program, checks: next(pool.examine_all([(program, Checks(checks))]))
+
+
+@pytest.fixture
+def cgroups() -> Iterator[cgroup.Cgroups]:
+    found = cgroup.find_cgroups()
+    if isinstance(found, cgroup.Unavailable):
+        pytest.skip(f"{found.reason}; {found.remedy}")
+    with found:
+        yield found

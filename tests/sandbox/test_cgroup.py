@@ -15,15 +15,6 @@ from sandbox import cgroup
 MIB = 1 << 20
 
 
-@pytest.fixture
-def cgroups():
-    found = cgroup.find_cgroups()
-    if isinstance(found, cgroup.Unavailable):
-        pytest.skip(f"{found.reason}; {found.remedy}")
-    with found:
-        yield found
-
-
 def run_in(group, program):
     """Run a program that begins once it is in the group (None: in no group of ours)."""
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
-from sandbox import cgroup, container, landlock, namespaces, room
+from sandbox import cgroup, container, incubation, landlock, namespaces
 
 probing = importlib.import_module("sandbox.probe")  # whose name in the package is the function's
 
@@ -51,7 +51,8 @@ def test_what_is_weaker_but_holds_is_told_with_its_remedy(monkeypatch):
 @pytest.mark.usefixtures("needs_sandbox")
 def test_a_kernel_without_landlock_is_told_and_programs_run_all_the_same(monkeypatch):
     # As where the call is refused: rooms are told by what runs before they are contained.
-    monkeypatch.setattr(room, "_BOOT", room._BOOT.replace("from sandbox import zygote", ABSENT))
+    boot = incubation._BOOT.replace("from sandbox import incubator", ABSENT)
+    monkeypatch.setattr(incubation, "_BOOT", boot)
     missing = landlock.NotThere("this kernel has no Landlock", "a newer one is needed")
     monkeypatch.setattr(landlock, "why_missing", lambda least_abi=1: missing)
     found = sandbox.probe()
@@ -61,7 +62,7 @@ def test_a_kernel_without_landlock_is_told_and_programs_run_all_the_same(monkeyp
     assert "this kernel has no Landlock" in told(found, "tier restricted") or os.getuid() == 0
 
 
-ABSENT = "from sandbox import landlock, zygote; landlock.why_missing = lambda least_abi=1: "
+ABSENT = "from sandbox import landlock, incubator; landlock.why_missing = lambda least_abi=1: "
 ABSENT += "landlock.NotThere('this kernel has no Landlock', 'a newer one is needed')"
 
 

@@ -1,0 +1,194 @@
+"""The harness's side of an incubator: start it, have it fork rooms."""
+
+import contextlib
+import os
+import platform
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from sandbox import messages
+from sandbox.errors import SandboxUnavailable
+from sandbox.plan import Plan
+
+# The package is one of the same name without its __init__, which would import the harness.
+_BOOT: Final = """
+import sys
+if sys.version_info < (3, 11):
+    import json, socket
+    reason = "%s is Python %d.%d" % (sys.executable, *sys.version_info[:2])
+    message = {"unavailable": [reason, "name an interpreter of Python 3.11 or newer"]}
+    socket.socket(fileno=0).send(json.dumps(message).encode())
+    sys.exit(1)
+import types
+package = types.ModuleType("sandbox")
+package.__path__ = [sys.argv[1]]
+sys.modules["sandbox"] = package
+from sandbox import incubator
+incubator.main(for_checks=sys.argv[2] == "checks")
+"""
+_HERE: Final = str(Path(__file__).parent)
+_START_TIMEOUT_S: Final = 60.0
+_END_TIMEOUT_S: Final = 5.0
+
+
+class RoomProcess:
+    """A room's first process, held by a descriptor: its number may become another one's."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether it has ended, within that time."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else 1000 * timeout_s))
+
+    def kill(self) -> None:
+        if self._descriptor < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def end(self, timeout_s: float) -> None:
+        """Wait for its end, for so long, then bring it about."""
+        if self._descriptor < 0:
+            return  # it was ended before
+        if not self.wait(timeout_s):
+            self.kill()
+            self.wait()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+class Incubator:
+    """Starts with the first room that it is asked for, and anew where it was lost.
+
+    Rooms live on without it. Use it as a context manager, or `close` it after them.
+    """
+
+    def __init__(self, interpreter: str | None = None, *, for_checks: bool = False) -> None:
+        # The base interpreter: what a virtual environment adds is not for the room.
+        self._interpreter: str = interpreter or sys._base_executable  # type: ignore[attr-defined]
+        self._is_chosen = interpreter is not None
+        self._for_checks = for_checks
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fork_room(self, plan: Plan, control: socket.socket) -> RoomProcess:
+        """The first process of a room that is spoken to through ``control``'s other end; it goes
+        on once it receives a message.
+
+        Raises:
+            SandboxUnavailable: not on Linux, or the interpreter cannot be started.
+        """
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                if (process := self._ask(self._control, plan, control)) is not None:
+                    return process
+            self.close()  # it was lost since
+        try:
+            process = self._ask(self._start(), plan, control)
+        except OSError:
+            process = None
+        if process is None:
+            self.close()
+            raise self._unavailable()
+        return process
+
+    def close(self) -> None:
+        """Let it end, once its rooms have."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _start(self) -> socket.socket:
+        if platform.system() != "Linux":
+            raise SandboxUnavailable(
+                f"{platform.system()} has no namespaces",
+                "run this in a Linux virtual machine or container",
+            )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        purpose = "checks" if self._for_checks else "programs"
+        try:
+            self._process = subprocess.Popen(
+                [self._interpreter, *self._flags(), "-c", _BOOT, _HERE, purpose],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONHASHSEED": "0"},
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the harness
+            )
+        except OSError as error:
+            ours.close()
+            raise SandboxUnavailable(
+                f"cannot start {self._interpreter} ({error.strerror})",
+                "use an interpreter that this user may execute",
+            ) from error
+        finally:
+            theirs.close()
+        ours.settimeout(_START_TIMEOUT_S)
+        self._control = ours
+        return ours
+
+    def _flags(self) -> tuple[str, ...]:
+        """Isolated from environment, user and working folder (-I), without packages (-S).
+
+        Programs get -I less its -E, so that the fixed hash seed is taken: the order of a set of
+        texts, and with it a verdict, is then the same each time. Checks hash what programs answer:
+        no seed that a program knows.
+        """
+        return ("-I", "-S") if self._for_checks else ("-s", "-P", "-S")
+
+    def _ask(
+        self, incubator: socket.socket, plan: Plan, control: socket.socket
+    ) -> RoomProcess | None:
+        """None where it has ended.
+
+        Raises:
+            SandboxUnavailable: it says that it cannot.
+            OSError: it has ended, or does not answer.
+        """
+        messages.send(incubator, {"plan": plan.as_json()}, {"control": control.fileno()})
+        match messages.receive(incubator):
+            case messages.Message({"pid": pid}, {"process": descriptor}):
+                return RoomProcess(pid, descriptor)
+            case messages.Message({"unavailable": [reason, remedy]}):
+                self.close()
+                raise SandboxUnavailable(reason, remedy)
+        return None
+
+    def _unavailable(self) -> SandboxUnavailable:
+        if self._is_chosen:
+            return SandboxUnavailable(
+                f"{self._interpreter} runs no room", "name an interpreter of Python 3.11 or newer"
+            )
+        return SandboxUnavailable(
+            f"{self._interpreter} ended before it could run anything",
+            "try it: it must be a Python that this user may run",
+        )
