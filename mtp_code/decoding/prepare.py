@@ -27,7 +27,7 @@ def lay_out(model: MTPModel) -> None:
 
     On CPUs the matrices with more outputs than inputs (queries, keys and values; gate and up; an
     unembedding of its own) are stored by input. With 12 layers of width 512 and 768 a forward of
-    1 token then takes 0.75-0.85 of the CPU time, of 2 tokens 0.63-0.65, of 4 to 8 about as much as
+    1 token then takes 0.75-0.81 of the CPU time, of 2 tokens 0.63-0.65, of 4 to 8 about as much as
     before; at width 128 no difference shows, and the other matrices gain nothing (AMD EPYC, fp32,
     paired in one process). Shapes and values stay; products differ from those before by rounding.
     Not for training.
