@@ -289,8 +289,8 @@ class Engine:
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
         outcomes = self._runner.run(state, plan, num_rounds)
         told = _told(outcomes, len(live))
-        elapsed_s = time.perf_counter() - begun_s
         before = [len(row.answer.completion.tokens) for row in live]
+        brought = []
         for outcome, by_row in zip(outcomes, told, strict=True):
             logprobs = _listed(outcome)
             # What comes behind an answer's end is dropped.
@@ -299,14 +299,17 @@ class Engine:
             for place in going_on:
                 own = None if logprobs is None else logprobs[place]
                 self._commit(live[place], by_row[place], own, plan.num_drafts)
-            self._policy.observe(
-                [live[place].id for place in going_on],
-                shape,
-                [by_row[place].accepted for place in going_on],
-                elapsed_s / num_rounds,
-                [by_row[place].ranks for place in going_on],
-            )
+            brought.append([(live[place].id, by_row[place]) for place in going_on])
         events = [_event(row, since) for row, since in zip(live, before, strict=True)]
+        elapsed_s = time.perf_counter() - begun_s
+        for of_round in brought:
+            self._policy.observe(
+                [id_ for id_, _ in of_round],
+                shape,
+                [one.accepted for _, one in of_round],
+                elapsed_s / num_rounds,
+                [one.ranks for _, one in of_round],
+            )
         self.stats.decode_s += elapsed_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
         for place in done:

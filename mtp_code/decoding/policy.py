@@ -159,7 +159,8 @@ class Auto:
         ranks: Sequence[Sequence[int]] | None = None,
     ) -> None:
         num_drafts = num_drafts_of(shape)
-        if num_drafts <= self._last:
+        # A round that found all its rows done took as long, and tells nothing.
+        if keys and num_drafts <= self._last:
             self._times_s[_size(len(keys))][num_verified(shape)].append(elapsed_s)
         self._last = num_drafts
         self._elapsed_s += elapsed_s
