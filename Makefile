@@ -73,8 +73,8 @@ ifndef SIDE_BY_SIDE
 endif
 
 .PHONY: all help setup train-code train-twin eval-humaneval eval-mbpp eval-micro bench-decode \
-	bench-gpu-train bench-sandbox bench-judge soak-sandbox fuzz-sandbox report check test \
-	test-cluster test-vllm bench-vllm ci-regression clean FORCE
+	bench-exactness bench-gpu-decode bench-gpu-train bench-sandbox bench-judge soak-sandbox \
+	fuzz-sandbox report check test test-cluster test-vllm bench-vllm ci-regression clean FORCE
 .PRECIOUS: $(TOKENS)/manifest.json
 
 # $(call remembered,FILE,TEXT): a file that changes when the text is another than the last time.
@@ -157,6 +157,12 @@ $(DECODED): $(RUN)/decode-%.json: $(TRAINED) $(RUN)/.asked-decode | $(READY)
 
 bench-gpu-train: $(READY) ## memory, time and precision of training; at a small size without a GPU
 	@$(MTP_CODE) bench train --out report/train.json
+
+bench-gpu-decode: $(READY) ## decoding of shapes with random weights; at a small size without a GPU
+	@$(MTP_CODE) bench decode-shapes --out report/decode-shapes.json
+
+bench-exactness: $(TRAINED) | $(READY) ## RUN's answers held to plain decoding's, samples to their law
+	@$(MTP_CODE) bench exactness $(RUN)
 
 bench-sandbox: $(READY) ## the sandbox beside other harnesses, and its verdicts in a crowd
 	@$(MTP_CODE) bench sandbox --rounds $(ROUNDS) --out report/sandbox.json \

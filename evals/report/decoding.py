@@ -66,6 +66,8 @@ def decoding(decode: Decode, number: int) -> Decoding:
 def _mode_name(row: DecodeRow) -> str:
     if row.mode == "auto":
         return "speculative, as many drafts as pay"
+    if row.mode == "tree":
+        return "speculative, trees as large as pay"
     return f"{row.mode}, {plural(row.drafts, 'draft')}" if row.drafts else row.mode
 
 

@@ -17,6 +17,7 @@ from mtp_code.errors import did_you_mean
 
 if TYPE_CHECKING:
     from evals.coverage import Condition
+    from mtp_code.decoding.engine import NumDrafts
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ def bench_decode(
     benchmark: BenchmarkName = "humaneval",
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Answers written side by side.")] = 1,
     num_threads: NumThreads = 1,
     peers: Annotated[
         bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
@@ -39,13 +41,13 @@ def bench_decode(
     import torch
 
     from mtp_code.decoding.bench import NUM_ROUNDS, measure
+    from mtp_code.decoding.prepare import load_for_decoding
     from mtp_code.decoding.requests import Request
     from mtp_code.files import write_json
-    from mtp_code.loading import load_model
 
     torch.set_num_threads(num_threads)
     loaded = named_benchmark(benchmark)
-    trained = load_model(run)
+    trained = load_for_decoding(run)
     requests = [
         Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
         for task in loaded.tasks[:count]
@@ -56,12 +58,13 @@ def bench_decode(
 
         others = transformers_peers(run, trained.tokenizer.answer_ends)
     with progress_bar("decoding rounds") as on_progress:
-        rows = measure(trained.model, trained.tokenizer, requests, on_progress, others)
+        rows = measure(trained.model, trained.tokenizer, requests, on_progress, others, batch_rows)
     record = {
         **provenance(),
         "model": trained.description,
         "prompts": {"benchmark": loaded.name, "count": len(requests)},
         "max_new_tokens": max_new_tokens,
+        "batch_rows": batch_rows,
         "num_threads": num_threads,
         "repeats": min(NUM_ROUNDS, len(requests)),
         "rows": rows,
@@ -69,6 +72,119 @@ def bench_decode(
     write_json(out or figures_folder(run) / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
+
+
+@bench.command("decode-shapes")
+def bench_decode_shapes(
+    tokens_per_forward: Annotated[
+        float, typer.Option(min=1, help="That as many drafts as there are heads for are to give.")
+    ] = 3.5,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
+    minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
+    import torch
+
+    from mtp_code.decoding.synthetic import measure
+    from mtp_code.files import write_json
+
+    torch.set_num_threads(num_threads)
+    record = measure(
+        "smoke" if smoke else None,
+        tokens_per_forward,
+        60 * minutes,
+        lambda line: typer.echo(line, err=True),
+    )
+    if out is not None:
+        write_json(out, {**provenance(), "num_threads": num_threads, **record})
+    for row in record["rows"]:
+        typer.echo(
+            "{shape}, {rows} rows, drafts {drafts}: {tokens_per_s:.0f} tok/s | "
+            "{tokens_per_forward:.2f} a forward | {speed_up:.2f}× ({speed_up_low:.2f}–"
+            "{speed_up_high:.2f})".format_map(row)
+            + (
+                " | {share_of_bandwidth:.0%} of copy bandwidth".format_map(row)
+                if "share_of_bandwidth" in row
+                else ""
+            )
+        )
+    for line in record["left_out"]:
+        typer.echo(line, err=True)
+    if record["left_out"]:
+        raise typer.Exit(1)
+
+
+@bench.command("exactness")
+def bench_exactness(
+    run: ModelDir,
+    drafts: Annotated[
+        str | None, typer.Option(help="With commas. [default: each number, auto, tree, auto tree]")
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Sizes with commas.")] = "1,3,8",
+    count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
+    others: Annotated[int, typer.Option(min=0, help="Prompts of micro beside.")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    draws: Annotated[int, typer.Option(min=0, help="Samples held to their law; 0: none.")] = 10**6,
+    peers: Annotated[bool, typer.Option(help="transformers' generate too.")] = True,
+    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="[default: RUN/exactness.json]")] = None,
+) -> None:
+    """Answers held to plain decoding's token by token, and samples to the law they follow."""
+    import torch
+
+    from mtp_code.decoding.exactness import LEAST_DRAWS, check_law, compare_tokens
+    from mtp_code.decoding.prepare import load_for_decoding
+    from mtp_code.decoding.tree import Tree
+    from mtp_code.files import write_json
+
+    if 0 < draws < LEAST_DRAWS:
+        raise evals.errors.InputError(f"--draws {draws}: expected 0, or at least {LEAST_DRAWS}")
+    torch.set_num_threads(num_threads)
+    trained = load_for_decoding(run)
+    most = trained.model.num_mtp_heads - 1
+    known: dict[str, NumDrafts] = {str(k): k for k in range(1, most + 1)}
+    known["auto"] = "auto"
+    if most and not trained.model.mtp_heads.reads_tokens:
+        known |= {"tree": Tree.product((3, 2, 2)[:most]), "auto tree": "tree"}
+    chosen = _listed("--drafts", drafts, known)
+    sizes = _listed("--batches", batches, {str(size): size for size in range(1, 257)})
+    asked = {
+        "humaneval": named_benchmark("humaneval").tasks[:count],
+        "micro": named_benchmark("micro").tasks[:others],
+    }
+    tasks = [task for of_one in asked.values() for task in of_one]
+    prompts = [trained.tokenizer.encode_prompt(task.prompt) for task in tasks]
+    others_decode = {}
+    if peers:
+        from mtp_code.interop.peers import transformers_peers
+
+        name = "transformers generate"
+        others_decode[name] = transformers_peers(run, trained.tokenizer.answer_ends)[name]
+    with progress_bar("ways to decode") as on_progress:
+        rows = compare_tokens(
+            trained.model, trained.tokenizer, prompts, max_new_tokens, chosen, sizes.values(),
+            others_decode, on_progress,
+        )  # fmt: skip
+    with progress_bar("settings of sampling") as on_progress:
+        laws = check_law(draws, on_progress) if draws else []
+    record = {
+        **provenance(),
+        "model": trained.description,
+        "prompts": {name: len(of_one) for name, of_one in asked.items()},
+        "max_new_tokens": max_new_tokens,
+        "rows": rows,
+        "laws": laws,
+    }
+    write_json(out or run / "exactness.json", record)
+    for line in _exactness_lines(rows, laws):
+        typer.echo(line)
+    wrong = sum(row["differences"] for row in rows)
+    failed = sum(not row["holds"] for row in laws)
+    if wrong or failed:
+        typer.echo(f"not exact: {wrong} answers differ, {failed} laws do not hold", err=True)
+        raise typer.Exit(1)
 
 
 @bench.command("vllm")
@@ -411,6 +527,30 @@ def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
         f"| {row['identical_outputs']}/{num_prompts} identical"
         + (f" | accepted by offset {offsets}" if offsets else "")
     )
+
+
+def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        name = row.get("peer") or "{drafts} drafts, {rows} rows".format_map(row)
+        line = "{differences} of {requests} answers differ | {tokens} tokens".format_map(row)
+        if "peer" not in row:
+            line += " | {stops_inside_drafts} ended inside a draft".format_map(row)
+        lines.append(f"{name:<26}{line}")
+    for row in laws:
+        name = row["fault"] or "law at temperature {temperature}".format_map(row)
+        lines.append(f"{name:<26} p = {row['p_value']:.3g} | {row['draws']} draws")
+    return lines
+
+
+def _listed(option: str, given: str | None, known: dict[str, Any]) -> dict[str, Any]:
+    """What a list with commas names, by name; all that is known if it is not given."""
+    if given is None:
+        return known
+    for name in given.split(","):
+        if name not in known:
+            raise evals.errors.InputError(f"{option} {given}: {name!r}{did_you_mean(name, known)}")
+    return {name: known[name] for name in given.split(",")}
 
 
 def _coverage_line(condition: "Condition", covered: "Iterable[float | None]") -> str:

@@ -152,9 +152,9 @@ def _folder_named(sampler: SamplerName, model: str) -> Path:
 @cache
 def load_once(folder: Path) -> "TrainedModel":
     """A model, read once however many stages of a command use it."""
-    from mtp_code.loading import load_model
+    from mtp_code.decoding.prepare import load_for_decoding
 
-    return load_model(folder)
+    return load_for_decoding(folder)
 
 
 def described(sampler: "Sampler") -> dict[str, Any]:

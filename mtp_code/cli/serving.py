@@ -22,7 +22,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="Of the model. [default: the run's]")] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Answers written side by side.")] = 16,
-    drafts: Annotated[str, typer.Option(help="A round: 0 … heads − 1, or auto.")] = "auto",
+    drafts: Annotated[str, typer.Option(help="A round: 0 … heads − 1, auto, or tree.")] = "auto",
     max_waiting: Annotated[int, typer.Option(min=0, help="More are refused with 429.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until answered.")] = 600.0,
     drain: Annotated[float, typer.Option(min=0, help="Seconds to finish after SIGTERM.")] = 30.0,
@@ -39,10 +39,11 @@ def serve(
     with listen(address) as listening:  # what is wrong with it is told before torch is loaded
         import torch
 
-        from mtp_code.serving.server import build_service, load_engine, serve_until_told
+        from mtp_code.decoding.engine import Engine
+        from mtp_code.serving.server import build_service, serve_until_told
 
         torch.set_num_threads(num_threads)
-        engine = load_engine(run, batch_rows, _num_drafts(drafts))
+        engine = Engine.load(run, batch_rows, _num_drafts(drafts))
         served_name = name or run.resolve().name
         service = build_service(engine, served_name, max_waiting, timeout, api_key)
         bound_host, bound_port = listening.getsockname()[:2]
@@ -54,6 +55,8 @@ def serve(
 def _num_drafts(given: str) -> "NumDrafts":
     if given == "auto":
         return "auto"
+    if given == "tree":
+        return "tree"
     if not given.isdecimal():
-        raise InputError(f"--drafts {given}: neither a number nor auto")
+        raise InputError(f"--drafts {given}: no number, and neither auto nor tree")
     return int(given)

@@ -26,8 +26,11 @@ class Drafter:
         self.max_drafts = max_drafts
         self._model = model
 
-    def draft(self, reading: Reading, num_drafts: int) -> Tensor:
-        """The likeliest token of each offset, (B, k).
+    can_branch = True
+    """Whether what is drafted for an offset does not depend on the drafts before it."""
+
+    def draft(self, reading: Reading, num_drafts: int, num_ranks: int = 1) -> Tensor:
+        """The likeliest tokens of each offset, likeliest first, (B, k, ranks).
 
         All positions of the reading leave their keys and values in the cache of each head that is
         asked, so it begins where the heads have read to.
@@ -37,10 +40,10 @@ class Drafter:
         order = self._model.mtp_heads.backward_order(offsets)
         chosen_B = last_position(reading)
         states = {k: reading.states_at(k, chosen_B) for k in order if k in offsets}
-        return torch.cat([self._likeliest(k, states[k]) for k in offsets], dim=1)
+        return torch.cat([self._likeliest(k, states[k], num_ranks) for k in offsets], dim=1)
 
-    def _likeliest(self, offset: int, states_B1D: Tensor) -> Tensor:
-        return self._model.unembed(offset, states_B1D).argmax(dim=-1)
+    def _likeliest(self, offset: int, states_B1D: Tensor, num_ranks: int) -> Tensor:
+        return _top(self._model.unembed(offset, states_B1D), num_ranks)
 
 
 class ParallelDrafter(Drafter):
@@ -55,14 +58,15 @@ class ParallelDrafter(Drafter):
             heads = StackedHeads(model.mtp_heads, offsets, model.config)
             self._heads = {count: heads.first(count) for count in range(1, max_drafts + 1)}
 
-    def draft(self, reading: Reading, num_drafts: int) -> Tensor:
+    def draft(self, reading: Reading, num_drafts: int, num_ranks: int = 1) -> Tensor:
         attending = reading.attending.only(last_position(reading))
         states_KBD = self._heads[num_drafts](reading.hidden_BTD, attending)
         if self._model.config.replicated_unembeddings:
             pairs = enumerate(states_KBD[:, :, None], start=2)
-            return torch.cat([self._likeliest(k, states_B1D) for k, states_B1D in pairs], dim=1)
-        states_KBD = self._model.norm(states_KBD)
-        return self._model.unembedding(states_KBD).argmax(dim=-1).T  # type: ignore[no-any-return]
+            drafted = [self._likeliest(k, states_B1D, num_ranks) for k, states_B1D in pairs]
+            return torch.cat(drafted, dim=1)
+        logits_KBV = self._model.unembedding(self._model.norm(states_KBD))
+        return _top(logits_KBV, num_ranks).transpose(0, 1)
 
 
 class SequentialDrafter(Drafter):
@@ -73,17 +77,31 @@ class SequentialDrafter(Drafter):
     """
 
     num_again = 1
+    can_branch = False
 
-    def draft(self, reading: Reading, num_drafts: int) -> Tensor:
-        """As for other heads; the drafts are written into the reading's line of tokens."""
+    def draft(self, reading: Reading, num_drafts: int, num_ranks: int = 1) -> Tensor:
+        """As for other heads; the drafts are written into the reading's line of tokens.
+
+        Raises:
+            ValueError: more than the likeliest token is wanted.
+        """
+        if num_ranks != 1:
+            raise ValueError("sequential heads draft token by token: only the likeliest")
         chosen_B = last_position(reading)
         num_read, drafts = reading.hidden_BTD.shape[1], []
         for offset in range(2, num_drafts + 2):
             if offset <= num_drafts:
                 reading.states(offset)  # of all positions: the next module reads them
-            drafts.append(self._likeliest(offset, reading.states_at(offset, chosen_B)))
-            reading.tokens_BS[:, num_read - 1 + offset] = drafts[-1][:, 0]
+            drafts.append(self._likeliest(offset, reading.states_at(offset, chosen_B), num_ranks))
+            reading.tokens_BS[:, num_read - 1 + offset] = drafts[-1][:, 0, 0]
         return torch.cat(drafts, dim=1)
+
+
+def _top(logits: Tensor, num_ranks: int) -> Tensor:
+    """The likeliest tokens, on an axis of their own in the vocabulary's place."""
+    if num_ranks == 1:
+        return logits.argmax(dim=-1, keepdim=True)
+    return logits.topk(num_ranks, dim=-1).indices
 
 
 def last_position(reading: Reading) -> Tensor:

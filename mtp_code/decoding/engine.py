@@ -5,23 +5,34 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal, NamedTuple, Self
 
 import torch
+from torch import Tensor
 
 from mtp_code.decoding.draft import build_drafter
-from mtp_code.decoding.policy import Auto, Fixed
-from mtp_code.decoding.prepare import largest_num_rows, prepare_for_decoding
+from mtp_code.decoding.policy import (
+    Auto,
+    AutoTree,
+    DraftPolicy,
+    DraftShape,
+    Fixed,
+    num_drafts_of,
+    num_verified,
+)
+from mtp_code.decoding.prepare import largest_num_rows, load_for_decoding
 from mtp_code.decoding.requests import Answer, Completion, Request, TokenLogprobs
+from mtp_code.decoding.runner import Direct, Graphed, Runner, Shapes
 from mtp_code.decoding.state import DecodeState
-from mtp_code.decoding.step import Outcome, Plan, advance, draft
-from mtp_code.errors import MachineError, PromptError
-from mtp_code.loading import load_model
+from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
+from mtp_code.decoding.tree import MAX_NODES, Tree
+from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
 
-NumDrafts = int | Literal["auto"]
+NumDrafts = int | Literal["auto", "tree"] | Tree
+"""Drafts of a round: a number in a line or a tree, or as many, or as large a one, as pay."""
 
 PREFILL_TOKENS: Final = 256
 """Tokens of waiting prompts that the trunk and head 1 read between two rounds of other rows.
@@ -97,11 +108,13 @@ class _Row:
 
     Attributes:
         length: tokens that the row's cache holds.
+        prompt_1T: on the model's device.
         heads_read: positions that each head beyond the first has read, by offset.
     """
 
     id: int
     answer: Answer
+    prompt_1T: Tensor
     heads_read: list[int]
     length: int = 0
 
@@ -145,24 +158,54 @@ class Engine:
         num_rows: int = 8,
         num_drafts: NumDrafts = "auto",
         prefill_tokens: int = PREFILL_TOKENS,
+        rounds_a_look: int | None = None,
+        exact: bool = False,
+        advance: Advance = advance,
     ) -> None:
         """
         Args:
-            num_drafts: tokens drafted a round, 0 … n−1; `auto` drafts as many as pay, which may
-                be none.
+            num_drafts: tokens drafted a round, 0 … n−1, or a tree of them; `auto` drafts as many
+                in a line as pay, which may be none, `tree` as large a tree.
+            rounds_a_look: rounds between two looks of the host at what they brought. More make
+                less of its time; tokens come in larger pieces, and a row that is done idles until
+                the next look. By default 8 on a GPU, where rounds are captured, and 1 elsewhere.
+            exact: every forward has the same shape, whatever is drafted and whoever else is in the
+                batch: n tokens a row, all rows, all slots. Then tokens are those of plain decoding
+                (`num_drafts=0, exact=True`, the same num_rows) in any precision, if the machine's
+                kernels treat the rows of a product alike. Slower.
+            advance: a round; another one is for checks, which must notice that it is wrong.
 
         Raises:
-            ValueError: the model has too few heads for so many drafts, or there is no row.
+            ValueError: the model has too few heads for so many drafts, heads that cannot draft
+                trees, there is no row, or no round between two looks.
             MachineError: memory does not suffice for so many rows; it says how many fit.
         """
         if num_rows < 1:
             raise ValueError(f"num_rows must be at least 1, got {num_rows}")
         self.model, self.tokenizer = model, tokenizer
-        self.max_drafts = model.num_mtp_heads - 1 if num_drafts == "auto" else num_drafts
+        most = model.num_mtp_heads - 1
+        self._policy: DraftPolicy
+        if num_drafts == "auto":
+            self.max_drafts, self._policy = most, Auto(most)
+        elif num_drafts == "tree":
+            self.max_drafts, self._policy = most, AutoTree(most)
+        else:
+            self.max_drafts, self._policy = num_drafts_of(num_drafts), Fixed(num_drafts)
         self._drafter = build_drafter(model, self.max_drafts)
-        self._policy = Auto(self.max_drafts) if num_drafts == "auto" else Fixed(self.max_drafts)
+        is_tree = num_drafts == "tree" or isinstance(num_drafts, Tree)
+        if is_tree and not self._drafter.can_branch:
+            raise ValueError("sequential heads draft token by token, which makes no tree")
+        if is_tree and exact:
+            raise ValueError("exact: trees are not among the shapes that are held; draft in a line")
         self._prefill_tokens = prefill_tokens
-        num_spare = 2 * (self.max_drafts + 1)
+        is_cuda = model.unembedding.weight.is_cuda
+        if rounds_a_look is None:
+            rounds_a_look = 8 if is_cuda else 1
+        if rounds_a_look < 1:
+            raise ValueError(f"rounds_a_look must be at least 1, got {rounds_a_look}")
+        self._rounds_a_look = rounds_a_look
+        self._width = most + 1 if exact else 0
+        num_spare = 2 * (most if exact else self.max_drafts) + 2 + (MAX_NODES if is_tree else 0)
         fitting = largest_num_rows(model, num_spare, self.max_drafts)
         if fitting is not None and fitting < num_rows:
             raise MachineError(
@@ -170,6 +213,9 @@ class Engine:
                 f"the most that do are {fitting}"
             )
         self._state = DecodeState(model, num_rows, num_spare, self.max_drafts)
+        self._shapes = Shapes.FIXED if exact else Shapes.BUCKETS if is_cuda else Shapes.TIGHT
+        direct = Direct(model, self._drafter, advance)
+        self._runner: Runner = Graphed(direct) if is_cuda else direct
         # Rows being answered come first, then at most one whose prompt is being read.
         self._rows: list[_Row] = []
         self._waiting: deque[tuple[int, Answer]] = deque()
@@ -184,10 +230,16 @@ class Engine:
             run_dir: a run folder, or what else `load_model` takes.
 
         Raises:
-            InputError: the folder holds no model, or a damaged one.
+            InputError: the folder holds no model, or a damaged one, or one of too few heads for so
+                many drafts.
+            MachineError: memory does not suffice for so many rows; it says how many fit.
         """
-        trained = load_model(run_dir)
-        prepare_for_decoding(trained.model)
+        trained = load_for_decoding(run_dir)
+        most = trained.model.num_mtp_heads - 1
+        if isinstance(num_drafts, int) and not 0 <= num_drafts <= most:
+            raise CheckpointError(f"{run_dir}: {num_drafts} drafts: it has heads for 0..{most}")
+        if num_drafts == "tree" and trained.model.mtp_heads.reads_tokens:
+            raise CheckpointError(f"{run_dir}: its heads draft token by token, which makes no tree")
         return cls(trained.model, trained.tokenizer, num_rows, num_drafts)
 
     @property
@@ -234,15 +286,33 @@ class Engine:
             return []
         begun_s = time.perf_counter()
         live = self._rows[: self._num_live]
-        keys = [row.id for row in live]
-        num_drafts = self._policy.choose(keys)
-        state = self._state.rows(0, len(live))
-        plan = self._plan(live, num_drafts)
-        outcome = advance(self.model, self._drafter, state, plan)
-        self._note_read(live, num_drafts)
-        events, accepted = self._commit(live, outcome, num_drafts)
+        shape = self._policy.choose([row.id for row in live])
+        num_rounds = self._num_rounds(live)
+        plan = self._plan(live, shape, num_rounds)
+        state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
+        outcomes = self._runner.run(state, plan, num_rounds)
+        told = _told(outcomes, len(live))
+        before = [len(row.answer.completion.tokens) for row in live]
+        brought = []
+        for outcome, by_row in zip(outcomes, told, strict=True):
+            logprobs = _listed(outcome)
+            # What comes behind an answer's end is dropped.
+            going_on = [place for place, row in enumerate(live) if not row.answer.is_done]
+            self._note_read([live[place] for place in going_on], plan.num_drafts)
+            for place in going_on:
+                own = None if logprobs is None else logprobs[place]
+                self._commit(live[place], by_row[place], own, plan.num_drafts)
+            brought.append([(live[place].id, by_row[place]) for place in going_on])
+        events = [_event(row, since) for row, since in zip(live, before, strict=True)]
         elapsed_s = time.perf_counter() - begun_s
-        self._policy.observe(keys, num_drafts, accepted, elapsed_s)
+        for of_round in brought:
+            self._policy.observe(
+                [id_ for id_, _ in of_round],
+                shape,
+                [one.accepted for _, one in of_round],
+                elapsed_s / num_rounds,
+                [one.ranks for _, one in of_round],
+            )
         self.stats.decode_s += elapsed_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
         for place in done:
@@ -332,42 +402,58 @@ class Engine:
         self.stats.prefill_s += time.perf_counter() - begun_s
 
     def _begin(self, id_: int, answer: Answer) -> None:
-        request = answer.completion.request
-        self._state.begin(len(self._rows), request, answer.max_new_tokens)
-        self._rows.append(_Row(id_, answer, [0] * self.max_drafts))
+        prompt = answer.completion.request.prompt
+        prompt_1T = torch.tensor([prompt], device=self._state.tokens_BC.device)
+        self._state.clear(len(self._rows))
+        self._rows.append(_Row(id_, answer, prompt_1T, [0] * self.max_drafts))
 
     def _read_prompt(self, row: _Row, budget: int) -> int:
         """Reads a part of a prompt; how many tokens it was."""
-        count = min(budget, len(row.request.prompt) - 1 - row.length)
+        if self._width:
+            budget = self._prefill_tokens  # pieces that do not depend on other prompts
+        count, place = min(budget, len(row.request.prompt) - 1 - row.length), len(self._rows) - 1
         if count > 0:
-            place = len(self._rows) - 1
             state, end = self._state.rows(place, place + 1), row.length + count
             steps = torch.arange(row.length, end, device=state.tokens_BC.device)
             span = Span(steps[None], row.length, end)
-            tokens_BT = state.tokens_BC[:, row.length : end]
+            tokens_BT = row.prompt_1T[:, row.length : end]
             reading = self.model.read(tokens_BT, self.model.trunk.attend_span(state.cache, span))
             state.keep(span, reading.hidden_BTD)
             last_1 = torch.tensor([count - 1], device=steps.device)
             reading.states_at(1, last_1)  # leaves its keys and values
-            state.cache.lengths_B += count
+            self._state.read(place, count)
             row.length = end
+        if row.is_read:
+            self._state.begin(place, row.request, row.answer.max_new_tokens)
         return count
 
-    def _plan(self, live: Sequence[_Row], num_drafts: int) -> Plan:
-        """The round of all live rows, whose heads have caught up but for a few positions."""
-        if num_drafts and len(live) > 1:
+    def _num_rounds(self, live: Sequence[_Row]) -> int:
+        """One where all rows are about to be done: each round brings a token at least."""
+        left = max(row.answer.max_new_tokens - len(row.answer.completion.tokens) for row in live)
+        return self._rounds_a_look if left >= self._rounds_a_look else 1
+
+    def _plan(self, live: Sequence[_Row], shape: DraftShape, num_rounds: int) -> Plan:
+        """The rounds of all live rows, whose heads have caught up but for a few positions."""
+        num_drafts = num_drafts_of(shape)
+        # One row in one round catches up in it; else the window holds what a round may bring, and
+        # the positions that sequential heads read again.
+        is_tight = num_rounds == 1 and self._shapes is Shapes.TIGHT
+        window = 2 * num_drafts
+        if num_drafts and not (is_tight and len(live) == 1):
             for place, row in enumerate(live):
-                if row.length - min(row.heads_read[:num_drafts]) > 2 * num_drafts:
+                if row.length - min(row.heads_read[:num_drafts]) > window:
                     self._catch_up(place, row, num_drafts)
         lengths = [row.length for row in live]
         longest = max(lengths)
+        end = longest + (num_rounds - 1) * (num_drafts + 1) + num_verified(shape)
+        is_in_line = min(lengths) == longest and is_tight
         requests = [row.request for row in live]
         vocab_size = self.model.config.vocab_size
         return Plan(
             num_drafts,
-            window=self._window(live, num_drafts),
-            end=longest + num_drafts + 1,
-            start=longest if min(lengths) == longest else None,
+            window=self._window(live, num_drafts) if is_tight else window,
+            end=self._shapes.end(end, self._state.cache.capacity),
+            start=longest if is_in_line else None,
             is_greedy=all(request.sampling.temperature == 0 for request in requests),
             is_cut=any(
                 request.sampling.top_p < 1 or (request.sampling.top_k or vocab_size) < vocab_size
@@ -376,6 +462,8 @@ class Engine:
             num_logprobs=max(
                 (r.num_logprobs for r in requests if r.num_logprobs is not None), default=None
             ),
+            tree=None if isinstance(shape, int) else shape,
+            width=self._width,
         )
 
     def _window(self, rows: Sequence[_Row], num_drafts: int) -> int:
@@ -395,34 +483,20 @@ class Engine:
                 row.heads_read[index] = max(0, row.length - again * index)
 
     def _commit(
-        self, live: Sequence[_Row], outcome: Outcome, num_drafts: int
-    ) -> tuple[list[Event], list[int]]:
-        """Hands the rows their tokens; also how many drafts of each stood."""
-        told = torch.cat(
-            (outcome.accepted_B[:, None], outcome.is_drafted_B[:, None], outcome.targets_BT), dim=1
-        ).tolist()
-        logprobs = _listed(outcome)
-        events, counts = [], []
-        for place, (row, (accepted, is_drafted, *targets)) in enumerate(
-            zip(live, told, strict=True)
-        ):
-            completion = row.answer.completion
-            before = len(completion.tokens)
-            wanted, own = completion.request.num_logprobs, None
-            if wanted is not None and logprobs is not None:
-                own = [TokenLogprobs(one, top[:wanted]) for one, top in logprobs[place]]
-            row.answer.commit(targets[: accepted + 1], num_drafts if is_drafted else 0, own)
-            row.length += accepted + 1
-            counts.append(accepted)
-            events.append(
-                Event(
-                    row.id,
-                    tuple(completion.tokens[before:]),
-                    None if completion.logprobs is None else tuple(completion.logprobs[before:]),
-                    completion if row.answer.is_done else None,
-                )
-            )
-        return events, counts
+        self,
+        row: _Row,
+        told: "_Told",
+        logprobs: Sequence[tuple[float, tuple[tuple[int, float], ...]]] | None,
+        num_drafts: int,
+    ) -> None:
+        """Hands a row what a round brought it."""
+        wanted, own = row.request.num_logprobs, None
+        if wanted is not None and logprobs is not None:
+            own = [TokenLogprobs(one, top[:wanted]) for one, top in logprobs]
+        num_committed = told.accepted + 1
+        drafted = num_drafts if told.is_drafted else 0
+        row.answer.commit(told.targets[:num_committed], drafted, own)
+        row.length += num_committed
 
     def _free(self, places: Sequence[int]) -> None:
         """Gives rows up; the last ones move into their places, so that rows stay side by side."""
@@ -444,6 +518,52 @@ class Engine:
         return Stats(
             drafted=[0] * count, accepted=[0] * count, rounds_by_accepted=[0] * (count + 1)
         )
+
+
+class _Told(NamedTuple):
+    """A row's part of an outcome, on the host."""
+
+    accepted: int
+    is_drafted: bool
+    targets: list[int]
+    ranks: list[int]
+
+
+def _told(outcomes: Sequence[Outcome], num_live: int) -> list[list[_Told]]:
+    """By round and row; one transfer for all."""
+    num_targets = outcomes[0].targets_BT.shape[1]
+    stacked_RBX = torch.stack(
+        [
+            torch.cat(
+                (
+                    outcome.accepted_B[:, None],
+                    outcome.is_drafted_B[:, None],
+                    outcome.targets_BT,
+                    *(() if outcome.ranks_Bk is None else (outcome.ranks_Bk,)),
+                ),
+                dim=1,
+            )
+            for outcome in outcomes
+        ]
+    )
+    return [
+        [
+            _Told(accepted, bool(is_drafted), rest[:num_targets], rest[num_targets:])
+            for accepted, is_drafted, *rest in rows
+        ]
+        for rows in stacked_RBX[:, :num_live].tolist()
+    ]
+
+
+def _event(row: _Row, since: int) -> Event:
+    """News of a row that had so many tokens before."""
+    completion = row.answer.completion
+    return Event(
+        row.id,
+        tuple(completion.tokens[since:]),
+        None if completion.logprobs is None else tuple(completion.logprobs[since:]),
+        completion if row.answer.is_done else None,
+    )
 
 
 def _listed(outcome: Outcome) -> list[list[tuple[float, tuple[tuple[int, float], ...]]]] | None:

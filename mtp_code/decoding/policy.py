@@ -1,47 +1,82 @@
-"""How many tokens to draft: a number, or what has paid so far."""
+"""How to draft: a number of tokens in a line, a tree, or what has paid so far."""
 
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from mtp_code.decoding.tree import MAX_NODES, MAX_RANKS, Tree
+
 _NUM_TIMES: Final = 15
-"""Newest step times of each number of drafts that count; their median is robust to a slow one."""
+"""Newest step times of each choice that count; their median is robust to a slow one."""
 _DECAY: Final = 0.995
 """Weight of acceptance as it was a round ago: half after some 140 rounds."""
 _PRIOR_WEIGHT: Final = 8.0
 """Drafts that the acceptance of all requests counts as, beside a request's own."""
-_MARGIN: Final = 0.03
-"""Gain over plain decoding that drafts must promise: below it, noise decides."""
-_FIRST_INTERVAL: Final = 32
-_LAST_INTERVAL: Final = 512
-"""Rounds between two looks at whether another choice has come to pay; they double."""
+_MARGIN_TO_BEGIN: Final = 0.05
+_MARGIN_TO_GO_ON: Final = 0.01
+"""Gain over plain decoding that drafts must promise, where none or some were made so far: noise
+would turn them on and off, and each time they are turned on the heads must catch up."""
+_INTERVAL: Final = 32
+_LOOKING_SHARE: Final = 0.015
+"""After so many rounds another choice may be tried again, if that took no more of all time."""
+_TREE_SIZES: Final = (4, 8, 16, MAX_NODES)
+_REGROWN_EVERY: Final = 128
+"""Rounds after which trees are grown anew, by what their heads' tokens were worth since."""
+
+DraftShape = int | Tree
+"""Drafts of a round: so many in a line, or a tree."""
+
+
+def num_drafts_of(shape: DraftShape) -> int:
+    """The most that a row may accept."""
+    return shape if isinstance(shape, int) else shape.num_drafts
+
+
+def num_verified(shape: DraftShape) -> int:
+    """Tokens of a row that one forward reads."""
+    return shape + 1 if isinstance(shape, int) else shape.num_nodes
 
 
 class DraftPolicy(Protocol):
-    def choose(self, keys: Sequence[int]) -> int:
+    def choose(self, keys: Sequence[int]) -> DraftShape:
         """Drafts of the next round, for these requests."""
 
     def observe(
-        self, keys: Sequence[int], num_drafts: int, accepted: Sequence[int], elapsed_s: float
+        self,
+        keys: Sequence[int],
+        shape: DraftShape,
+        accepted: Sequence[int],
+        elapsed_s: float,
+        ranks: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        """Takes what a round of these requests accepted and took."""
+        """Takes what a round of these requests accepted and took.
+
+        Args:
+            ranks: where each right token had its place among the drafts for its offset, up to the
+                first that did not stand; of a tree.
+        """
 
     def forget(self, key: int) -> None:
         """A request is over."""
 
 
 class Fixed:
-    """Always the same number."""
+    """Always the same."""
 
-    def __init__(self, num_drafts: int) -> None:
-        self._num_drafts = num_drafts
+    def __init__(self, shape: DraftShape) -> None:
+        self._shape = shape
 
-    def choose(self, keys: Sequence[int]) -> int:
-        return self._num_drafts
+    def choose(self, keys: Sequence[int]) -> DraftShape:
+        return self._shape
 
     def observe(
-        self, keys: Sequence[int], num_drafts: int, accepted: Sequence[int], elapsed_s: float
+        self,
+        keys: Sequence[int],
+        shape: DraftShape,
+        accepted: Sequence[int],
+        elapsed_s: float,
+        ranks: Sequence[Sequence[int]] | None = None,
     ) -> None:
         pass
 
@@ -72,8 +107,9 @@ class Auto:
     stand behind those that stood, of each request with all requests' as its prior; what it takes
     is the median of the newest rounds with as many drafts and about as many rows. A number that
     was never tried is taken to lie on the line between its neighbours. While one choice holds,
-    another look at the others is taken ever more seldom. A round with more drafts than the one
-    before has no time of its own: in it heads catch up with what they were not asked to read.
+    another is tried now and then, by what looking has cost: where drafts do not pay, that and
+    warming up are all that `auto` is slower than plain decoding. A round with more drafts than the
+    one before has no time of its own: in it heads catch up with what they were not asked to read.
 
     Which number is chosen depends on the clock; the tokens do not depend on the number.
     """
@@ -82,42 +118,55 @@ class Auto:
         self._max_drafts = max_drafts
         self._all = _Acceptance(max_drafts)
         self._each: dict[int, _Acceptance] = {}
+        self._choices: list[DraftShape] = list(range(max_drafts + 1))
+        # By size of the batch and tokens verified.
         self._times_s: dict[int, dict[int, deque[float]]] = defaultdict(
-            lambda: {k: deque(maxlen=_NUM_TIMES) for k in range(max_drafts + 1)}
+            lambda: defaultdict(lambda: deque(maxlen=_NUM_TIMES))
         )
-        self._trials: deque[int] = deque()
-        self._interval, self._until_look = _FIRST_INTERVAL, _FIRST_INTERVAL
+        self._trials: deque[int] = deque()  # places among the choices
+        self._until_look = _INTERVAL
+        self._elapsed_s, self._looking_s = 0.0, 0.0
+        self._s_per_token = 0.0  # of the favourite
         self._favourite = 0
+        self._is_looking = True
         self._last = 0  # drafts of the round before
 
-    def choose(self, keys: Sequence[int]) -> int:
+    def choose(self, keys: Sequence[int]) -> DraftShape:
         if self._max_drafts == 0:
             return 0
-        times_s = self._times_s[_size(len(keys))]
-        for num_drafts in (0, self._max_drafts):
-            if len(times_s[num_drafts]) < 2:
-                return num_drafts
+        times_s, self._is_looking = self._times_s[_size(len(keys))], True
+        for choice in (self._choices[0], self._choices[-1]):
+            if len(times_s[num_verified(choice)]) < 2:
+                return choice
         if self._trials:
-            return self._trials.popleft()
-        best = self._best(keys)
-        if best != self._favourite:
-            self._favourite, self._interval = best, _FIRST_INTERVAL
-            self._until_look = self._interval
+            return self._choices[self._trials.popleft()]
+        self._is_looking = False
+        best = self._favourite = self._best(keys)
         self._until_look -= 1
-        if self._until_look <= 0:
-            self._interval = min(2 * self._interval, _LAST_INTERVAL)
-            self._until_look = self._interval
-            other = self._max_drafts if best == 0 else 0
+        if self._until_look <= 0 and self._looking_s <= _LOOKING_SHARE * self._elapsed_s:
+            self._until_look = _INTERVAL
+            other = len(self._choices) - 1 if best == 0 else 0
             # The first with more drafts does not count: see `observe`.
             self._trials.extend([other] * (2 + (other > best)))
-        return best
+        return self._choices[best]
 
     def observe(
-        self, keys: Sequence[int], num_drafts: int, accepted: Sequence[int], elapsed_s: float
+        self,
+        keys: Sequence[int],
+        shape: DraftShape,
+        accepted: Sequence[int],
+        elapsed_s: float,
+        ranks: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        if num_drafts <= self._last:
-            self._times_s[_size(len(keys))][num_drafts].append(elapsed_s)
+        num_drafts = num_drafts_of(shape)
+        # A round that found all its rows done took as long, and tells nothing.
+        if keys and num_drafts <= self._last:
+            self._times_s[_size(len(keys))][num_verified(shape)].append(elapsed_s)
         self._last = num_drafts
+        self._elapsed_s += elapsed_s
+        if self._is_looking:
+            gained_s = (sum(accepted) + len(accepted)) * self._s_per_token
+            self._looking_s += max(0.0, elapsed_s - gained_s)
         for key, count in zip(keys, accepted, strict=True):
             self._all.add(num_drafts, count)
             self._each.setdefault(key, _Acceptance(self._max_drafts)).add(num_drafts, count)
@@ -126,12 +175,18 @@ class Auto:
         self._each.pop(key, None)
 
     def _best(self, keys: Sequence[int]) -> int:
-        tokens_s = self._tokens_per_s(keys)
-        best = max(range(len(tokens_s)), key=lambda k: tokens_s[k])
-        return best if tokens_s[best] > (1 + _MARGIN) * tokens_s[0] else 0
+        """The place of the choice that promises the most tokens a second."""
+        times_s = self._step_times(_size(len(keys)))
+        pairs = zip(self._expected(keys), times_s, strict=True)
+        tokens_s = [count / time_s for count, time_s in pairs]
+        best = max(range(len(tokens_s)), key=lambda place: tokens_s[place])
+        margin = _MARGIN_TO_GO_ON if self._favourite else _MARGIN_TO_BEGIN
+        best = best if tokens_s[best] > (1 + margin) * tokens_s[0] else 0
+        self._s_per_token = 1 / tokens_s[best]
+        return best
 
-    def _tokens_per_s(self, keys: Sequence[int]) -> list[float]:
-        """Expected of each number of drafts."""
+    def _expected(self, keys: Sequence[int]) -> list[float]:
+        """Tokens of a round, all rows together, by choice."""
         tokens = [0.0] * (self._max_drafts + 1)
         priors = [self._all.rate(index, 0.5, 1.0) for index in range(self._max_drafts)]
         for key in keys:
@@ -141,19 +196,79 @@ class Auto:
                 if k < self._max_drafts:
                     prior = priors[k]
                     reached *= prior if own is None else own.rate(k, prior, _PRIOR_WEIGHT)
-        expected = [sum(tokens[: k + 1]) for k in range(self._max_drafts + 1)]
-        times_s = self._step_times(_size(len(keys)))
-        return [count / time_s for count, time_s in zip(expected, times_s, strict=True)]
+        return [sum(tokens[: k + 1]) for k in range(self._max_drafts + 1)]
 
     def _step_times(self, size: int) -> list[float]:
-        """Of each number of drafts; what was not measured is interpolated."""
-        known = {k: statistics.median(t) for k, t in self._times_s[size].items() if t}
+        """By choice; what was not measured is interpolated, by tokens verified."""
+        known = {n: statistics.median(t) for n, t in self._times_s[size].items() if t}
         times_s = []
-        for k in range(self._max_drafts + 1):
-            below, above = max(x for x in known if x <= k), min(x for x in known if x >= k)
-            share = (k - below) / (above - below) if above > below else 0.0
+        for choice in self._choices:
+            count = num_verified(choice)
+            below, above = max(n for n in known if n <= count), min(n for n in known if n >= count)
+            share = (count - below) / (above - below) if above > below else 0.0
             times_s.append(known[below] + share * (known[above] - known[below]))
         return times_s
+
+
+class AutoTree(Auto):
+    """The tree that promises the most tokens a second, of several sizes; none if plain decoding is.
+
+    A tree of a size is the one that would have accepted the most, had the tokens of each head's
+    list been right as often, rank by rank, as they were so far.
+    """
+
+    def __init__(self, max_drafts: int) -> None:
+        super().__init__(max_drafts)
+        # Of each offset and rank: how often its token was right, where all before it were.
+        self._right = [[0.0] * MAX_RANKS for _ in range(max_drafts)]
+        self._asked = [[0.0] * MAX_RANKS for _ in range(max_drafts)]
+        self._until_regrown = _REGROWN_EVERY
+        self._grow()
+
+    def observe(
+        self,
+        keys: Sequence[int],
+        shape: DraftShape,
+        accepted: Sequence[int],
+        elapsed_s: float,
+        ranks: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().observe(keys, shape, accepted, elapsed_s, ranks)
+        if isinstance(shape, int) or ranks is None:
+            return
+        for count, places in zip(accepted, ranks, strict=True):
+            for index in range(min(count + 1, shape.num_drafts)):
+                for rank in range(shape.num_ranks):
+                    right, asked = self._right[index], self._asked[index]
+                    right[rank] = right[rank] * _DECAY + (places[index] == rank)
+                    asked[rank] = asked[rank] * _DECAY + 1
+        self._until_regrown -= 1
+        if self._until_regrown <= 0:
+            self._grow()
+
+    def _grow(self) -> None:
+        self._until_regrown = _REGROWN_EVERY
+        rates = self._rates()
+        trees = [Tree.best(rates, size) for size in _TREE_SIZES if size > self._max_drafts]
+        self._choices = [0, *trees]
+
+    def _expected(self, keys: Sequence[int]) -> list[float]:
+        rates = self._rates()
+        return [
+            len(keys) * (1.0 if isinstance(choice, int) else choice.expected_tokens(rates))
+            for choice in self._choices
+        ]
+
+    def _rates(self) -> list[list[float]]:
+        """Falling along the ranks; before anything is known, each half the one before."""
+        rates = []
+        for right, asked in zip(self._right, self._asked, strict=True):
+            row: list[float] = []
+            for rank in range(MAX_RANKS):
+                rate = (right[rank] + 0.5 ** (rank + 1)) / (asked[rank] + 1)
+                row.append(min(rate, *row) if row else rate)
+            rates.append(row)
+        return rates
 
 
 def _size(num_rows: int) -> int:

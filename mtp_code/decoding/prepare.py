@@ -7,19 +7,38 @@ import torch
 from torch import nn
 
 from mtp_code.decoding.state import row_bytes
+from mtp_code.loading import load_model
 from mtp_code.model.mtp import MTPModel
+from mtp_code.run_folder import TrainedModel
 
 
-def prepare_for_decoding(model: MTPModel) -> None:
+def load_for_decoding(folder: Path) -> TrainedModel:
+    """A folder's model (see `load_model`), laid out for decoding: what all that decodes loads.
+
+    Raises:
+        InputError: the folder holds no model, or a damaged one.
+    """
+    trained = load_model(folder)
+    lay_out(trained.model)
+    return trained
+
+
+def lay_out(model: MTPModel) -> None:
     """Lays the weights out, in place, as products of few tokens read them fastest.
 
-    On CPUs the matrices are stored by input: rows of one product are then contiguous. Shapes and
-    values stay; products differ from those before by rounding. Not for training.
+    On CPUs the matrices with more outputs than inputs (queries, keys and values; gate and up; an
+    unembedding of its own) are stored by input. With 12 layers of width 512 and 768 a forward of
+    1 token then takes 0.75-0.81 of the CPU time, of 2 tokens 0.63-0.65, of 4 to 8 about as much as
+    before; at width 128 no difference shows, and the other matrices gain nothing (AMD EPYC, fp32,
+    paired in one process). Shapes and values stay; products differ from those before by rounding.
+    Not for training.
     """
     if model.unembedding.weight.device.type != "cpu":
         return
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module is not model.unembedding:
+        if not isinstance(module, nn.Linear) or module.out_features <= module.in_features:
+            continue
+        if module.weight is not model.trunk.embedding.weight:  # whose rows are looked up
             by_input = module.weight.detach().t().contiguous().t()
             module.weight = nn.Parameter(by_input, requires_grad=False)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.sampling import RowSampling, top_k_of, uniforms_for
-from mtp_code.model.cache import KeyValueCache, Span
+from mtp_code.model.cache import Branches, KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, Reading
 
@@ -24,7 +24,8 @@ class DecodeState:
         hidden_BCD: the trunk's states by position, which heads that were not asked for a while
             read once they are; None for plain decoding.
         uniforms_BC: the draw that decides the token at each position.
-        limits_B: tokens that the cache of a row holds at most; it does not advance beyond.
+        limits_B: tokens that the cache of a row holds at most; it does not advance beyond. A row
+            that is there already idles in rounds: what they write is behind its length.
     """
 
     def __init__(self, model: MTPModel, num_rows: int, num_spare: int, max_drafts: int) -> None:
@@ -66,10 +67,18 @@ class DecodeState:
             view.rows_B1 = self.rows_B1[: end - first]
         return view
 
+    def clear(self, row: int) -> None:
+        """Nothing is read of what the row will be given; in rounds it idles."""
+        self.cache.lengths_B[row] = self.limits_B[row] = 0
+
+    def read(self, row: int, count: int) -> None:
+        """Counts tokens of a prompt that were read; the row still idles."""
+        self.cache.lengths_B[row] += count
+        self.limits_B[row] += count
+
     def begin(self, row: int, request: Request, max_new_tokens: int) -> None:
-        """Gives a row to a request; nothing of its prompt is read yet."""
+        """Has a row take part in rounds; its prompt is read but for the last token."""
         length, sampling = len(request.prompt), request.sampling
-        self.cache.lengths_B[row] = 0
         self.tokens_BC[row, :length] = torch.tensor(request.prompt)
         self.limits_B[row] = length + max_new_tokens - 1
         self.temperature_B[row] = sampling.temperature
@@ -89,7 +98,14 @@ class DecodeState:
     def sampling(self, is_greedy: bool, is_cut: bool) -> RowSampling:
         return RowSampling(self.temperature_B, self.top_p_B, self.top_k_B, is_greedy, is_cut)
 
-    def span(self, first: int, num_tokens: int, end: int, start: int | None) -> Span:
+    def span(
+        self,
+        first: int,
+        num_tokens: int,
+        end: int,
+        start: int | None,
+        branches: Branches | None = None,
+    ) -> Span:
         """Slots from `first` behind each row's length on (before it if negative).
 
         Args:
@@ -97,8 +113,8 @@ class DecodeState:
         """
         steps_T = torch.arange(first, first + num_tokens, device=self.tokens_BC.device)
         if start is not None and start + first >= 0:
-            return Span((start + steps_T)[None], start + first, end)
-        return Span(self.cache.lengths_B[:, None] + steps_T, None, end)
+            return Span((start + steps_T)[None], start + first, end, branches)
+        return Span(self.cache.lengths_B[:, None] + steps_T, None, end, branches)
 
     def read_again(self, model: MTPModel, span: Span, num_ahead: int) -> Reading:
         """What the trunk said at positions up to each row's last in the cache.

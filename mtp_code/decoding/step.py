@@ -4,16 +4,20 @@ A pure function over static tensors that never asks the device for a number, so 
 replay it and the host may look at the outcome later.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.sampling import choose_tokens
 from mtp_code.decoding.state import DecodeState
+from mtp_code.decoding.tree import Tree, follow, tensors_of
 from mtp_code.decoding.verify import count_accepted
+from mtp_code.model.cache import Branches
 from mtp_code.model.mtp import MTPModel
 
 
@@ -22,11 +26,14 @@ class Plan:
     """What the host knows of a round before it runs.
 
     Attributes:
-        num_drafts: k, for each row.
+        num_drafts: k, for each row: the most that a row may accept.
         window: positions up to a row's last that its heads have not read yet, at the most.
         end: one behind the last slot that is looked at.
         start: every row's length, where they agree, or None.
         num_logprobs: alternatives whose log-probabilities are wanted; None wants none at all.
+        tree: how the drafts branch; None is one line of k.
+        width: tokens that a forward verifies of each row, if more than these drafts need: with
+            always as many, a token's logits are the same to the bit however many were drafted.
     """
 
     num_drafts: int
@@ -36,6 +43,8 @@ class Plan:
     is_greedy: bool = True
     is_cut: bool = False
     num_logprobs: int | None = None
+    tree: Tree | None = None
+    width: int = 0
 
 
 class Logprobs(NamedTuple):
@@ -49,44 +58,85 @@ class Logprobs(NamedTuple):
 class Outcome(NamedTuple):
     """What a round committed: of each row the first `accepted` + 1 targets.
 
-    `is_drafted_B` is 0 where a row had no position to draft from.
+    `is_drafted_B` is 0 where a row had no position to draft from. `ranks_Bk` is there for trees:
+    up to the first offset that did not stand, the place of the right token among the drafts for
+    its offset; one behind the last where it was none of them.
     """
 
     targets_BT: Tensor
     accepted_B: Tensor
     is_drafted_B: Tensor
+    ranks_Bk: Tensor | None
     logprobs: Logprobs | None
 
 
-def advance(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
-    """Advances every row by the drafts that stand and one token more."""
+class Advance(Protocol):
+    """A round, as `advance` is one."""
+
+    def __call__(
+        self, model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan
+    ) -> Outcome: ...
+
+
+def advance(
+    model: MTPModel,
+    drafter: Drafter,
+    state: DecodeState,
+    plan: Plan,
+    count: Callable[[Tensor, Tensor], Tensor] = count_accepted,
+) -> Outcome:
+    """Advances every row by the drafts that stand and one token more.
+
+    Args:
+        count: how many drafts of a line stand; another one is for measurements.
+    """
     lengths_B, num_drafts = state.cache.lengths_B, plan.num_drafts
     # draft
     last_B1 = state.tokens_BC.gather(1, lengths_B[:, None])
-    tokens_BT, drafts_Bk = last_B1, last_B1[:, :0]
+    tokens_BT, drafts_Bkr = last_B1, last_B1[:, :0, None]
     if num_drafts:
-        drafts_Bk = draft(model, drafter, state, plan)
-        tokens_BT = torch.cat((last_B1, drafts_Bk.clamp(min=0)), dim=1)
+        drafts_Bkr = draft(model, drafter, state, plan)
+        tokens_BT = torch.cat((last_B1, _in_order(drafts_Bkr, plan.tree).clamp(min=0)), dim=1)
     # verify
-    span = state.span(0, num_drafts + 1, plan.end, plan.start)
-    reading = model.read(tokens_BT, model.trunk.attend_span(state.cache, span))
-    logits_BTV = reading.logits(1)
-    positions_BT = lengths_B[:, None] + torch.arange(1, num_drafts + 2, device=lengths_B.device)
+    depths_T = torch.arange(tokens_BT.shape[1], device=lengths_B.device)
+    branches = None
+    if plan.tree is not None:
+        nodes = tensors_of(plan.tree, lengths_B.device)
+        depths_T, branches = nodes.depths_N, Branches(nodes.depths_N, nodes.sees_NN)
+    read_BT = tokens_BT
+    if plan.width > tokens_BT.shape[1]:
+        read_BT = F.pad(tokens_BT, (0, plan.width - tokens_BT.shape[1]))
+    span = state.span(0, read_BT.shape[1], plan.end, plan.start, branches)
+    reading = model.read(read_BT, model.trunk.attend_span(state.cache, span))
+    logits_BTV = reading.logits(1)[:, : tokens_BT.shape[1]]
     targets_BT = choose_tokens(
         logits_BTV,
         state.sampling(plan.is_greedy, plan.is_cut),
-        state.uniforms_BC.gather(1, positions_BT),
+        state.uniforms_BC.gather(1, lengths_B[:, None] + depths_T + 1),
     )
-    accepted_B = count_accepted(drafts_Bk, targets_BT)
+    hidden_BTD, ranks_Bk = reading.hidden_BTD, None
+    if plan.tree is None:
+        accepted_B = count(drafts_Bkr[..., 0], targets_BT)
+    else:
+        # What stands moves to where it would have been read without the rest of the tree.
+        path_BT, accepted_B = follow(nodes, num_drafts, tokens_BT, targets_BT)
+        steps_T = torch.arange(num_drafts + 1, device=lengths_B.device)
+        state.cache.gather(lengths_B[:, None] + path_BT, lengths_B[:, None] + steps_T)
+        targets_BT = targets_BT.gather(1, path_BT)
+        ranks_Bk = _ranks(drafts_Bkr, targets_BT)
+        hidden_BTD, logits_BTV = (x[state.rows_B1, path_BT] for x in (hidden_BTD, logits_BTV))
+        span = state.span(0, num_drafts + 1, plan.end, plan.start)
     # commit; what lies behind the committed length is rolled back with it
     is_drafted_B = lengths_B > 0
-    state.keep(span, reading.hidden_BTD)
-    state.tokens_BC.scatter_(1, positions_BT, targets_BT)
+    state.keep(span, hidden_BTD)
+    places_BT = lengths_B[:, None] + torch.arange(1, num_drafts + 2, device=lengths_B.device)
+    state.tokens_BC.scatter_(1, places_BT, targets_BT)
     lengths_B.add_(torch.minimum(accepted_B + 1, state.limits_B - lengths_B))
     return Outcome(
         targets_BT,
         accepted_B,
         is_drafted_B,
+        ranks_Bk,
         None
         if plan.num_logprobs is None
         else logprobs_of(logits_BTV, targets_BT, plan.num_logprobs),
@@ -94,11 +144,29 @@ def advance(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -
 
 
 def draft(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Tensor:
-    """What the heads expect behind each row's newest token, (B, k); −1 where it is its first."""
+    """What the heads expect behind each row's newest token, likeliest first, (B, k, ranks).
+
+    −1 where it is the row's first.
+    """
     span = state.span(-plan.window, plan.window, plan.end, plan.start)
     reading = state.read_again(model, span, num_ahead=plan.num_drafts)
-    drafts_Bk = drafter.draft(reading, plan.num_drafts)
-    return torch.where(state.cache.lengths_B[:, None] > 0, drafts_Bk, -1)
+    num_ranks = 1 if plan.tree is None else plan.tree.num_ranks
+    drafts_Bkr = drafter.draft(reading, plan.num_drafts, num_ranks)
+    return torch.where(state.cache.lengths_B[:, None, None] > 0, drafts_Bkr, -1)
+
+
+def _in_order(drafts_Bkr: Tensor, tree: Tree | None) -> Tensor:
+    """The drafts as they are verified, behind the newest token."""
+    if tree is None:
+        return drafts_Bkr[..., 0]
+    slots_N = tensors_of(tree, drafts_Bkr.device).slots_N
+    return drafts_Bkr.flatten(1)[:, slots_N[1:]]
+
+
+def _ranks(drafts_Bkr: Tensor, targets_BT: Tensor) -> Tensor:
+    is_it_Bkr = drafts_Bkr == targets_BT[:, : drafts_Bkr.shape[1], None]
+    none_Bk1 = torch.ones_like(is_it_Bkr[..., :1])
+    return torch.cat((is_it_Bkr, none_Bk1), dim=-1).int().argmax(dim=-1)
 
 
 def logprobs_of(logits_BTV: Tensor, targets_BT: Tensor, num_top: int) -> Logprobs:

@@ -54,6 +54,13 @@ class KeyValueCache:
             storage[:, target, :, :length] = storage[:, source, :, :length]
         self.lengths_B[target] = self.lengths_B[source]
 
+    def gather(self, sources_BT: Tensor, targets_BT: Tensor) -> None:
+        """Copies what stands in some slots of each row, in all layers, into others of it."""
+        rows_B1 = torch.arange(self.num_rows, device=sources_BT.device)[:, None]
+        for storage in (self.keys_LBHCd, self.values_LBHCd):
+            by_position = storage.transpose(-3, -2)
+            by_position[:, rows_B1, targets_BT] = by_position[:, rows_B1, sources_BT]
+
     def write(
         self, layer: int | slice, span: "Span", keys_BHTd: Tensor, values_BHTd: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -77,6 +84,19 @@ class KeyValueCache:
 
 
 @dataclass(frozen=True)
+class Branches:
+    """Tokens of one forward that continue a row's text in several ways.
+
+    Attributes:
+        depths_T: how many of them each token has before it in its text.
+        sees_TT: whether a token has another in its text, itself included.
+    """
+
+    depths_T: Tensor
+    sees_TT: Tensor
+
+
+@dataclass(frozen=True)
 class Span:
     """Where in the cache the tokens of one forward are written, and up to where is looked.
 
@@ -85,11 +105,13 @@ class Span:
             where nobody looks.
         start: the first slot where all rows agree (then storage is written as one slice), or None.
         end: one behind the last slot that any row may look at.
+        branches: how these tokens follow one another, where they are no line.
     """
 
     positions_BT: Tensor
     start: int | None
     end: int
+    branches: "Branches | None" = None
 
     @classmethod
     def behind(cls, cache: KeyValueCache, num_tokens: int) -> "Span":

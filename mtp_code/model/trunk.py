@@ -57,8 +57,19 @@ class Trunk(nn.Module):
         return self.attend_span(cache, Span.behind(cache, num_tokens))
 
     def attend_span(self, cache: KeyValueCache, span: Span) -> Attending:
-        """Causal attention of tokens in any slots, by slot, over the slots before them."""
+        """Causal attention of tokens in any slots, by slot, over the slots before them.
+
+        Tokens that branch see the slots before the first of them and each its own branch.
+        """
         positions_BT = span.positions_BT
+        if span.branches is not None:
+            first_B1 = positions_BT[:, :1]
+            behind_BS = torch.arange(span.end, device=positions_BT.device) - first_B1
+            sees_TT = span.branches.sees_TT
+            own_BTS = sees_TT[:, behind_BS.clamp(0, len(sees_TT) - 1)].transpose(0, 1)
+            own_BTS = own_BTS & (behind_BS < len(sees_TT))[:, None]
+            cos, sin = self.rotary(first_B1 + span.branches.depths_T)
+            return Attending(cos, sin, own_BTS | (behind_BS < 0)[:, None], cache, span)
         mask = None
         if positions_BT.shape[1] > 1 or span.start is None:
             seen_T = torch.arange(span.end, device=positions_BT.device)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import MachineError
-from mtp_code.serving.server import load_engine
 
 _MODEL: Final = "bench"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -53,7 +53,7 @@ def measure(
     this way's, `throughput_of_cpu` the same of the CPU time of the process that decodes, which
     other programs on the machine disturb less.
     """
-    engine = load_engine(run_dir, num_clients, num_drafts)
+    engine = Engine.load(run_dir, num_clients, num_drafts)
     requests = [
         Request(engine.tokenizer.encode_prompt(prompt), max_new_tokens) for prompt in prompts
     ]

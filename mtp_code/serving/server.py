@@ -4,16 +4,13 @@ import logging
 import signal
 import socket
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
-from mtp_code.decoding.engine import Engine, NumDrafts
-from mtp_code.decoding.prepare import prepare_for_decoding
-from mtp_code.loading import load_model
-from mtp_code.serving.address import BACKLOG, ServeError
+from mtp_code.decoding.engine import Engine
+from mtp_code.serving.address import BACKLOG
 from mtp_code.serving.app import Service, create_app
 from mtp_code.serving.metrics import Metrics
 from mtp_code.serving.worker import Worker
@@ -57,21 +54,6 @@ class Server(uvicorn.Server):
             self._service.worker.stop()  # what is unfinished fails with a word
             self.should_exit = True
         return await super().on_tick(counter)
-
-
-def load_engine(run_dir: Path, num_rows: int, num_drafts: NumDrafts) -> Engine:
-    """`Engine.load` for the command line.
-
-    Raises:
-        InputError: the folder holds no model, or a damaged one.
-        ServeError: its model has too few heads for so many drafts.
-    """
-    trained = load_model(run_dir)
-    most = trained.model.num_mtp_heads - 1
-    if num_drafts != "auto" and num_drafts > most:
-        raise ServeError(f"--drafts {num_drafts}: the run has heads for 0..{most}")
-    prepare_for_decoding(trained.model)
-    return Engine(trained.model, trained.tokenizer, num_rows, num_drafts)
 
 
 def build_service(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mtp_code.errors import CheckpointError
 from mtp_code.serving import bench
-from mtp_code.serving.address import ServeError
 from mtp_code.tokenizer import BytesTokenizer
 from tests.mtp_code.interop.runs import write_run
 from tests.mtp_code.serving.conftest import until
@@ -104,8 +104,8 @@ def test_more_drafts_than_heads_are_one_line(run):
         command(run, "--port", 0, "--drafts", 9), capture_output=True, text=True, timeout=60
     )
     assert refused.returncode == 2
-    assert refused.stderr.endswith("--drafts 9: the run has heads for 0..0\n")
-    with pytest.raises(ServeError, match=r"--drafts 1: the run has heads for 0\.\.0"):
+    assert refused.stderr.endswith("9 drafts: it has heads for 0..0\n")
+    with pytest.raises(CheckpointError, match=r"1 drafts: it has heads for 0\.\.0"):
         bench.measure(run, ["x"], 4, num_clients=1, num_drafts=1, num_rounds=1, num_threads=1)
 
 

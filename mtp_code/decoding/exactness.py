@@ -1,0 +1,332 @@
+"""Is decoding exact? Tokens held to plain decoding's, and samples to the law that they follow."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+from scipy.stats import chisquare
+
+from mtp_code.decoding.draft import Drafter
+from mtp_code.decoding.engine import Engine, NumDrafts
+from mtp_code.decoding.requests import Completion, Request
+from mtp_code.decoding.sampling import RowSampling, SamplingConfig, token_probs
+from mtp_code.decoding.state import DecodeState
+from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
+from mtp_code.decoding.tree import Tree
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.tokenizer import Tokenizer
+
+Progress = Callable[[int, int], None]
+
+NUM_SHOWN: Final = 5
+"""Differences of a mode that its row names."""
+
+
+@dataclass(frozen=True)
+class _Answered:
+    completion: Completion
+    ends_of_rounds: tuple[int, ...]
+    """How many tokens there were after each round."""
+
+
+def compare_tokens(
+    model: MTPModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    drafts: Mapping[str, NumDrafts],
+    batches: Iterable[int],
+    peers: Mapping[str, Callable[[Iterable[Request]], Iterable[Completion]]] = MappingProxyType({}),
+    on_progress: Progress = lambda done, total: None,
+) -> list[dict[str, Any]]:
+    """A row for each number of drafts and batch size: answers that are not plain decoding's.
+
+    Greedy. Each prompt is asked twice, without stops and with a stop string from plain decoding's
+    own answer, so that answers end anywhere in a round; requests of other lengths share a batch.
+    What an answer with a stop must be is not taken from the engine: it is the plain answer up to
+    the first token with which its text holds the stop. `stops_inside_drafts` counts answers that
+    ended so before their round's last token.
+
+    Args:
+        drafts: numbers or shapes of drafts, by name.
+        peers: other ways to decode with the same weights, held to the same answers without stops.
+    """
+    free = [Request(prompt, max_new_tokens) for prompt in prompts]
+    modes = [(name, batch) for batch in batches for name in drafts]
+    num_steps, done = 1 + len(modes) + len(peers), 0
+    on_progress(done, num_steps)
+    engine = Engine(model, tokenizer, num_rows=1, num_drafts=0)
+    plain = [answered.completion.tokens for answered in _answer_all(engine, free)]
+    stopped, cut = [], []
+    for number, (request, tokens) in enumerate(zip(free, plain, strict=True)):
+        if (stop := _stop_in(tokenizer, tokens, number)) is not None:
+            stopped.append(replace(request, stops=(stop,)))
+            cut.append(_cut(tokenizer, request.prompt, tokens, stop))
+        else:
+            stopped.append(request)
+            cut.append(tokens)
+    # With and without stops in turn: rows of a batch end at different times.
+    requests = [one for pair in zip(free, stopped, strict=True) for one in pair]
+    expected = [one for pair in zip(plain, cut, strict=True) for one in pair]
+    rows = []
+    for name, batch in modes:
+        on_progress(done := done + 1, num_steps)
+        answered = _answer_all(Engine(model, tokenizer, batch, drafts[name]), requests)
+        inside = sum(
+            with_stop.completion.ended_by == "stop"
+            and len(with_stop.completion.tokens) not in without.ends_of_rounds
+            for without, with_stop in zip(answered[::2], answered[1::2], strict=True)
+        )
+        found = [one.completion for one in answered]
+        rows.append(
+            {"drafts": name, "rows": batch}
+            | _differences(found, expected)
+            | {"stops_inside_drafts": inside}
+        )
+    for name, decode in peers.items():
+        on_progress(done := done + 1, num_steps)
+        rows.append({"peer": name} | _differences(list(decode(free)), plain))
+    on_progress(num_steps, num_steps)
+    return rows
+
+
+def _differences(
+    completions: Sequence[Completion], expected: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    first = [
+        {"request": number, "place": _first_difference(one.tokens, tokens)}
+        for number, (one, tokens) in enumerate(zip(completions, expected, strict=True))
+        if one.tokens != tokens
+    ]
+    return {
+        "requests": len(completions),
+        "tokens": sum(one.num_committed for one in completions),
+        "forwards": sum(one.num_forwards for one in completions),
+        "differences": len(first),
+        "first_differences": first[:NUM_SHOWN],
+    }
+
+
+def _first_difference(tokens: Sequence[int], expected: Sequence[int]) -> int:
+    pairs = zip(tokens, expected, strict=False)
+    shorter = min(len(tokens), len(expected))
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), shorter)
+
+
+def _answer_all(engine: Engine, requests: Sequence[Request]) -> list[_Answered]:
+    numbers = {engine.submit(request): place for place, request in enumerate(requests)}
+    counts: dict[int, list[int]] = {number: [] for number in numbers}
+    answered: dict[int, _Answered] = {}
+    while engine.has_work:
+        for event in engine.step():
+            counts[event.id].append(len(event.tokens))
+            if event.completion is not None:
+                ends = tuple(accumulate(counts.pop(event.id)))
+                answered[numbers[event.id]] = _Answered(event.completion, ends)
+    return [answered[place] for place in range(len(requests))]
+
+
+def _stop_in(tokenizer: Tokenizer, tokens: Sequence[int], number: int) -> str | None:
+    """Text of two tokens somewhere in an answer, elsewhere for each; None if it has no such."""
+    places = range(2, len(tokens) - 1)
+    for shift in range(len(places)):
+        place = places[(37 * number + shift) % len(places)]
+        text = tokenizer.decode(tokens[place : place + 2])
+        if text.strip() and "\N{REPLACEMENT CHARACTER}" not in text:
+            return text
+    return None
+
+
+def _cut(
+    tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int], stop: str
+) -> Sequence[int]:
+    """Up to the first token with which the text holds the stop."""
+    return next(
+        (
+            tokens[:count]
+            for count in range(1, len(tokens) + 1)
+            if stop in tokenizer.decode_after(prompt, tokens[:count])
+        ),
+        tokens,
+    )
+
+
+# The law of samples: a model so small that the probability of every answer can be multiplied out.
+
+VOCAB_SIZE: Final = 8
+END: Final = 7
+DEPTH: Final = 4
+PROMPT: Final = (3,)
+LEAST_P_VALUE: Final = 1e-3
+LEAST_DRAWS: Final = 40_000
+"""Of all settings together: with fewer, hardly an answer is expected often enough to count."""
+
+SETTINGS: Final[tuple[tuple[SamplingConfig, int | Tree], ...]] = tuple(
+    (SamplingConfig(temperature=temperature, top_p=top_p, top_k=top_k), shape)
+    for shape, temperatures in ((1, (0.6,)), (2, (0.8, 1.0)), (Tree.product((3, 2)), (1.5,)))
+    for temperature in temperatures
+    for top_p, top_k in ((1.0, None), (0.9, None), (0.7, None), (1.0, 3), (0.8, 5))
+)
+"""Of sampling, and the shape of drafts."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All that an engine asks of a tokenizer where no answer has a stop string."""
+
+    vocab_size: int
+    answer_ends: tuple[int, ...]
+
+
+def tiny_model() -> MTPModel:
+    config = ModelConfig(
+        vocab_size=VOCAB_SIZE,
+        width=16,
+        num_layers=4,
+        num_attn_heads=2,
+        ffn_width=32,
+        num_mtp_heads=3,
+        context=16,
+    )
+    model = build_model(config, seed=4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(12)  # so that its laws are far from uniform
+    return model.eval().requires_grad_(False)
+
+
+def law(model: MTPModel, sampling: SamplingConfig) -> dict[tuple[int, ...], float]:
+    """The probability of each answer of up to `DEPTH` tokens, multiplied out."""
+    whole: dict[tuple[int, ...], float] = {}
+    open_ends: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(DEPTH):
+        longer: dict[tuple[int, ...], float] = {}
+        contexts = torch.tensor([[*PROMPT, *tokens] for tokens in open_ends])
+        logits_1BV = model(contexts)[0, :, -1][None]
+        probs = token_probs(logits_1BV, RowSampling.of([sampling], VOCAB_SIZE))[0]
+        for (tokens, before), row in zip(open_ends.items(), probs.tolist(), strict=True):
+            for token, prob in enumerate(row):
+                if token == END:
+                    whole[tokens] = whole.get(tokens, 0) + before * prob
+                else:
+                    longer[(*tokens, token)] = before * prob
+        open_ends = longer
+    return whole | open_ends
+
+
+def p_value(
+    model: MTPModel,
+    sampling: SamplingConfig,
+    num_drafts: NumDrafts,
+    num_draws: int,
+    advance: Advance = advance,
+) -> float:
+    """Of the samples' counts under the law, by chi-square; rare answers are counted together.
+
+    0 where an answer was drawn that the law gives no chance.
+    """
+    requests = (Request(PROMPT, DEPTH, seed=seed, sampling=sampling) for seed in range(num_draws))
+    numbers: Any = Numbers(VOCAB_SIZE, (END,))
+    engine = Engine(model, numbers, 512, num_drafts, advance=advance)
+    counts = Counter(tuple(completion.tokens) for completion in engine.complete(requests))
+    expected = {tokens: num_draws * p for tokens, p in law(model, sampling).items()}
+    if any(expected.get(tokens, 0.0) <= 0 for tokens in counts):
+        return 0.0
+    often = [tokens for tokens, count in expected.items() if count >= 5]
+    found = [counts[tokens] for tokens in often]
+    right = [expected[tokens] for tokens in often]
+    rest = num_draws - sum(right)
+    if rest > 1:
+        found.append(num_draws - sum(found))
+        right.append(rest)
+    return float(chisquare(found, [each * sum(found) / sum(right) for each in right]).pvalue)
+
+
+def check_law(
+    num_draws: int, on_progress: Progress = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """A row for each of `SETTINGS`, and one for each planted fault, which must be caught.
+
+    Args:
+        num_draws: of all settings together; faults have as many as one setting.
+
+    Raises:
+        ValueError: fewer than `LEAST_DRAWS`.
+    """
+    if num_draws < LEAST_DRAWS:
+        raise ValueError(f"num_draws must be at least {LEAST_DRAWS}, got {num_draws}")
+    model, each = tiny_model(), num_draws // len(SETTINGS)
+    faults = {"a draft that always stands": always_stands, "a wrong residual": wrong_residual}
+    rows: list[dict[str, Any]] = []
+    plain = SamplingConfig(temperature=1.0)
+    settings: list[tuple[SamplingConfig, int | Tree, str | None]] = [
+        *((sampling, shape, None) for sampling, shape in SETTINGS),
+        *((plain, 1, name) for name in faults),
+    ]
+    for sampling, shape, fault in settings:
+        on_progress(len(rows), len(settings))
+        p = p_value(model, sampling, shape, each, advance if fault is None else faults[fault])
+        rows.append(
+            {
+                **sampling.model_dump(),
+                "drafts": shape if isinstance(shape, int) else f"tree of {shape.num_nodes}",
+                "draws": each,
+                "p_value": p,
+                "fault": fault,
+                "holds": (p > LEAST_P_VALUE) == (fault is None),
+            }
+        )
+    on_progress(len(rows), len(rows))
+    return rows
+
+
+def always_stands(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
+    """A round as a fault would have it: every draft is taken for right."""
+    before_B = state.cache.lengths_B.clone()
+    drafts_Bk = draft(model, drafter, state, plan)[..., 0].clamp(min=0) if plan.num_drafts else None
+    outcome = advance(model, drafter, state, plan)
+    if drafts_Bk is None:
+        return outcome
+    targets_BT = torch.cat((drafts_Bk, outcome.targets_BT[:, -1:]), dim=1)
+    accepted_B = torch.full_like(outcome.accepted_B, plan.num_drafts)
+    return _rewritten(state, before_B, outcome, targets_BT, accepted_B)
+
+
+def wrong_residual(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
+    """A round as a fault would have it: in place of a draft that fell, p is drawn from once more.
+
+    Right is p without the draft.
+    """
+    before_B, uniforms_BC = state.cache.lengths_B.clone(), state.uniforms_BC.clone()
+    tokens_BC = state.tokens_BC.clone()
+    outcome = advance(model, drafter, state, plan)
+    state.cache.lengths_B.copy_(before_B)
+    state.tokens_BC.copy_(tokens_BC)
+    # Other numbers that are as good, and the same each time: the golden ratio's multiples.
+    state.uniforms_BC.add_((math.sqrt(5) - 1) / 2 + 997 * state.uniforms_BC).frac_()
+    again = advance(model, drafter, state, plan)
+    state.uniforms_BC.copy_(uniforms_BC)
+    places_T = torch.arange(outcome.targets_BT.shape[1])
+    falls_BT = (places_T == outcome.accepted_B[:, None]) & (places_T < plan.num_drafts)
+    targets_BT = torch.where(falls_BT, again.targets_BT, outcome.targets_BT)
+    return _rewritten(state, before_B, outcome, targets_BT, outcome.accepted_B)
+
+
+def _rewritten(
+    state: DecodeState,
+    before_B: torch.Tensor,
+    outcome: Outcome,
+    targets_BT: torch.Tensor,
+    accepted_B: torch.Tensor,
+) -> Outcome:
+    places_BT = before_B[:, None] + torch.arange(1, targets_BT.shape[1] + 1)
+    state.tokens_BC.scatter_(1, places_BT, targets_BT)
+    state.cache.lengths_B.copy_(torch.minimum(before_B + accepted_B + 1, state.limits_B))
+    return outcome._replace(targets_BT=targets_BT, accepted_B=accepted_B)

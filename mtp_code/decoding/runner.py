@@ -1,0 +1,117 @@
+"""Runs rounds one after the other without a look of the host: directly, or captured on a GPU."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, Protocol
+
+import torch
+
+from mtp_code.decoding.draft import Drafter
+from mtp_code.decoding.state import DecodeState
+from mtp_code.decoding.step import Advance, Outcome, Plan, advance
+from mtp_code.model.mtp import MTPModel
+
+_MOST_GRAPHS: Final = 64
+"""Kept at once; the one that was made first makes way."""
+_SMALLEST_END: Final = 256
+
+
+class Shapes(Enum):
+    """How many rows and slots a round has, of which some may be idle."""
+
+    TIGHT = "as many as are needed"
+    BUCKETS = "a power of two"
+    """So that few graphs are captured."""
+    FIXED = "all"
+
+    def rows(self, num_live: int, num_rows: int) -> int:
+        match self:
+            case Shapes.TIGHT:
+                return num_live
+            case Shapes.BUCKETS:
+                return min(_power_of_two(num_live), num_rows)
+            case Shapes.FIXED:
+                return num_rows
+
+    def end(self, end: int, capacity: int) -> int:
+        """One behind the last slot that is looked at."""
+        match self:
+            case Shapes.TIGHT:
+                return min(end, capacity)
+            case Shapes.BUCKETS:
+                return min(max(_power_of_two(end), _SMALLEST_END), capacity)
+            case Shapes.FIXED:
+                return capacity
+
+
+class Runner(Protocol):
+    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> list[Outcome]:
+        """What the rounds committed, which holds until the next run.
+
+        A plan for several rounds does for each of them: its window and its end do, and it does
+        not rely on where rows start.
+        """
+
+
+class Direct:
+    """Kernel by kernel."""
+
+    def __init__(self, model: MTPModel, drafter: Drafter, advance: Advance = advance) -> None:
+        self._model, self._drafter, self._advance = model, drafter, advance
+
+    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> list[Outcome]:
+        return [self._advance(self._model, self._drafter, state, plan) for _ in range(num_rounds)]
+
+
+Rounds = Callable[[], list[Outcome]]
+Recorded = tuple[Callable[[], object], list[Outcome]]
+"""What runs the rounds again, and where it leaves their outcomes."""
+
+
+class Graphed:
+    """The same, recorded once for each shape, and from then on one call of the host.
+
+    Has not run on a GPU yet.
+    """
+
+    def __init__(self, direct: Direct, record: Callable[[Rounds], Recorded] | None = None) -> None:
+        """
+        Args:
+            record: takes rounds down; by default as a CUDA graph.
+        """
+        self._direct, self._record = direct, record or captured
+        self._recorded: dict[tuple[int, Plan, int], Recorded] = {}
+
+    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> list[Outcome]:
+        key = (state.num_rows, plan, num_rounds)
+        if (recorded := self._recorded.get(key)) is None:
+            if len(self._recorded) == _MOST_GRAPHS:
+                del self._recorded[next(iter(self._recorded))]
+            # Recording may run the rounds, which must leave no trace; what they write behind each
+            # row's length is none.
+            kept = [tensor.clone() for tensor in (state.cache.lengths_B, state.tokens_BC)]
+            recorded = self._record(lambda: self._direct.run(state, plan, num_rounds))
+            state.cache.lengths_B.copy_(kept[0])
+            state.tokens_BC.copy_(kept[1])
+            self._recorded[key] = recorded
+        replay, outcomes = recorded
+        replay()
+        return outcomes
+
+
+def captured(rounds: Rounds) -> Recorded:
+    """As a CUDA graph, behind a run that has kernels chosen and workspaces made."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        rounds()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outcomes = rounds()
+    return graph.replay, outcomes
+
+
+def _power_of_two(count: int) -> int:
+    """The least that is no smaller."""
+    return 1 << (count - 1).bit_length()

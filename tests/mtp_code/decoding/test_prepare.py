@@ -1,0 +1,59 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.prepare import lay_out, load_for_decoding
+from mtp_code.decoding.requests import Request
+from mtp_code.errors import CheckpointError
+from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.run_folder import load_run
+from tests.mtp_code.interop.runs import small_bpe, write_run
+
+
+def stored_by_input(model: MTPModel) -> set[str]:
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not module.weight.is_contiguous()
+    }
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_matrices_with_more_outputs_than_inputs_are_stored_by_input(small_config, is_tied):
+    config = small_config.model_copy(update={"tied_embeddings": is_tied})
+    before = build_model(config, seed=0).eval().requires_grad_(False)
+    model = copy.deepcopy(before)
+    lay_out(model)
+    kinds = {name.rpartition(".")[2] for name in stored_by_input(model)}
+    assert kinds == {"qkv", "gate_up"} | ({"unembedding"} if not is_tied else set())
+    assert model.trunk.embedding.weight.is_contiguous()
+    assert (model.unembedding.weight is model.trunk.embedding.weight) == is_tied
+    weights = dict(before.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+        assert not parameter.requires_grad
+    tokens_BT = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(model(tokens_BT), before(tokens_BT))
+
+
+def test_what_decodes_a_run_loads_it_laid_out(tmp_path):
+    write_run(tmp_path, small_bpe())
+    assert not stored_by_input(load_run(tmp_path).model)
+    trained = load_for_decoding(tmp_path)
+    engine = Engine.load(tmp_path, num_rows=2)
+    assert stored_by_input(engine.model) == stored_by_input(trained.model) != set()
+    requests = [Request([5, 6, 7], 12), Request([9] * 5, 8)]
+    expected = Engine(load_run(tmp_path).model, engine.tokenizer, 1, 0).generate(requests)
+    found = engine.generate(requests)
+    assert [c.tokens for c in found.completions] == [c.tokens for c in expected.completions]
+
+
+def test_a_run_without_the_heads_asked_for_is_one_line(tmp_path):
+    write_run(tmp_path, small_bpe())
+    heads = load_run(tmp_path).model.num_mtp_heads
+    line = rf"{heads} drafts: it has heads for 0\.\.{heads - 1}"
+    with pytest.raises(CheckpointError, match=line):
+        Engine.load(tmp_path, num_drafts=heads)

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.requests import Request
+from mtp_code.decoding.runner import Graphed, Shapes
+from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.tree import Tree
+from mtp_code.model.mtp import build_model
+
+REQUESTS = [
+    Request([5, 6, 7], 24),
+    Request([9] * 30, 12, seed=3, sampling=SamplingConfig(temperature=1.0)),
+    Request([40], 14, seed=4, sampling=SamplingConfig(temperature=0.7, top_p=0.8, top_k=20)),
+    Request([1, 2], 6, num_logprobs=2),
+    Request(list(range(3, 60)), 30),
+    Request([7] * 240, 100),
+]
+
+
+def plain_tokens(model, tokenizer, requests):
+    completions = Engine(model, tokenizer, 1, 0).generate(requests).completions
+    return [completion.tokens for completion in completions]
+
+
+def recorded_on_a_cpu(rounds):
+    """As a graph would: what is recorded runs again, and leaves its outcomes where it first did."""
+    outcomes = rounds()
+
+    def replay():
+        for old, new in zip(outcomes, rounds(), strict=True):
+            for name in ("targets_BT", "accepted_B", "is_drafted_B", "ranks_Bk"):
+                if getattr(old, name) is not None:
+                    getattr(old, name).copy_(getattr(new, name))
+            if old.logprobs is not None:
+                for one, other in zip(old.logprobs, new.logprobs, strict=True):
+                    one.copy_(other)
+
+    return replay, outcomes
+
+
+@pytest.mark.parametrize("num_drafts", [0, 3, "auto", Tree.product([2, 2])])
+@pytest.mark.parametrize("num_rows", [1, 5])
+def test_rounds_between_two_looks_change_no_token(small_model, tokenizer, num_drafts, num_rows):
+    engine = Engine(small_model, tokenizer, num_rows, num_drafts, 16, rounds_a_look=8)
+    found = engine.generate(REQUESTS).completions
+    assert [one.tokens for one in found] == plain_tokens(small_model, tokenizer, REQUESTS)
+    for completion in found:
+        assert completion.num_committed == completion.num_forwards + sum(completion.accepted)
+
+
+@pytest.mark.parametrize("num_drafts", [0, 2, Tree.product([2, 2])])
+def test_recorded_rounds_in_buckets_of_shapes_change_no_token(small_model, tokenizer, num_drafts):
+    """A GPU's path, with a recorder that needs none; rows idle, are read and freed in between."""
+    engine = Engine(small_model, tokenizer, 5, num_drafts, 16, rounds_a_look=3)
+    engine._shapes = Shapes.BUCKETS
+    engine._runner = Graphed(engine._runner, recorded_on_a_cpu)
+    for _ in range(2):
+        found = engine.generate(REQUESTS).completions
+        assert [one.tokens for one in found] == plain_tokens(small_model, tokenizer, REQUESTS)
+    assert 1 < len(engine._runner._recorded) < 24
+
+
+def test_buckets_are_few_and_hold_what_is_asked():
+    assert {Shapes.BUCKETS.rows(n, 12) for n in range(1, 13)} == {1, 2, 4, 8, 12}
+    assert {Shapes.BUCKETS.end(n, 1032) for n in range(1, 1033)} == {256, 512, 1024, 1032}
+    for shapes in Shapes:
+        assert all(shapes.rows(n, 12) >= n and shapes.end(n, 32) >= n for n in range(1, 13))
+    assert Shapes.FIXED.rows(1, 12) == 12
+
+
+@pytest.fixture(scope="module")
+def in_bf16(small_model):
+    model = build_model(small_model.config, seed=1)
+    model.load_state_dict(small_model.state_dict())
+    return model.to(torch.bfloat16).eval().requires_grad_(False)
+
+
+def test_with_one_shape_for_all_forwards_tokens_are_exact_in_bf16_too(in_bf16, tokenizer):
+    requests = [Request([token, 5, 9 * (token % 20)], 40) for token in range(40, 64)]
+
+    def tokens(num_drafts, exact):
+        engine = Engine(in_bf16, tokenizer, 4, num_drafts, 16, exact=exact)
+        return [completion.tokens for completion in engine.generate(requests).completions]
+
+    plain = tokens(0, exact=True)
+    assert tokens(3, exact=True) == tokens(1, exact=True) == plain
+    assert tokens(3, exact=False) != tokens(0, exact=False)  # or it would show nothing
+
+
+def test_trees_and_one_shape_for_all_do_not_go_together(small_model, tokenizer):
+    with pytest.raises(ValueError, match="draft in a line"):
+        Engine(small_model, tokenizer, 1, "tree", exact=True)
+    with pytest.raises(ValueError, match="rounds_a_look must be at least 1, got 0"):
+        Engine(small_model, tokenizer, 1, rounds_a_look=0)
