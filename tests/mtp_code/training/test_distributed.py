@@ -47,7 +47,7 @@ from mtp_code.training.distributed import (
     rows_of_process,
 )
 from mtp_code.training.loop import train
-from mtp_code.training.memory import PARTS, Part, StorageTracker, predict_peak, run_steps
+from mtp_code.training.memory import PARTS, Part, follow_steps, predict_peak, run_steps
 from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
 from mtp_code.training.optim import OptimConfig, build_optimizers
@@ -230,13 +230,12 @@ def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
     def mark(tensors: Iterable[torch.Tensor], part: Part) -> None:
         own = [t.to_local() if is_sharded(t) else t for t in tensors]
         held[part] = sum(tensor.untyped_storage().nbytes() for tensor in own)
-        tracker.mark(own, part)
 
-    tracker = StorageTracker(asked.model.vocab_size)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, tracker:
+    # Also fills the cache of sharded operations' shapes, whose making the tracker would see.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run_steps(asked, placement, mark, world)
     return {
-        "followed": tracker.peak().bytes_by_part,
+        "followed": follow_steps(asked, placement, world).bytes_by_part,
         "allocated": allocator_peak(profiler),
         "held": held,
     }
