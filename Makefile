@@ -28,6 +28,7 @@ TEMPERATURE ?= 0.2#: 0 is greedy
 TOP_P       ?= 0.95#: nucleus sampling
 SEED        ?= 0#: of sampling
 DECODE_TOKENS ?= 64#: tokens decoded for each prompt by bench-decode
+VLLM_ARGS     ?=#: more arguments for bench-vllm, such as --rounds 3
 
 #: Sandbox
 ROUNDS ?= 9#: rounds of bench-sandbox, half a minute each
@@ -40,7 +41,7 @@ REPORT    ?= report/index.html#: page to write
 BASELINE  ?= evals/baselines/micro-$(notdir $(basename $(RECIPE))).json#: what ci-regression holds the run to
 TOLERANCE ?= 0.05#: drop of pass@1 that ci-regression lets pass
 TESTS     ?= tests#: tests to run
-PYTEST_ARGS ?= -n 2 --dist loadfile#: arguments for pytest
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder#: arguments for pytest
 
 # --if-available leaves a benchmark out whose data cannot be had.
 EVALUATE_ARGS ?=
@@ -220,7 +221,7 @@ test-vllm: $(VLLM)/.ready ## exported heads in vLLM: tokens and acceptance besid
 bench-vllm: $(VLLM)/.ready ## what drafting with the heads of an export of RUN gains in vLLM
 	@if [ -s $(VLLM)/.ready ]; then echo "bench-vllm: skipped: $$(cat $(VLLM)/.ready)"; \
 		else $(MTP_CODE) export $(RUN) --out $(RUN)/export && \
-		$(IN_VLLM) -m mtp_code.cli bench vllm $(RUN)/export --out report/vllm-cpu.json; fi
+		$(IN_VLLM) -m mtp_code.cli bench vllm $(RUN)/export --out report/vllm-cpu.json $(VLLM_ARGS); fi
 
 # Made once; where it cannot be, the reason is kept in .ready: remove that to try again.
 $(VLLM)/.ready: $(READY)

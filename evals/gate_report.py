@@ -1,4 +1,4 @@
-"""What the gate found, for people (Markdown) and for CI servers (JUnit XML)."""
+"""What the gate found: in words for a terminal, as Markdown and as JUnit XML for CI servers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,30 @@ _HEADLINES: Final[dict[Outcome, str]] = {
     "incomparable": "the baseline cannot be compared with",
     "unhealthy": "the judge cannot be trusted",
 }
+
+
+def in_words(result: GateResult) -> str:
+    """Lines for a terminal."""
+    lines = [
+        f"{one_line(result.benchmark, 80)} {result.outcome}: {_HEADLINES[result.outcome]} "
+        f"(exit status {result.exit_status})"
+    ]
+    lines += [f"  {one_line(problem, 1000)}" for problem in result.problems]
+    for metric in result.metrics:
+        tasks = metric.over_tasks
+        lines.append(
+            f"  {_in_words(metric)} | over tasks {100 * tasks.low:+.1f} to {100 * tasks.high:+.1f}"
+            f" | p {metric.p_holm:.3g} ({metric.test})".replace("-", "−")
+        )
+        if sentence := _what_it_takes(metric):
+            lines.append(f"    {sentence.replace('**', '')}")
+    if result.metrics:
+        counted = plural(result.num_tasks, "task"), plural(result.num_samples, "sample")
+        lines.append(f"  {', '.join(counted)}")
+    for tasks_changed, how in _changed(result):
+        lines.append(f"  newly {how}: {_listed(tasks_changed).replace('`', '')}")
+    lines += [f"  {one_line(note, 1000)}" for note in result.notes]
+    return "\n".join(lines)
 
 
 def markdown(result: GateResult, with_samples: bool = False) -> str:
@@ -88,14 +112,19 @@ def _lines(result: GateResult, with_samples: bool) -> Iterator[str]:
             yield from ("", sentence)
     for warning in result.warnings:
         yield from ("", f"**Suspicious:** {_escaped(warning)}.")
-    for tasks, how in ((result.newly_failing, "failing"), (result.newly_passing, "passing")):
-        if tasks:
-            yield from ("", f"Newly {how}: {_listed(tasks)}")
-            if with_samples:
-                yield from _with_samples(tasks)
+    for tasks, how in _changed(result):
+        yield from ("", f"Newly {how}: {_listed(tasks)}")
+        if with_samples:
+            yield from _with_samples(tasks)
     if result.notes:
         yield ""
         yield from (f"- {_escaped(note)}" for note in result.notes)
+
+
+def _changed(result: GateResult) -> Iterator[tuple[Sequence[ChangedTask], str]]:
+    for tasks, how in ((result.newly_failing, "failing"), (result.newly_passing, "passing")):
+        if tasks:
+            yield tasks, how
 
 
 def _table(metrics: Sequence[MetricResult]) -> Iterator[str]:

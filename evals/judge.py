@@ -18,7 +18,7 @@ from evals.counting import counts_told
 from evals.errors import InputError
 from evals.files import Progress, file_sha256, json_line, sole_writer, write_whole
 from evals.findings import Findings
-from evals.oracles.expected import with_expected_outputs
+from evals.oracles.expected import Answered, with_expected_outputs
 from evals.plan import Plan, fingerprint, machine
 from evals.program import limits_of, room_of
 from evals.records import (
@@ -37,7 +37,7 @@ from evals.records import (
     read_samples,
     write_record,
 )
-from evals.work import Examiner, Finding, Here, Job
+from evals.work import Examiner, Finding, Here, Job, of_expected
 from sandbox import Limits, Tier
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,9 @@ def judge(
     samples = _Samples(samples_path, benchmark, on_cut_off)
     sampling = _sampling_beside(samples, benchmark)
     with _expected_folder(tier, unsafe_no_sandbox) as folder:
-        benchmark = with_expected_outputs(benchmark, examiner.answers, folder, on_progress)
+        benchmark, long_runs = with_expected_outputs(
+            benchmark, examiner.answers, folder, on_progress
+        )
     conditions = [tier.value, unsafe_no_sandbox, *machine(), *fingerprint()]
     plans = {
         task.task_id: Plan(task, limits_of(task, limits), conditions) for task in benchmark.tasks
@@ -110,6 +112,7 @@ def judge(
     partial_path = verdicts_path.with_name(verdicts_path.name + ".partial")
     with sole_writer(verdicts_path), Findings(cache_path or partial_path) as findings:
         find = _Finder(examiner, findings, plans, on_progress)
+        _keep_long_runs(long_runs, references, findings, plans)
         if benchmark.is_custom:
             find.verdicts_of(lambda: iter(references))
             _require_all_to_pass(references, findings, plans)
@@ -177,7 +180,7 @@ class _Samples:
 
     def __init__(self, path: Path, benchmark: Benchmark, on_cut_off: Callable[[str], None]) -> None:
         self.path = path
-        self._known_ids = {task.task_id for task in benchmark.tasks}
+        self._known_ids = [task.task_id for task in benchmark.tasks]
         self._state = self._as_it_is()
         self.task_ids: set[str] = set()
         self.num_samples = 0
@@ -253,6 +256,19 @@ class _Finder:
                     kept = finding._asdict()
                     self._findings.keep(job.key, kept, is_transient=finding.is_transient)
                     self._on_progress(next(num_done), total)
+
+
+def _keep_long_runs(
+    long_runs: Mapping[str, Answered], references: list[Sample], findings: Findings, plans: Plans
+) -> None:
+    """Findings on references that need no second run, if the first kept the limits of each part."""
+    for sample in references:
+        answered = long_runs.get(sample.task_id)
+        for job in plans[sample.task_id].jobs(sample) if answered else ():
+            assert answered is not None
+            within_time = answered.cpu_s <= job.limits.cpu_s
+            if within_time and answered.peak_memory_bytes <= job.limits.memory_bytes:
+                findings.keep(job.key, of_expected(answered)._asdict())
 
 
 def _found(sample: Sample, findings: Findings, plan: Plan) -> list[Finding]:

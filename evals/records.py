@@ -521,15 +521,44 @@ def read_record(kind: type[Model], path: Path) -> Model:
     Raises:
         RecordError: the file is missing, no JSON, or not such a record.
     """
+    wanted = _name_of(kind)
     try:
         row = json.loads(path.read_bytes())
     except OSError as error:
-        raise RecordError(f"{path}: {error.strerror}; expected {kind.__name__} as JSON") from None
+        raise RecordError(f"{path}: {error.strerror}; expected {wanted}") from None
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not JSON ({error})") from None
+        raise RecordError(f"{path}: not JSON ({error}); expected {wanted}") from None
     if not isinstance(row, dict):
-        raise RecordError(f"{path}: holds {type(row).__name__}; expected {kind.__name__} as JSON")
-    return validated(kind, row, str(path))
+        raise RecordError(f"{path}: holds {type(row).__name__}; expected {wanted}")
+    try:
+        return validated(kind, row, str(path))
+    except RecordError:
+        for other in _NAMES.keys() - {kind}:
+            if _is_record(other, row):
+                raise RecordError(f"{path}: holds {_name_of(other)}; expected {wanted}") from None
+        raise
+
+
+# Of records that are files of their own, for messages.
+_NAMES: Final[dict[type[BaseModel], str]] = {
+    Sampling: "how samples were drawn, as mtp-code sample writes it",
+    Judging: "how samples were judged, as mtp-code judge writes it",
+    ReferenceBits: "reference bits, as mtp-code reference-bits writes them",
+    Score: "scores, as mtp-code score writes them",
+    Baseline: "a baseline, as mtp-code baseline writes it",
+}
+
+
+def _name_of(kind: type[BaseModel]) -> str:
+    return _NAMES.get(kind, f"{kind.__name__} as JSON")
+
+
+def _is_record(kind: type[BaseModel], row: dict[str, Any]) -> bool:
+    try:
+        kind.model_validate(row)
+    except ValidationError:
+        return False
+    return True
 
 
 def write_record(path: Path, record: Strict) -> None:
@@ -618,7 +647,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if broken is not None:
             raise RecordError(f"{broken}; expected one JSON object a line")
         try:
-            row = json.loads(line.decode("utf-8"), parse_int=_integer)
+            row = _parsed(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             broken = f"{where}: not UTF-8 text (byte {error.start + 1} of the line)"
         except (ValueError, RecursionError) as error:
@@ -629,6 +658,13 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
     if broken is not None:
         raise CutOffError(broken)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # no JSON, or numbers that want the slower way, by a call for each
+        return json.loads(text, parse_int=_integer)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:

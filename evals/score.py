@@ -177,14 +177,17 @@ def _base_verdicts(judged: Mapping[str, Sequence[_Judged]]) -> dict[str, str] | 
 
 
 def _checks_passed(judged: Mapping[str, Sequence[_Judged]]) -> dict[str, tuple[float, ...]] | None:
-    """None where some sample's share is not known, or no checks were counted at all."""
+    """None where some sample's share is not known, or no checks were counted that could be."""
     shares: dict[str, tuple[float, ...]] = {}
     for task_id, each in judged.items():
         known = [one.share for one in each if one.share is not None]
         if len(known) < len(each):
             return None
         shares[task_id] = tuple(known)
-    return shares if any(one.is_counted for each in judged.values() for one in each) else None
+    every = [one for each in judged.values() for one in each]
+    # Of samples that all pass there is nothing to count, and all is known.
+    is_known = any(one.is_counted for one in every) or all(one.share == 1 for one in every)
+    return shares if is_known else None
 
 
 def _check_drawn(judged: Mapping[str, Sequence[_Judged]], ks: Sequence[int], path: Path) -> None:

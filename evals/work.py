@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
-from evals.oracles.expected import Reference, in_pool
+from evals.oracles.expected import Answered, Reference, in_pool
 from evals.records import StdinCase, VerdictName
 from evals.stdin_cases import is_right_output
 from sandbox import Checks, Ending, Examination, Execution, Limits, Outcome, Pool, Program, Tier
@@ -87,7 +87,7 @@ class Examiner(Protocol):
         Jobs are taken as they can be run: there may be millions.
         """
 
-    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         """What reference solutions answer: see `evals.oracles.expected.Run`."""
 
 
@@ -136,7 +136,7 @@ class Here:
             with self._pool(1) as pool:
                 yield from examine(pool, again)
 
-    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         with self._pool(self._num_workers) as pool:
             yield from in_pool(pool)(references)
 
@@ -147,6 +147,21 @@ class Here:
             tier=self._tier,
             unsafe_no_sandbox=self._unsafe_no_sandbox,
         )
+
+
+def of_expected(answered: Answered) -> Finding:
+    """Of a reference that checks hold for because its own answers are what they expect."""
+    return Finding(
+        verdict="passed",
+        detail="",
+        ending=Ending.STOPPED.value,
+        exit_code=None,
+        cpu_s=round(answered.cpu_s, 4),
+        wall_s=round(answered.wall_s, 4),
+        peak_memory_bytes=answered.peak_memory_bytes,
+        output_tail="",
+        isolation=answered.isolation,
+    )
 
 
 def _by_checks(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Finding]]:

@@ -1,6 +1,8 @@
 """Files and folders that are never half-written: written aside, synced, renamed into place."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import json
 import logging
@@ -12,10 +14,21 @@ from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
+# renameat2(2), as in <fcntl.h> and <linux/fs.h>.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_MOVED = ".old.aside"
+"""How the name of a folder ends that another is about to replace."""
+
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that takes `path`'s place when the block ends well."""
+    """A folder to fill that takes `path`'s place when the block ends well.
+
+    A kill at any moment leaves the old one whole or the new one: there, or where the next call or
+    `remove_leftovers` finds it.
+    """
+    _bring_back(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     shutil.rmtree(aside, ignore_errors=True)  # a killed process of the same number left it
@@ -26,12 +39,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             sync(file)
         sync(aside)
         if path.exists():
-            # A folder cannot be replaced by another in one step: out of the way first, so that a
-            # kill leaves a whole folder or none.
-            old = path.with_name(f".{path.name}.{os.getpid()}.old.aside")
-            path.replace(old)
-            aside.replace(path)
-            shutil.rmtree(old)
+            _change_places(path, aside)
         else:
             aside.replace(path)
         sync(path.parent)
@@ -42,13 +50,52 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def remove_leftovers(path: Path) -> None:
     """Removes what killed processes left of folders or files of this name, perhaps a pattern.
 
-    For the one process that may make such now.
+    What had been moved out of a new one's way, which never came, is brought back. For the one
+    process that may make such now.
     """
+    _bring_back(path)
     for aside in path.parent.glob(f".{path.name}.*.aside"):
         if aside.is_dir():
             shutil.rmtree(aside)
         else:
             aside.unlink()
+
+
+def _change_places(path: Path, aside: Path) -> None:
+    """Puts a folder in another's place, in one step where the file system can do that."""
+    if _exchange(path, aside):
+        shutil.rmtree(aside)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}{_MOVED}")
+    path.replace(old)
+    aside.replace(path)
+    shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two paths change places in one step; False where kernel or file system cannot."""
+    renameat2 = getattr(_LIBC, "renameat2", None)
+    if renameat2 is None:
+        return False
+    status = renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), ctypes.c_uint(_RENAME_EXCHANGE)
+    )
+    if status == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # NFS, some overlays
+        return False
+    raise OSError(number, os.strerror(number), str(one))
+
+
+def _bring_back(path: Path) -> None:
+    """Undoes what a process did that was killed between the two steps of `_change_places`."""
+    for old in path.parent.glob(f".{path.name}.*{_MOVED}"):
+        name = old.name.removesuffix(_MOVED)[1:].rpartition(".")[0]
+        place = old.with_name(name)
+        if not place.exists():
+            old.replace(place)
+            sync(old.parent)
 
 
 @contextlib.contextmanager

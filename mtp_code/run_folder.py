@@ -29,6 +29,8 @@ TOKENIZER_DIR = "tokenizer"
 FREE_KEYS = (
     "name",
     "training.parallel",
+    "training.fsdp",
+    "training.num_processes",
     "training.num_threads",
     "training.log_every",
     "training.validate_every",
@@ -115,12 +117,7 @@ def begin_run(
         "num_processes": num_processes,
         "started_at": _now(),
         "finished_at": None,
-        "model": {
-            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "num_trunk_layers": recipe.model.num_trunk_layers,
-            "num_mtp_heads": recipe.model.num_mtp_heads,
-            "vocab_size": recipe.model.vocab_size,
-        },
+        "model": described_shape(recipe.model, sum(p.numel() for p in model.parameters())),
         "tokens_sha256": shards.content_sha256,
     }
     (run_dir / TOKENIZER_DIR).mkdir(parents=True, exist_ok=True)
@@ -143,7 +140,6 @@ def write_import(
         imported: where it is from, and the checksums of what was read.
         weights: by parameter name.
     """
-    parts = count_parameters(config)
     with whole_folder(run_dir) as folder:
         save_weights(folder, weights)
         (folder / TOKENIZER_DIR).mkdir()
@@ -158,14 +154,19 @@ def write_import(
             "machine": describe_machine(),
             "started_at": _now(),
             "finished_at": _now(),
-            "model": {
-                "num_parameters": parts.total,
-                "num_trunk_layers": config.num_trunk_layers,
-                "num_mtp_heads": config.num_mtp_heads,
-                "vocab_size": config.vocab_size,
-            },
+            "model": described_shape(config, count_parameters(config).total),
         }
         write_json(folder / RUN_FILE, record)
+
+
+def described_shape(config: ModelConfig, num_parameters: int) -> dict[str, int]:
+    """What figures say of the size of their model."""
+    return {
+        "num_parameters": num_parameters,
+        "num_trunk_layers": config.num_trunk_layers,
+        "num_mtp_heads": config.num_mtp_heads,
+        "vocab_size": config.vocab_size,
+    }
 
 
 def finish_run(run_dir: Path, cpu_s: float, elapsed_s: float) -> None:
@@ -224,9 +225,7 @@ def load_run(run_dir: Path) -> TrainedModel:
         raise CheckpointError(f"{run_dir}: no checkpoint yet; train it with mtp-code train")
     model = MTPModel(config)
     sha256 = load_weights(path, model)
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model.eval().requires_grad_(False)
     description = {
         "run": record["name"],
         "checkpoint": path.name,

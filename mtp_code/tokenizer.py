@@ -63,6 +63,7 @@ _KNOWN_FIM_TOKENS: Final = (
 )
 _FIM_KEY: Final = "fim_tokens"
 _BEGIN_KEY: Final = "begin_document"
+_ENDS_KEY: Final = "answer_ends"
 
 _NUM_BYTES: Final = 256
 
@@ -157,6 +158,7 @@ class Tokenizer:
         chat_template: ChatTemplate | None = None,
         fim_tokens: Sequence[str] | None = None,
         begin_document: Sequence[str] | None = None,
+        further_ends: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -167,6 +169,8 @@ class Tokenizer:
                 use, if the vocabulary has them.
             begin_document: tokens, as spelled, that stand before each document where the model
                 was trained, none perhaps; by default end of text.
+            further_ends: tokens, as spelled, that end an answer as end of text does: of a chat
+                model, what ends a turn.
 
         Raises:
             TokenizerError: not a tokenizer definition, or without those tokens.
@@ -189,10 +193,17 @@ class Tokenizer:
         self.chat_template: Final = chat_template
         self.end_of_text: Final[int] = end_of_text_id
         self._begin = begin_document
-        self.begin_document: Final = _ids_of(
-            backend, [end_of_text] if begin_document is None else begin_document
-        )
+        self.begin_document: Final = [
+            _id_of(backend, token, "to begin documents with")
+            for token in ([end_of_text] if begin_document is None else begin_document)
+        ]
         """What stands before the text of a document, and so of a prompt."""
+        self._further_ends = tuple(further_ends)
+        self.answer_ends: Final = (
+            end_of_text_id,
+            *(_id_of(backend, token, "to end answers with") for token in further_ends),
+        )
+        """What ends an answer: end of text, and then others."""
         self._fim_tokens = fim_tokens
         self.fim: Final = _fim_ids(backend, fim_tokens)
         # Some vocabularies have gaps, so their size is not their count.
@@ -301,6 +312,11 @@ class Tokenizer:
     def _is_byte_level(self) -> bool:
         return isinstance(self._backend.decoder, decoders.ByteLevel)
 
+    def spelled(self, token_id: int) -> str:
+        """An id as the vocabulary has it."""
+        spelled: str = self._backend.id_to_token(token_id)
+        return spelled
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that an id stands for in a text; none for special tokens."""
         spelled = self._backend.id_to_token(token_id)
@@ -343,6 +359,8 @@ class Tokenizer:
             settings[_FIM_KEY] = list(self._fim_tokens)
         if self._begin is not None:
             settings[_BEGIN_KEY] = list(self._begin)
+        if self._further_ends:
+            settings[_ENDS_KEY] = list(self._further_ends)
         if self.chat_template is not None:
             settings |= self.chat_template.special_tokens
             settings["chat_template"] = self.chat_template.source
@@ -361,7 +379,7 @@ class Tokenizer:
             context: the model's, in tokens.
         """
         self.save(folder)
-        begins = [self._backend.id_to_token(token) for token in self.begin_document]
+        begins = [self.spelled(token) for token in self.begin_document]
         backend = tokenizers.Tokenizer.from_str(self._definition)
         backend.no_padding()
         backend.no_truncation()
@@ -491,17 +509,22 @@ def open_hugging_face(
         raise TokenizerError(f"{name}: names no end-of-text token; set tokenizer.end_of_text")
     try:
         template, begin = _chat_template(settings), settings.get(_BEGIN_KEY)
-        return Tokenizer(definition, end_of_text, template, fim_tokens, begin)
+        ends = settings.get(_ENDS_KEY, ())
+        return Tokenizer(definition, end_of_text, template, fim_tokens, begin, ends)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from None
 
 
-def wrap_foreign(foreign: Any, end_of_text: str | None, where: str) -> Tokenizer:
+def wrap_foreign(
+    foreign: Any, ends: Sequence[str], where: str, model_ends: Sequence[int] = ()
+) -> Tokenizer:
     """A tokenizer that transformers has loaded, with its ids, those before a prompt included.
 
     Args:
         foreign: a fast `transformers` tokenizer.
-        end_of_text: by default its `eos_token`.
+        ends: tokens that end an answer, as spelled; the first is the end of text. Where there are
+            none, its `eos_token` is that, and `model_ends` end answers too.
+        model_ends: ids that the model's makers have answers end at.
         where: opens the message of an error.
 
     Raises:
@@ -510,14 +533,17 @@ def wrap_foreign(foreign: Any, end_of_text: str | None, where: str) -> Tokenizer
     """
     if not foreign.is_fast:
         raise TokenizerError(f"{where}: its tokenizer has no fast form, which is needed here")
-    end_of_text = end_of_text or _spelling(foreign.special_tokens_map.get("eos_token"))
-    if end_of_text is None:
-        raise TokenizerError(f"{where}: names no end-of-text token; say which with --end-of-text")
+    ends = ends or _ends_of(foreign, model_ends)
+    if not ends:
+        raise TokenizerError(
+            f"{where}: names no end-of-text token; name it: mtp-code import --end-of-text"
+        )
     begin = foreign.convert_ids_to_tokens(_ids_before_text(foreign))
     settings = {**foreign.special_tokens_map, "chat_template": foreign.chat_template}
     definition = foreign.backend_tokenizer.to_str()
     try:
-        tokenizer = Tokenizer(definition, end_of_text, _chat_template(settings), None, begin)
+        template = _chat_template(settings)
+        tokenizer = Tokenizer(definition, ends[0], template, None, begin, ends[1:])
     except TokenizerError as error:
         raise TokenizerError(f"{where}: {error}") from None
     for text in PROBES:
@@ -539,6 +565,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if path.is_file() and (definition := _read(path)) in _BYTES_DEFINITIONS:
         return BytesTokenizer(fim_tokens=definition == _BYTES_DEFINITIONS[True])
     return open_hugging_face(str(path))
+
+
+def _ends_of(foreign: Any, model_ends: Sequence[int]) -> list[str]:
+    """As spelled, its own first: documents end with that. An id that it lacks ends nothing."""
+    named = [_spelling(foreign.special_tokens_map.get("eos_token"))]
+    named += foreign.convert_ids_to_tokens(list(model_ends))
+    return list(dict.fromkeys(token for token in named if token is not None))
 
 
 def _ids_before_text(foreign: Any) -> list[int]:
@@ -607,13 +640,11 @@ def _spelling(token: Any) -> str | None:
     return spelled if isinstance(spelled, str) else None
 
 
-def _ids_of(backend: tokenizers.Tokenizer, spelled: Sequence[str]) -> list[int]:
-    ids = []
-    for token in spelled:
-        if (token_id := backend.token_to_id(token)) is None:
-            raise TokenizerError(f"the vocabulary has no {token!r} to begin documents with")
-        ids.append(token_id)
-    return ids
+def _id_of(backend: tokenizers.Tokenizer, spelled: str, use: str) -> int:
+    token_id = backend.token_to_id(spelled)
+    if token_id is None:
+        raise TokenizerError(f"the vocabulary has no {spelled!r} {use}")
+    return int(token_id)
 
 
 def _fim_ids(backend: tokenizers.Tokenizer, spelled: Sequence[str] | None) -> FimIds | None:

@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 
@@ -6,6 +7,11 @@ import sandbox
 
 # Before torch is imported: no test uses a GPU by accident. TEST_CUDA_DEVICES=0 lends it one.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TEST_CUDA_DEVICES", "")
+# The same for what tests start: a test worker a core leaves no core for threads that wait spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# In the background of a shell it is ignored, and in all that is started from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,37 +1,19 @@
 """What a person at a terminal meets: exit statuses, one-line errors, nothing lost."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from mtp_code.cli import app
+from tests.commands import complaint, mtp_code, mtp_code_process
 
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
 WRONG = {"task_id": "HumanEval/53", "completion": "    return x - y\n"}
-
-
-def mtp_code(
-    *arguments: object, cwd: Path, wrap: tuple[str, ...] = (), **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*wrap, sys.executable, "-m", "mtp_code.cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
-    """The one line on stderr of a command that failed with this status."""
-    assert done.returncode == status, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mtp-code: ")]
-    assert "Traceback" not in done.stderr
-    return line
 
 
 def write_samples(path: Path, *samples: object) -> Path:
@@ -78,14 +60,14 @@ needs_namespaces = pytest.mark.skipif(
 
 
 def test_without_arguments_it_says_what_it_can_do(tmp_path):
-    done = mtp_code("--help", cwd=tmp_path)
+    done = mtp_code_process("--help", cwd=tmp_path)
     assert done.returncode == 0
     for command in ("train", "sample", "judge", "score", "gate", "report", "peek", "bench"):
         assert command in done.stdout
 
 
 def test_an_unknown_recipe_key_is_named_with_the_nearest(tmp_path):
-    done = mtp_code("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
+    done = mtp_code_process("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
     line = complaint(done, 2)
     assert line.endswith("unknown key model.num_mtp_head; did you mean num_mtp_heads?")
 
@@ -186,7 +168,7 @@ def test_k_larger_than_n_is_refused(tmp_path):
 
 def test_mbpp_without_its_data_names_the_remedy(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED)
-    done = mtp_code(
+    done = mtp_code_process(
         "judge", samples, "--benchmark", "mbpp", cwd=tmp_path,
         MTP_CODE_DATA="", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path),
     )  # fmt: skip
@@ -214,7 +196,7 @@ def test_a_full_disk_is_one_line_and_earlier_verdicts_stay(tmp_path):
         "status=$?; cat disk/v.jsonl; exit $status"
     )
     (tmp_path / "disk").mkdir()
-    done = mtp_code(
+    done = mtp_code_process(
         "judge", samples, "--benchmark", "humaneval", "--out", "disk/v.jsonl",
         "--unsafe-no-sandbox", cwd=tmp_path,
         wrap=("unshare", "-Urm", "bash", "-c", script, "-"),
@@ -229,11 +211,11 @@ def test_no_user_namespaces_means_nothing_runs_and_a_remedy(tmp_path):
     script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     forbid = ("unshare", "-Urm", "bash", "-c", script, "-")
     judge = ("judge", samples, "--benchmark", "humaneval", "--no-cache")
-    done = mtp_code(*judge, cwd=tmp_path, wrap=forbid)
+    done = mtp_code_process(*judge, cwd=tmp_path, wrap=forbid)
     assert complaint(done, 3).startswith("mtp-code: sandbox: ")
     assert not (tmp_path / "verdicts.jsonl").exists()
     # The only way around is explicit, and every verdict says so.
-    done = mtp_code(*judge, "--unsafe-no-sandbox", cwd=tmp_path, wrap=forbid)
+    done = mtp_code_process(*judge, "--unsafe-no-sandbox", cwd=tmp_path, wrap=forbid)
     assert done.returncode == 0, done.stderr
     (verdict,) = map(json.loads, (tmp_path / "verdicts.jsonl").read_text().splitlines())
     assert (verdict["verdict"], verdict["isolation"]) == ("passed", "none")
@@ -267,13 +249,41 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
     assert "134 M = trunk 56.6 M, heads 28.3 M" in lines["parameters"]
     assert "parameters 512 MiB" in lines["peak of memory"]
-    assert "  bf16, one process, micro-batches of " in done.stdout
+    assert "  bf16, one process, 16 micro-batches a step of 16 × 2048 tokens" in done.stdout
     assert "NVIDIA H200" in lines["fits"]
     asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8")
-    assert "  fp32, one process, micro-batches of 8 × " in mtp_code(*asked, cwd=tmp_path).stdout
+    assert (
+        "  fp32, one process, 1 micro-batches a step of 8 × "
+        in mtp_code(*asked, cwd=tmp_path).stdout
+    )
+    of_four = mtp_code(*asked, "--gpus", "4", cwd=tmp_path).stdout
+    assert "  fp32, each of 4 processes (fsdp), 1 micro-batches a step of 2 × 256 tokens" in of_four
+    assert "no multiple of the 3 processes" in complaint(
+        mtp_code(*asked, "--gpus", "3", cwd=tmp_path), 2
+    )
     huge = mtp_code(*asked, "--set", "model.ffn_width=200_000_000", cwd=tmp_path)
     assert "fits | none of the GPUs that we know" in huge.stdout
 
 
 def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):
     assert "did you mean 13b" in complaint(mtp_code("memory", "13bn", cwd=tmp_path), 2)
+
+
+def test_evaluate_takes_what_sample_takes() -> None:
+    commands = typer.main.get_command(app).commands
+    taken = {
+        name: {option.name: (option.opts, option.default) for option in commands[name].params}
+        for name in ("sample", "evaluate")
+    }
+    assert taken["sample"].items() <= taken["evaluate"].items()
+    assert taken["evaluate"].keys() - taken["sample"].keys() == {
+        "k",
+        "if_available",
+        "tier",
+        "unsafe_no_sandbox",
+    }
+
+
+def test_help_tells_defaults_that_are_no_values() -> None:
+    told = CliRunner().invoke(app, ["sample", "--help"]).stdout
+    assert "[default: RUN/eval/BENCHMARK]" in told

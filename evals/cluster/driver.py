@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from evals.cluster.ledger import Ledger, Member, Node
 from evals.cluster.messages import Batch, Introduction, Item, Lost, Reply, Result
 from evals.errors import InputError, MachineError
-from evals.oracles.expected import Reference
+from evals.oracles.expected import Answered, Reference
 from evals.plan import fingerprint
 from evals.work import Examiner, Finding, Here, Job
 from sandbox import Checks, Limits, Tier
@@ -86,18 +86,18 @@ class Cluster:
                 assert isinstance(finding, Finding)
                 yield job, finding
 
-    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         """What each reference writes, in their order.
 
         Raises:
             InputError: a reference fails.
             MachineError: as for `examine`.
         """
-        early: dict[int, bytes] = {}
+        early: dict[int, Answered] = {}
         following = 0
         with closing(self._find_out(references)) as found:
             for number, _, answer in found:
-                assert isinstance(answer, bytes)
+                assert isinstance(answer, Answered)
                 early[number] = answer
                 while following in early:
                     yield early.pop(following)

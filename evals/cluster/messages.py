@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from evals.oracles.expected import Reference
+from evals.oracles.expected import Answered, Reference
 from evals.records import StdinCase
 from evals.work import Finding, Job
 from sandbox import Checks
@@ -13,7 +13,7 @@ from sandbox import Checks
 MOST_BYTES: Final = 32 << 20
 
 Item = Job | Reference
-Result = Finding | bytes
+Result = Finding | Answered
 HeldTo = tuple[Checks | None, tuple[StdinCase, ...]]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from evals.cluster.messages import MOST_BYTES, Batch, HeldTo, Introduction, Item, Report, Result
 from evals.errors import InputError
-from evals.oracles.expected import Reference
+from evals.oracles.expected import Answered, Reference
 from evals.plan import fingerprint
 from evals.work import Examiner, Job
 from sandbox import SandboxUnavailable
@@ -73,8 +73,8 @@ class Post:
             time.sleep(_GATHERED_S)
             while num_bytes < MOST_BYTES:
                 result = self._results.get_nowait()
-                if not isinstance(result, Exception) and isinstance(result[1], bytes):
-                    num_bytes += len(result[1])
+                if not isinstance(result, Exception) and isinstance(result[1], Answered):
+                    num_bytes += len(result[1].written)
                 yield result
 
     def _failed(self, results: list[tuple[int, Result]], error: Exception) -> Report:

@@ -18,6 +18,8 @@ _MAX_BITS = 14_000
 
 _PLAIN = {type(None), bool, int, float, str}
 
+_write = json.JSONEncoder(separators=(",", ":")).encode  # made once, for answers are many
+
 
 class Other:
     """Stands for what is no plain data; equals nothing but itself."""
@@ -49,7 +51,7 @@ class Digest:
 
 def encode(value: object) -> str:
     """The text of a value; what is no plain data is told by the name of its type only."""
-    return json.dumps(_to_json(value), separators=(",", ":"))
+    return _write(_to_json(value))
 
 
 def decode(text: str) -> Any:
@@ -77,7 +79,7 @@ def _to_json(value: Any) -> Any:
     if kind is list:
         # Most are flat, and their elements are not looked at one by one.
         kinds = set(map(type, value))
-        if kinds <= _PLAIN and (int not in kinds or _all_short(value)):
+        if kinds <= _PLAIN and (int not in kinds or _all_short(value, kinds)):
             return value
         return [_to_json(each) for each in value]
     if kind is tuple:
@@ -101,7 +103,10 @@ def _to_json(value: Any) -> Any:
     return {"other": kind.__name__[:100]} if plain is None else _to_json(plain)
 
 
-def _all_short(values: list[Any]) -> bool:
+def _all_short(values: list[Any], kinds: set[type]) -> bool:
+    if len(kinds) == 1:
+        largest: int = max(max(values), -min(values))
+        return largest.bit_length() < _MAX_BITS
     return all(type(each) is not int or each.bit_length() < _MAX_BITS for each in values)
 
 

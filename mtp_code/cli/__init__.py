@@ -22,6 +22,7 @@ from sandbox import SandboxUnavailable
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # it would take "[default: …]" in a help text for markup
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
 )

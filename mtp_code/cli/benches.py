@@ -1,33 +1,37 @@
 """Commands that measure, side by side in one run."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 import evals.errors
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
-from mtp_code.cli.options import BenchmarkName, RunDir
+from mtp_code.cli.options import BenchmarkName, ModelDir, NumThreads
+from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar
+from mtp_code.cli.trained_bench import trained_lines
 from mtp_code.errors import did_you_mean
 
 if TYPE_CHECKING:
     from evals.coverage import Condition
     from mtp_code.decoding.engine import NumDrafts
 
+T = TypeVar("T")
+
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 
 
 @bench.command("decode")
 def bench_decode(
-    run: RunDir,
+    run: ModelDir,
     benchmark: BenchmarkName = "humaneval",
     count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     batch_rows: Annotated[int, typer.Option(min=1, help="Answers written side by side.")] = 1,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     peers: Annotated[
         bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
     ] = False,
@@ -52,7 +56,7 @@ def bench_decode(
     if peers:
         from mtp_code.interop.peers import transformers_peers
 
-        others = transformers_peers(run, trained.tokenizer.end_of_text)
+        others = transformers_peers(run, trained.tokenizer.answer_ends)
     with progress_bar("decoding rounds") as on_progress:
         rows = measure(trained.model, trained.tokenizer, requests, on_progress, others, batch_rows)
     record = {
@@ -65,7 +69,7 @@ def bench_decode(
         "repeats": min(NUM_ROUNDS, len(requests)),
         "rows": rows,
     }
-    write_json(out or run / f"decode-{loaded.name}.json", record)
+    write_json(out or figures_folder(run) / f"decode-{loaded.name}.json", record)
     for row in rows:
         typer.echo(_decode_line(row, len(requests)))
 
@@ -77,7 +81,7 @@ def bench_decode_shapes(
     ] = 3.5,
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
@@ -114,7 +118,7 @@ def bench_decode_shapes(
 
 @bench.command("exactness")
 def bench_exactness(
-    run: RunDir,
+    run: ModelDir,
     drafts: Annotated[
         str | None, typer.Option(help="With commas. [default: each number, auto, tree, auto tree]")
     ] = None,
@@ -124,7 +128,7 @@ def bench_exactness(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     draws: Annotated[int, typer.Option(min=0, help="Samples held to their law; 0: none.")] = 10**6,
     peers: Annotated[bool, typer.Option(help="transformers' generate too.")] = True,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="[default: RUN/exactness.json]")] = None,
 ) -> None:
     """Answers held to plain decoding's token by token, and samples to the law they follow."""
@@ -235,28 +239,63 @@ def bench_vllm(
 def bench_train(
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 9.0,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    sections: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas: gradients, steps, trained, losses, attention, vocabulary. "
+            "[default: all, in this order]"
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of steps. [default: 5; 1 of --smoke]")
+    ] = None,
+    num_threads: NumThreads = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file to write, again with each figure.")
+    ] = None,
 ) -> None:
-    """Steps by heads, vocabulary, loss and precision; exit status 1 if a part is missing."""
+    """Steps by heads, vocabulary, loss and precision, and a model trained, sampled and judged.
+
+    Exit status 1: a part that was asked for is missing.
+    """
+    import tempfile
+
     import torch
 
+    from mtp_code.cli.trained_bench import PLANS, TrainedBench
     from mtp_code.files import write_json
     from mtp_code.training.bench import Bench
 
     torch.set_num_threads(num_threads)
-    measured = Bench(
-        "smoke" if smoke else None, 60 * minutes, lambda line: typer.echo(line, err=True)
+    measuring = Bench(
+        "smoke" if smoke else None,
+        60 * minutes,
+        lambda line: typer.echo(line, err=True),
+        num_rounds=rounds,
     )
-    record = {**provenance(), "num_threads": num_threads, **measured.run()}
-    if out is not None:
-        write_json(out, record)
-    for row in record["steps"]["rows"]:
+    about = {**provenance(), "num_threads": num_threads}
+
+    def keep(record: dict[str, Any]) -> None:
+        if out is not None:
+            write_json(out, about | record)
+
+    with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as folder:
+        trained = TrainedBench(PLANS[measuring.size], Path(folder), measuring.left_s)
+        known = measuring.sections()
+        # As soon as there are steps: the others can fill what time is left.
+        known = {name: known[name] for name in ("gradients", "steps")} | {
+            "trained": trained.rows
+        } | known  # fmt: skip
+        record = measuring.run(_chosen_sections(sections, known), keep)
+    for row in record.get("steps", {"rows": []})["rows"]:
         typer.echo(
             f"{row['shape']} n={row['num_mtp_heads']} | {row['overhead']:.3f}x the next-token step "
             f"| {row['flops_ratio']:.3f}x its arithmetic | {row['over_flop_matched']:.3f}x of "
             f"FLOP-matched | {len(row['over_flop_matched_each'])} pairs"
         )
+    for row in record.get("trained", {"rows": []})["rows"]:
+        for line in trained_lines(row):
+            typer.echo(line)
     errors = [
         f"{name}: {part['error']}"
         for name, part in record.items()
@@ -268,16 +307,27 @@ def bench_train(
         raise typer.Exit(1)
 
 
+def _chosen_sections(asked: str | None, known: Mapping[str, T]) -> dict[str, T]:
+    names = list(known) if asked is None else asked.split(",")
+    for name in names:
+        if name not in known:
+            raise evals.errors.InputError(
+                f"--sections {name}: no such section{did_you_mean(name, known)}; "
+                f"there are {', '.join(known)}"
+            )
+    return {name: known[name] for name in names}
+
+
 @bench.command("serve")
 def bench_serve(
-    run: RunDir,
+    run: ModelDir,
     benchmark: BenchmarkName = "micro",
     count: Annotated[int, typer.Option(min=1, help="Prompts a round.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     clients: Annotated[int, typer.Option(min=1, help="As many rows has the engine.")] = 16,
     drafts: Annotated[int, typer.Option(min=0, help="Drafts a round.")] = 3,
     rounds: Annotated[int, typer.Option(min=1, help="In each, every way answers all.")] = 5,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """The server with clients against the engine alone, on the same greedy requests."""
@@ -287,8 +337,8 @@ def bench_serve(
     import torch
 
     from mtp_code.files import write_json
+    from mtp_code.loading import load_model
     from mtp_code.machine import describe_versions
-    from mtp_code.run_folder import load_run
     from mtp_code.serving.bench import measure
 
     torch.set_num_threads(num_threads)
@@ -301,7 +351,7 @@ def bench_serve(
     record = {
         **provenance(),
         "versions": describe_versions(),
-        "model": load_run(run).description,
+        "model": load_model(run).description,
         "prompts": {"benchmark": loaded.name, "count": len(prompts)},
         "max_new_tokens": max_new_tokens,
         "clients": clients,

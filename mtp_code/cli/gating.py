@@ -118,9 +118,12 @@ def gate_check(
         )
     except evals.errors.IncomparableError as error:
         write(refused(now, str(error)))
-        raise
+        raise evals.errors.IncomparableError(
+            f"{scores}: not comparable with {baseline}: {error}; sample and judge as for the "
+            "baseline, or make a new one"
+        ) from None
     write(result)
-    typer.echo(gate_report.markdown(result))
+    typer.echo(gate_report.in_words(result))
     for warning in result.warnings:
         warn(warning)
     raise typer.Exit(result.exit_status)

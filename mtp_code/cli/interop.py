@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtp_code.cli.options import Overrides, RunDir, TokensDir
-from mtp_code.cli.show import estimates, status_line, warn
+from mtp_code.cli.show import estimates, status_line
 from mtp_code.cli.training import prepare_tokens
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def export(
 ) -> None:
     """Write a run as transformers and vLLM load it: main/, and heads/ to draft for it."""
     from mtp_code.interop.export import export as export_run
+    from mtp_code.run_folder import read_run
 
+    read_run(run)  # where it is none, says so better than a search for its figures
     written = export_run(run, out, list(_measured(run)), main_only)
     parts = [f"main/ is a {written.architecture}"]
     if written.num_heads:
@@ -46,23 +48,23 @@ def import_(
         typer.Option("--allow-pickle", help="Read *.bin and *.pth too, with weights_only=True."),
     ] = False,
     end_of_text: Annotated[
-        str | None, typer.Option(help="The token that ends a text. [default: its eos_token]")
+        list[str] | None,
+        typer.Option(
+            help="A token that ends an answer; the first ends a text too. Repeatable. [default: "
+            "its eos_token, and what its generation_config.json names]"
+        ),
     ] = None,
 ) -> None:
     """Take in a model of others as a run folder; no code that comes with it is ever run."""
     from mtp_code.interop.hugging_face import import_model
 
-    found = import_model(source, out, allow_pickle, end_of_text)
-    config = found.config
+    found = import_model(source, out, allow_pickle, end_of_text or ())
+    config, ends = found.config, [found.tokenizer.spelled(i) for i in found.tokenizer.answer_ends]
     typer.echo(
         f"{out}: {found.architecture}, {config.num_layers} layers, {config.num_mtp_heads} "
-        f"head{'s' * (config.num_mtp_heads > 1)}, context {config.context}"
+        f"head{'s' * (config.num_mtp_heads > 1)}, context {config.context}, "
+        f"answers end at {' or '.join(ends)}"
     )
-    if config.context < found.told_context:
-        warn(
-            f"its context of {found.told_context} is cut to {config.context}, behind which its "
-            "sliding window or dynamic scaling would begin"
-        )
 
 
 class Trained(StrEnum):

@@ -1,12 +1,37 @@
 """What several commands take, said once."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 import evals.errors
 from sandbox import Tier
+
+_KEYWORD: Final = inspect.Parameter.VAR_KEYWORD
+
+
+def takes_options_of(other: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """A command's own options, and in place of its `**options` those of another that it hands on.
+
+    What both have is the command's own.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Any:
+        signature = inspect.signature(command)
+        own = [each for each in signature.parameters.values() if each.kind is not _KEYWORD]
+        theirs = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, each in inspect.signature(other).parameters.items()
+            if name not in signature.parameters
+        ]
+        command.__signature__ = signature.replace(parameters=[*own, *theirs])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
 
 Overrides = Annotated[
     list[str] | None,
@@ -18,6 +43,12 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe's name or TOML file.")
 
 
 RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+ModelDir = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder, an export, or a model of transformers."),
+]
 
 
 TokensDir = Annotated[
@@ -52,6 +83,9 @@ InTier = Annotated[
 
 
 KOption = Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")]
+
+
+NumThreads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
 JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]

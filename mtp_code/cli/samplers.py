@@ -30,7 +30,8 @@ ModelName = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="A run folder; with another sampler a model's name or folder, for openai its name.",
+        help="A run folder, or a model's; with transformers and vllm its name on the hub too, with "
+        "openai its name there.",
     ),
 ]
 SamplerOption = Annotated[
@@ -95,7 +96,7 @@ class Choice:
             case SamplerName.MTP:
                 from mtp_code.samplers.ours import OurSampler
 
-                return OurSampler(load_run_once(Path(self.model)), self.batch_rows or 32)
+                return OurSampler(load_once(Path(self.model)), self.batch_rows or 32)
             case SamplerName.TRANSFORMERS:
                 from mtp_code.samplers.hf import TransformersSampler
 
@@ -130,17 +131,30 @@ class Choice:
 def default_folder(sampler: SamplerName, model: str) -> Path:
     """Where a model's benchmarks go, a folder each."""
     if sampler is SamplerName.MTP:
-        return Path(model) / "eval"
+        return figures_folder(Path(model)) / "eval"
+    return _folder_named(sampler, model) / "eval"
+
+
+def figures_folder(model: Path) -> Path:
+    """Where figures of a model that our engine runs go: into its run; a model of others is left
+    as it is."""
+    from mtp_code.run_folder import RUN_FILE
+
+    is_foreign = model.is_dir() and not (model / RUN_FILE).exists()
+    return _folder_named(SamplerName.MTP, model.resolve().name) if is_foreign else model
+
+
+def _folder_named(sampler: SamplerName, model: str) -> Path:
     name = re.sub(r"[^\w.]+", "-", model).strip("-.")
-    return Path("runs") / f"{sampler}-{name}" / "eval"
+    return Path("runs") / f"{sampler}-{name}"
 
 
 @cache
-def load_run_once(run: Path) -> "TrainedModel":
-    """A run's model, read once however many stages of a command use it."""
+def load_once(folder: Path) -> "TrainedModel":
+    """A model, read once however many stages of a command use it."""
     from mtp_code.decoding.prepare import load_for_decoding
 
-    return load_for_decoding(run)
+    return load_for_decoding(folder)
 
 
 def described(sampler: "Sampler") -> dict[str, Any]:

@@ -8,7 +8,13 @@ import typer
 import evals.errors
 from evals.records import REFERENCE_BITS_FILE, SAMPLES_FILE
 from mtp_code.cli.common import named_benchmark
-from mtp_code.cli.options import BenchmarkName, PostProcessingName, PromptFormatName, RunDir
+from mtp_code.cli.options import (
+    BenchmarkName,
+    ModelDir,
+    NumThreads,
+    PostProcessingName,
+    PromptFormatName,
+)
 from mtp_code.cli.samplers import (
     OPENAI_KEY,
     OPENAI_URL,
@@ -25,7 +31,7 @@ from mtp_code.cli.samplers import (
     SamplerOption,
     default_folder,
     described,
-    load_run_once,
+    load_once,
     talked_to,
 )
 from mtp_code.cli.show import progress_bar
@@ -36,7 +42,7 @@ commands = typer.Typer()
 @commands.command()
 def peek(
     text: Annotated[str, typer.Argument(help='Code, such as "def fib(n):".')],
-    run: Annotated[Path, typer.Option(help="A run folder.")] = Path("runs/tiny"),
+    run: Annotated[Path, typer.Option(help="A run, or a model's folder.")] = Path("runs/tiny"),
 ) -> None:
     """Show what every head predicts behind each token of a text."""
     from rich.console import Console
@@ -44,9 +50,9 @@ def peek(
     from rich.text import Text
 
     from mtp_code.decoding.peek import peek as look
-    from mtp_code.run_folder import load_run
+    from mtp_code.loading import load_model
 
-    trained = load_run(run)
+    trained = load_model(run)
     positions = look(trained.model, trained.tokenizer, text)
     table = Table(title=f"{run}: green stands in the text, red does not, plain is beyond its end")
     table.add_column("after")
@@ -76,7 +82,7 @@ def sample(
         int | None,
         typer.Option(min=1, help="Samples drawn side by side. [default: 32; vllm: 256]"),
     ] = None,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     prompt_format: PromptFormatName = None,
     post_processing: PostProcessingName = None,
     sampler: SamplerOption = SamplerName.MTP,
@@ -124,14 +130,14 @@ def sample(
 
 @commands.command("reference-bits")
 def reference_bits(
-    run: RunDir,
+    run: ModelDir,
     benchmark: BenchmarkName,
     out: Annotated[
         Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK/reference-bits.json]")
     ] = None,
     prompt_format: PromptFormatName = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Solutions read side by side.")] = 8,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
 ) -> None:
     """How many bits a run needs for a benchmark's own solutions, each given its prompt.
 
@@ -146,7 +152,7 @@ def reference_bits(
 
     torch.set_num_threads(num_threads)
     loaded = with_format(named_benchmark(benchmark), prompt_format)
-    trained = load_run_once(run)
+    trained = load_once(run)
     sampler = OurSampler(trained, batch_rows)
     loaded, chat = talked_to(loaded, sampler)
     is_chat = FORMATS[loaded.prompt_format].is_chat
@@ -172,6 +178,6 @@ def reference_bits(
             for (task_id, answer), of_task in zip(answers.items(), bits, strict=True)
         },
     )
-    path = out or run / "eval" / loaded.name / REFERENCE_BITS_FILE
+    path = out or default_folder(SamplerName.MTP, str(run)) / loaded.name / REFERENCE_BITS_FILE
     write_record(path, record)
     typer.echo(f"{path}: {record.bits_per_byte:.3f} bits per byte of {len(bits)} solutions")

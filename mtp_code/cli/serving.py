@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtp_code.cli.options import RunDir
+from mtp_code.cli.options import ModelDir, NumThreads
 from mtp_code.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ commands = typer.Typer()
 
 @commands.command()
 def serve(
-    run: RunDir,
+    run: ModelDir,
     host: Annotated[
         str, typer.Option(help="Beyond loopback only with MTP_CODE_API_KEY set.")
     ] = "127.0.0.1",
@@ -26,7 +26,7 @@ def serve(
     max_waiting: Annotated[int, typer.Option(min=0, help="More are refused with 429.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until answered.")] = 600.0,
     drain: Annotated[float, typer.Option(min=0, help="Seconds to finish after SIGTERM.")] = 30.0,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
 ) -> None:
     """Serve a run through OpenAI's API, with continuous batching; until SIGTERM or SIGINT."""
     from mtp_code.serving.extra import require_extra

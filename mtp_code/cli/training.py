@@ -97,16 +97,29 @@ def memory(
             help="Whose precision, attention and chunks of logits count where the recipe says auto."
         ),
     ] = Device.GPU,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus",
+            min=1,
+            help="Processes that train together, each with a device of its own. "
+            "[default: training.num_processes, or 1]",
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Predict a recipe's peak of memory, part by part, and its arithmetic; allocates nothing."""
+    """Predict a recipe's peak of memory in each process, part by part, and its arithmetic.
+
+    Allocates nothing, sends nothing.
+    """
     from mtp_code.recipe import load_recipe
     from mtp_code.training.memory import predict_peak
 
     loaded = load_recipe(recipe, overrides or ())
     device_type = "cpu" if on is Device.CPU else "cuda"
-    peak = predict_peak(loaded, device_type)
-    for line in _memory_lines(loaded, peak, device_type):
+    num_processes = gpus or loaded.training.num_processes or 1
+    peak = predict_peak(loaded, device_type, num_processes)
+    for line in _memory_lines(loaded, peak, device_type, num_processes):
         typer.echo(line)
 
 
@@ -124,26 +137,36 @@ def prepare_tokens(recipe: "Recipe", tokens: Path | None, workers: int | None = 
     return folder
 
 
-def _memory_lines(recipe: "Recipe", peak: "Peak", device_type: str) -> Iterator[str]:
+def _memory_lines(
+    recipe: "Recipe", peak: "Peak", device_type: str, num_processes: int
+) -> Iterator[str]:
     import torch
 
     from mtp_code.gpus import GPUS
     from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+    from mtp_code.processes import World
+    from mtp_code.training.distributed import is_to_be_sharded
     from mtp_code.training.placement import choose_placement
 
     model, training = recipe.model, recipe.training
     flops = flops_per_token(model, training.row_tokens)
     ratio = flops_ratio(model, training.row_tokens)
-    rows = training.rows // training.micro_batches
+    own_rows = training.rows // num_processes
+    rows = min(own_rows, training.rows // training.micro_batches)
     yield f"{recipe.name} | {model.num_layers} layers, {model.num_mtp_heads} {model.heads} heads"
     yield f"parameters | {sum_of_parts(asdict(count_parameters(model)), short_count)}"
     yield f"FLOPs a token | {sum_of_parts(asdict(flops), short_count)}"
     yield f"  {ratio:.3f} times those of a next-token model with as many layers"
-    yield f"peak of memory | {sum_of_parts(peak.bytes_by_part, short_size)}"
+    parts = {part: size for part, size in peak.bytes_by_part.items() if size}
+    yield f"peak of memory | {sum_of_parts(parts, short_size)}"
     placement = choose_placement(training, model.head_width, torch.device(device_type))
+    processes = "one process"
+    if num_processes > 1:
+        kind = "fsdp" if is_to_be_sharded(training.parallel, World(size=num_processes)) else "ddp"
+        processes = f"each of {num_processes} processes ({kind})"
     yield (
-        f"  {placement.precision}, one process, "
-        f"micro-batches of {rows} × {training.row_tokens} tokens"
+        f"  {placement.precision}, {processes}, {-(-own_rows // rows)} micro-batches a step "
+        f"of {rows} × {training.row_tokens} tokens"
     )
     by_memory: dict[int, list[str]] = {}
     for gpu in GPUS:

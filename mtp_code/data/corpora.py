@@ -79,6 +79,10 @@ class Corpus(Strict):
             CorpusError: the corpus is not in the form that the configuration says.
         """
 
+    def held_out_with(self, name: str) -> str | None:
+        """What a document is held out with, or trained on with; None is by itself."""
+        return None
+
     def documents(self) -> Iterator[Document | Skipped]:
         """All documents, part by part."""
         for part in self.parts():
@@ -145,17 +149,36 @@ class StandardLibrary(_SourceFiles):
 
 
 class Packages(_SourceFiles):
-    """The Python source of all installed packages."""
+    """The Python source of installed packages.
+
+    Attributes:
+        held_out: what is held out for validation as one: files, or whole packages, so that no file
+            of a package that was trained on is among them.
+        only: names of folders or modules that are imported; None is all there are.
+    """
 
     kind: Literal["packages"]
+    held_out: Literal["files", "packages"] = "packages"
+    only: tuple[str, ...] | None = None
 
     def files(self) -> dict[str, Path]:
         folders = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
-        return {
+        found = {
             name: path
             for folder in sorted(folders)
             for name, path in _python_files(folder, frozenset()).items()
+            if self.only is None or self._package(name) in self.only
         }
+        missing = set(self.only or ()) - {self._package(name) for name in found}
+        if missing:
+            raise CorpusError(f"{min(missing)}: no source of such a package is installed")
+        return found
+
+    def held_out_with(self, name: str) -> str | None:
+        return self._package(name) if self.held_out == "packages" else None
+
+    def _package(self, name: str) -> str:
+        return name.partition("/")[0].removesuffix(".py")
 
 
 class Folder(_SourceFiles):

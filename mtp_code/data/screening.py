@@ -99,7 +99,7 @@ def screen(
     batch_bytes = 0
     for document in documents:
         counts.num_documents += 1
-        kept = _judged(document, filters, config.validation_share, counts)
+        kept = _judged(document, corpus, filters, config.validation_share, counts)
         if kept is None:
             continue
         batch.append(kept)
@@ -183,7 +183,11 @@ def map_tokens(path: Path, config: DataConfig) -> npt.NDArray[Any]:
 
 
 def _judged(
-    document: Document | Skipped, filters: FilterConfig, validation_share: float, counts: Counts
+    document: Document | Skipped,
+    corpus: Corpus,
+    filters: FilterConfig,
+    validation_share: float,
+    counts: Counts,
 ) -> Kept | None:
     if isinstance(document, Skipped):
         log.info("%s: left out: %s", document.name, document.reason)
@@ -205,7 +209,9 @@ def _judged(
         counts.drop(reason, len(data))
     else:
         digest = content_digest(text)
-        return Kept(text, data, digest, is_held_out(digest, validation_share))
+        group = corpus.held_out_with(document.name)
+        decides = digest if group is None else content_digest(group)
+        return Kept(text, data, digest, is_held_out(decides, validation_share))
     return None
 
 

@@ -226,6 +226,9 @@ class Engine:
     def load(cls, run_dir: Path, num_rows: int = 8, num_drafts: NumDrafts = "auto") -> Self:
         """An engine for a run's newest checkpoint, its weights laid out for decoding.
 
+        Args:
+            run_dir: a run folder, or what else `load_model` takes.
+
         Raises:
             CheckpointError: the folder is no run, or holds no whole checkpoint, or its model has
                 too few heads for so many drafts.

@@ -7,17 +7,18 @@ import torch
 from torch import nn
 
 from mtp_code.decoding.state import row_bytes
+from mtp_code.loading import load_model
 from mtp_code.model.mtp import MTPModel
-from mtp_code.run_folder import TrainedModel, load_run
+from mtp_code.run_folder import TrainedModel
 
 
 def load_for_decoding(run_dir: Path) -> TrainedModel:
-    """The model of a run's newest checkpoint, laid out for decoding: what all that decodes loads.
+    """The model that `load_model` finds, laid out for decoding: what all that decodes loads.
 
     Raises:
-        CheckpointError: the folder is no run, or holds no whole checkpoint.
+        InputError: the folder holds no model, or a damaged one.
     """
-    trained = load_run(run_dir)
+    trained = load_model(run_dir)
     lay_out(trained.model)
     return trained
 

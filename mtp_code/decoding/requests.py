@@ -58,8 +58,8 @@ class TokenLogprobs(NamedTuple):
 class Completion:
     """The answer to a request, and what it took.
 
-    `tokens` ends before the end-of-text token; a stop string is still in it, as is what the same
-    token brought along behind it.
+    `tokens` ends before the token of the tokenizer's `answer_ends` that ended it; a stop string is
+    still in it, as is what the same token brought along behind it.
 
     Offsets are counted from 2 (the first drafted): `drafted[i]` and `accepted[i]` belong to
     offset i + 2. Each forward commits the drafts that it accepts and one token more, so that
@@ -160,7 +160,7 @@ class Answer:
         """Appends tokens up to and including the one that ends the answer; drops the rest."""
         completion = self.completion
         for token in tokens:
-            if token == self._tokenizer.end_of_text:
+            if token in self._tokenizer.answer_ends:
                 completion.ended_by = "end of text"
                 return
             completion.tokens.append(token)

@@ -1,5 +1,6 @@
 """Model shapes as transformers' configurations say them."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ QWEN3: Final = "Qwen3ForCausalLM"
 SUPPORTED: Final = (LLAMA, "MistralForCausalLM", "Qwen2ForCausalLM", QWEN3)
 """What can be imported; SmolLM and DeepSeek-Coder are Llama models."""
 _MODEL_TYPES: Final = {LLAMA: "llama", QWEN3: "qwen3"}
+
+log = logging.getLogger(__name__)
 
 
 def architecture_for(config: ModelConfig) -> str:
@@ -122,7 +125,7 @@ def from_foreign(foreign: Mapping[str, Any], where: str) -> ModelConfig:
 
     The context ends where the architecture stops being ours: at a sliding window, and where
     rotary scaling begins to depend on the length of the text ("dynamic"). Up to there both are
-    without effect.
+    without effect. A warning says so.
 
     Args:
         foreign: with all defaults filled in.
@@ -143,6 +146,14 @@ def from_foreign(foreign: Mapping[str, Any], where: str) -> ModelConfig:
     window = foreign.get("sliding_window")
     if window is not None and foreign.get("use_sliding_window", True):
         context = min(context, window)
+    if context < (told := foreign["max_position_embeddings"]):
+        log.warning(
+            "%s: the context of %d is cut to %d, behind which its sliding window or dynamic "
+            "scaling would begin",
+            where,
+            told,
+            context,
+        )
     head_width, width = foreign.get("head_dim"), foreign["hidden_size"]
     is_usual = head_width == width / foreign["num_attention_heads"]
     return validate(

@@ -142,11 +142,11 @@ def _draft_config(config: ModelConfig, foreign: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _token_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
-    begin = tokenizer.begin_document
+def _token_ids(tokenizer: Tokenizer) -> dict[str, int | list[int] | None]:
+    begin, ends = tokenizer.begin_document, tokenizer.answer_ends
     return {
         "bos_token_id": begin[0] if begin else None,
-        "eos_token_id": tokenizer.end_of_text,
+        "eos_token_id": ends[0] if len(ends) == 1 else list(ends),
     }
 
 

@@ -90,8 +90,8 @@ def refuse_pickle(path: Path, allow_pickle: bool) -> None:
     """
     if not allow_pickle:
         raise InteropError(
-            f"{path}: a pickle, which could run code; take safetensors, or say --allow-pickle to "
-            "read it with weights_only=True"
+            f"{path}: a pickle, which could run code; take safetensors, or read it with "
+            "weights_only=True by mtp-code import --allow-pickle"
         )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,40 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What a folder held: the transformers class, the shape, and what the context was cut to."""
+class Foreign:
+    """A model of others.
+
+    Attributes:
+        architecture: the transformers class, or what else it is.
+        weights: by our parameter names, in the precision that they are stored in.
+        sha256: of what was read, by the folder it lay in.
+    """
 
     architecture: str
     config: ModelConfig
-    told_context: int
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    sha256: dict[str, str]
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder looks like something that `read_model` reads."""
+    return (
+        (folder / CONFIG_FILE).is_file()
+        or (folder / MAIN_DIR / CONFIG_FILE).is_file()
+        or is_published(folder)
+    )
 
 
 def import_model(
-    source: str, out: Path, allow_pickle: bool = False, end_of_text: str | None = None
-) -> Imported:
-    """Writes a transformers model as a run folder, from which everything here decodes.
+    source: str, out: Path, allow_pickle: bool = False, ends: Sequence[str] = ()
+) -> Foreign:
+    """Writes a model of others as a run folder, from which everything here decodes.
 
     Args:
-        source: OWNER/MODEL, or a folder: transformers', one that `export` wrote (then all heads
-            come along), or one of the published multi-token checkpoints.
+        source: OWNER/MODEL on the hub, or a folder that `read_model` reads.
         allow_pickle: read pickles where there are no safetensors.
-        end_of_text: by default, what the tokenizer calls `eos_token`.
+        ends: as of `read_model`.
 
     Raises:
         InteropError: something about the model is not supported, or missing, or damaged.
@@ -50,30 +66,51 @@ def import_model(
     """
     check_new(out)
     folder = folder_of(source, allow_pickle)
+    found = read_model(folder, allow_pickle, ends)
     name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+    told = {"from": source, "architecture": found.architecture, "sha256": found.sha256}
+    write_import(out, name, told, found.config, found.weights, found.tokenizer)
+    return found
+
+
+def read_model(folder: Path, allow_pickle: bool = False, ends: Sequence[str] = ()) -> Foreign:
+    """A model from transformers' format.
+
+    Args:
+        folder: transformers', one that `export` wrote (then all heads come along), or one of the
+            published multi-token checkpoints.
+        allow_pickle: read pickles where there are no safetensors.
+        ends: tokens that end an answer; the first one also ends a text. By default the
+            tokenizer's `eos_token`, and then what generation_config.json (or else config.json)
+            names.
+
+    Raises:
+        InteropError: something about the model is not supported, or missing, or damaged.
+        TokenizerError: there is no tokenizer, or it is another model's.
+    """
     if is_published(folder):
+        if ends:
+            raise InteropError(
+                f"{folder}: its tokenizer says which token ends a text; leave --end-of-text out"
+            )
         config, weights, tokenizer = read_published(folder, allow_pickle)
-        told = {"from": source, "architecture": PUBLISHED, "sha256": {name: _sha256(weights)}}
-        write_import(out, name, told, config, weights, tokenizer)
-        return Imported(PUBLISHED, config, config.context)
+        sums = {folder.resolve().name: _sha256(weights)}
+        return Foreign(PUBLISHED, config, weights, tokenizer, sums)
     heads_dir = None
     if not (folder / CONFIG_FILE).exists() and (folder / MAIN_DIR / CONFIG_FILE).exists():
         heads_dir = folder / HEADS_DIR if (folder / HEADS_DIR).exists() else None
         folder = folder / MAIN_DIR
     foreign = _read_config(folder)
     config = from_foreign(foreign, str(folder / CONFIG_FILE))
-    tokenizer = read_tokenizer(folder, config.vocab_size, end_of_text)
-    _warn_of_other_ends(folder, foreign, tokenizer)
+    tokenizer = read_tokenizer(folder, config.vocab_size, ends, _ends_named(folder, foreign))
     theirs = read_weights(folder, allow_pickle)
-    sums = {folder.name: _sha256(theirs)}
+    sums = {folder.resolve().name: _sha256(theirs)}
     weights = _taken(config, theirs, names_of_main(config), folder)
     if heads_dir is not None:
         config, later = _later_heads(heads_dir, config, weights["norm.weight"])
         sums[heads_dir.name] = _sha256(later)
         weights |= to_ours(later, names_of_later_heads(config))
-    told = {"from": source, "architecture": foreign["architectures"][0], "sha256": sums}
-    write_import(out, name, told, config, weights, tokenizer)
-    return Imported(foreign["architectures"][0], config, foreign["max_position_embeddings"])
+    return Foreign(foreign["architectures"][0], config, weights, tokenizer, sums)
 
 
 def check_new(out: Path) -> None:
@@ -85,8 +122,14 @@ def check_new(out: Path) -> None:
         raise InteropError(f"{out}: not empty; give a new folder")
 
 
-def read_tokenizer(folder: Path, vocab_size: int, end_of_text: str | None) -> Tokenizer:
+def read_tokenizer(
+    folder: Path, vocab_size: int, ends: Sequence[str], model_ends: Sequence[int]
+) -> Tokenizer:
     """The folder's tokenizer, giving texts and prompts the ids that transformers gives them.
+
+    Args:
+        ends: as of `read_model`.
+        model_ends: ids that end answers too, unless `ends` are given.
 
     Raises:
         TokenizerError: there is none, it has ids that the model has not, or none ends a text.
@@ -98,7 +141,7 @@ def read_tokenizer(folder: Path, vocab_size: int, end_of_text: str | None) -> To
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TokenizerError(f"{folder}: no tokenizer that can be read here: {reason}") from None
-    tokenizer = wrap_foreign(foreign, end_of_text, str(folder))
+    tokenizer = wrap_foreign(foreign, ends, str(folder), model_ends)
     if tokenizer.vocab_size > vocab_size:
         raise TokenizerError(
             f"{folder}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the model a "
@@ -126,24 +169,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return {**parsed.to_dict(), "architectures": architectures}
 
 
-def _warn_of_other_ends(folder: Path, foreign: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """Says which tokens end an answer for transformers, and not for us."""
+def _ends_named(folder: Path, foreign: Mapping[str, Any]) -> list[int]:
+    """Ids at which transformers would end an answer."""
     generation = folder / GENERATION_FILE
     told = read_json(generation) if generation.is_file() else {}
     ends = told.get("eos_token_id", foreign.get("eos_token_id"))
-    others = [
-        str(end)
-        for end in (ends if isinstance(ends, list) else [ends])
-        if isinstance(end, int) and end != tokenizer.end_of_text
-    ]
-    if others:
-        log.warning(
-            "%s: its makers end answers at token %s too; here they end at token %d alone, or at a "
-            "stop string",
-            folder,
-            ", ".join(others),
-            tokenizer.end_of_text,
-        )
+    listed = ends if isinstance(ends, list) else [ends]
+    return [end for end in listed if isinstance(end, int) and end >= 0]  # -1 is none, to some
 
 
 def _taken(

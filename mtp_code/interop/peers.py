@@ -1,6 +1,6 @@
 """transformers' own decoding of a run's trunk and head 1, to measure ours against."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +19,11 @@ LOOKED_UP_TOKENS = 3
 Decode = Callable[[Iterable[Request]], Iterator[Completion]]
 
 
-def transformers_peers(run_dir: Path, end_of_text: int) -> dict[str, Decode]:
+def transformers_peers(run_dir: Path, answer_ends: Sequence[int]) -> dict[str, Decode]:
     """Greedy `generate`, and the same with prompt lookup, on the exported model, by name.
+
+    Args:
+        answer_ends: the tokenizer's.
 
     Raises:
         InteropError: no plain class of transformers computes what the run's model does.
@@ -31,9 +34,9 @@ def transformers_peers(run_dir: Path, end_of_text: int) -> dict[str, Decode]:
         with _without_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     return {
-        "transformers generate": _Generate(model, end_of_text),
+        "transformers generate": _Generate(model, answer_ends),
         "transformers prompt lookup": _Generate(
-            model, end_of_text, prompt_lookup_num_tokens=LOOKED_UP_TOKENS
+            model, answer_ends, prompt_lookup_num_tokens=LOOKED_UP_TOKENS
         ),
     }
 
@@ -57,8 +60,8 @@ class _Generate:
     token apart. So both take as many forwards for an answer.
     """
 
-    def __init__(self, model: Any, end_of_text: int, **options: Any) -> None:
-        self._model, self._end_of_text, self._options = model, end_of_text, options
+    def __init__(self, model: Any, answer_ends: Sequence[int], **options: Any) -> None:
+        self._model, self._ends, self._options = model, list(answer_ends), options
 
     @torch.inference_mode()
     def __call__(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -78,14 +81,14 @@ class _Generate:
                     attention_mask=torch.ones_like(prompt_1T),
                     max_new_tokens=min(request.max_new_tokens, context - prompt_1T.shape[1]),
                     do_sample=False,
-                    eos_token_id=self._end_of_text,
-                    pad_token_id=self._end_of_text,
+                    eos_token_id=self._ends,
+                    pad_token_id=self._ends[0],
                     **self._options,
                 )
             finally:
                 hook.remove()
             tokens = found_1T[0, prompt_1T.shape[1] :].tolist()
-            has_ended = bool(tokens) and tokens[-1] == self._end_of_text
+            has_ended = bool(tokens) and tokens[-1] in self._ends
             yield Completion(
                 request,
                 tokens[:-1] if has_ended else tokens,

@@ -1,13 +1,14 @@
 """Trunk, MTP heads, shared norm and unembedding."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads import build_heads
-from mtp_code.model.layers import Attending, choose
+from mtp_code.model.layers import Attending, Rotary, choose
 from mtp_code.model.trunk import Trunk
 
 
@@ -122,21 +123,41 @@ class Reading:
 
 
 def build_model(config: ModelConfig, seed: int) -> MTPModel:
-    """A model with fresh weights: normal with deviation 0.02, less where a residual stream adds up.
+    """A model with fresh weights."""
+    model = MTPModel(config)
+    with torch.no_grad():
+        for parameter, values in fresh_weights(model, seed):
+            parameter.copy_(values)
+    return model
+
+
+def outline(config: ModelConfig) -> MTPModel:
+    """A model whose parameters have shapes and no values, on torch's meta device."""
+    with torch.device("meta"):
+        model = MTPModel(config)
+    model.trunk.rotary = Rotary(config)  # no parameters: tables, which are small
+    return model
+
+
+def fresh_weights(model: MTPModel, seed: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Each parameter and its first values, whole, on the CPU: one after another.
+
+    Normal with deviation 0.02, less where a residual stream adds up; norms are ones, biases zeros.
+    They depend on seed and shape only: a process that holds a part of each parameter draws all
+    values, and keeps its own.
 
     Source of the scaling of residual projections: Radford et al. 2019 (GPT-2), section 2.3.
     """
-    model = MTPModel(config)
     generator = torch.Generator().manual_seed(seed)
-    residual_std = 0.02 / math.sqrt(2 * config.num_path_layers)
+    residual_std = 0.02 / math.sqrt(2 * model.config.num_path_layers)
     for name, parameter in model.named_parameters():
+        values = torch.empty(parameter.shape, dtype=parameter.dtype)
         if parameter.dim() < 2:
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            continue
-        is_residual = name.endswith(("attn.out.weight", "ffn.down.weight"))
-        nn.init.normal_(parameter, std=residual_std if is_residual else 0.02, generator=generator)
-    return model
+            values.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            is_residual = name.endswith(("attn.out.weight", "ffn.down.weight"))
+            values.normal_(std=residual_std if is_residual else 0.02, generator=generator)
+        yield parameter, values
 
 
 def _unembedding(config: ModelConfig) -> nn.Linear:

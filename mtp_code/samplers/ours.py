@@ -1,4 +1,4 @@
-"""A run of ours, its heads helping."""
+"""Our engine: a run, its heads helping, or a model of others."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from mtp_code.samplers.base import Asked, Chat, Drawing, cut_at_stops, has_room
 
 
 class OurSampler:
-    """Self-speculative decoding of a model that was trained here.
+    """Decoding by our engine, self-speculative where the model has heads for it.
 
     Args:
         batch_rows: answers drawn side by side.

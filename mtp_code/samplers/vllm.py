@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from mtp_code.errors import InputError
 from mtp_code.interop.vllm import require_vllm, speculative_config
 from mtp_code.machine import describe_versions
@@ -26,7 +28,8 @@ class VllmSampler:
 
     Args:
         name_or_folder: of a model.
-        dtype: "auto" is that of the weights.
+        dtype: "auto" is that of the weights, float32 too, of which vLLM's own "auto" makes
+            bfloat16.
         heads: the folder `heads/` that was exported with `name_or_folder`: they draft.
         batch_rows: answers drawn side by side, at most.
         options: further arguments of `vllm.LLM`.
@@ -59,7 +62,7 @@ class VllmSampler:
             self._llm = vllm.LLM(
                 model=name_or_folder,
                 revision=revision,
-                dtype=dtype,
+                dtype=_dtype_of(name_or_folder, revision) if dtype == "auto" else dtype,
                 seed=0,
                 max_num_seqs=batch_rows,
                 trust_remote_code=False,
@@ -115,5 +118,19 @@ class VllmSampler:
         prompts: Any = [{"prompt_token_ids": prompt} for _, prompt in waiting]
         outputs = self._llm.generate(prompts, settings, use_tqdm=False)
         for (question, prompt), output in zip(waiting, outputs, strict=True):
-            text = self._tokenizer.decode_after(prompt, output.outputs[0].token_ids)
+            text = self._tokenizer.decode_after(prompt, _without_end(output.outputs[0]))
             yield question, cut_at_stops(text, question.stops)
+
+
+def _dtype_of(name_or_folder: str, revision: str | None) -> str:
+    """What a model's configuration says of its weights; where it says nothing, vLLM may choose."""
+    config = AutoConfig.from_pretrained(name_or_folder, revision=revision, trust_remote_code=False)
+    told = getattr(config, "dtype", None)
+    return "auto" if told is None else str(told).removeprefix("torch.")
+
+
+def _without_end(answer: Any) -> list[int]:
+    """An answer's tokens but for the one that ended it, which need be no special one."""
+    tokens = list(answer.token_ids)
+    is_ended_by_token = answer.finish_reason == "stop" and not isinstance(answer.stop_reason, str)
+    return tokens[:-1] if is_ended_by_token else tokens

@@ -3,14 +3,15 @@
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from fastapi import Depends, FastAPI, Header, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import ValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,11 +33,13 @@ from mtp_code.serving.worker import Worker
 from mtp_code.tokenizer import Tokenizer
 
 _MAX_BODY_BYTES: Final = 8 << 20
+_SHORT_CHARACTERS: Final = 4000
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _CLIENT_CLOSED_REQUEST: Final = 499  # nginx's; nobody reads it
 _JOIN_S: Final = 10.0
 
 ResultT = TypeVar("ResultT")
+AskedT = TypeVar("AskedT", bound=Generation)
 
 
 @dataclass
@@ -67,8 +70,12 @@ class Service:
         asked.check()
         self.worker.check_count(asked.num_prompts * asked.num_choices)  # before they take memory
         deadline_s = asyncio.get_running_loop().time() + self.timeout_s
-        # A long prompt takes a second, which streams and /health need not wait for.
-        prompts = await asyncio.to_thread(prompts_of, asked, self.tokenizer)
+        # A long prompt takes a second, which streams and /health need not wait for; a short one
+        # less than a thread.
+        if asked.num_characters > _SHORT_CHARACTERS:
+            prompts = await asyncio.to_thread(prompts_of, asked, self.tokenizer)
+        else:
+            prompts = prompts_of(asked, self.tokenizer)
         return Answering(
             self.worker,
             self.tokenizer,
@@ -129,37 +136,36 @@ def create_app(service: Service) -> FastAPI:
         service.worker.stop()
         await asyncio.to_thread(service.worker.join, _JOIN_S)
 
-    def require_key(authorization: Annotated[str | None, Header()] = None) -> None:
-        service.check_key(authorization)
-
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
+    if service.api_key is not None:
+        app.add_middleware(KeyGuard, service=service)
     app.add_exception_handler(ApiError, _say)
     app.add_exception_handler(HTTPException, _say_of_http)
-    app.add_exception_handler(RequestValidationError, _say_of_validation)
     app.add_exception_handler(Exception, _say_of_bug)
-    guarded: Sequence[Any] = [Depends(require_key)]
 
-    @app.post("/v1/completions", dependencies=guarded)
-    async def complete(asked: CompletionRequest, request: Request) -> Response:
+    @app.post("/v1/completions")
+    async def complete(request: Request) -> Response:
+        asked = await _asked(request, CompletionRequest)
         form = CompletionFormat(service.model_name, service.spelling)
         return await _respond(await service.answering(asked, form), asked, request)
 
-    @app.post("/v1/chat/completions", dependencies=guarded)
-    async def chat(asked: ChatRequest, request: Request) -> Response:
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        asked = await _asked(request, ChatRequest)
         form = ChatFormat(service.model_name, service.spelling)
         return await _respond(await service.answering(asked, form), asked, request)
 
-    @app.get("/v1/models", dependencies=guarded)
+    @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [service.model_card()]}
 
-    @app.get("/v1/models/{name:path}", dependencies=guarded)
+    @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         service.check_model(name)
         return service.model_card()
 
-    @app.get("/metrics", dependencies=guarded)
+    @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type=_METRICS_TYPE)
 
@@ -172,6 +178,30 @@ def create_app(service: Service) -> FastAPI:
         return Response()
 
     return app
+
+
+async def _asked(request: Request, kind: type[AskedT]) -> AskedT:
+    """The body, by pydantic's own reader: FastAPI's way to it costs as much as all else here.
+
+    Raises:
+        ApiError: it is none of the kind.
+    """
+    # What a browser lets any page post to any server without asking it first is no JSON by name.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ApiError(415, f"Content-Type: {media_type or 'none'}; send application/json")
+    body = await request.body()
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _refusal(first: Mapping[str, Any]) -> ApiError:
+    if first["type"] == "json_invalid":
+        return bad_request("the body is not JSON")
+    place = [str(part) for part in first["loc"]] or ["body"]
+    return bad_request(f"{'.'.join(place)}: {first['msg']}", place[0])
 
 
 async def _respond(answering: Answering, asked: Generation, request: Request) -> Response:
@@ -222,6 +252,25 @@ class EventStream(StreamingResponse):
             self._answering.cancel()
 
 
+class KeyGuard:
+    """Asks for the key, whatever is wanted but the health.
+
+    Not as a dependency of each route, which FastAPI takes as long to resolve as all of ours.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["path"] != "/health":
+            try:
+                self._service.check_key(Headers(scope=scope).get("authorization"))
+            except ApiError as error:
+                app = JSONResponse(error.body, error.status)
+        await app(scope, receive, send)
+
+
 class BodyLimit:
     """Refuses what is longer than any prompt before it is read into memory."""
 
@@ -236,7 +285,6 @@ class BodyLimit:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > _MAX_BODY_BYTES:
-                # FastAPI lets no other exception through from where it reads a body.
                 raise HTTPException(413, f"longer than {_MAX_BODY_BYTES} bytes")
             return message
 
@@ -252,15 +300,6 @@ async def _say_of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = ApiError(error.status_code, f"{request.url.path}: {error.detail}", INVALID_REQUEST)
     return JSONResponse(said.body, error.status_code, error.headers)
-
-
-async def _say_of_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return await _say(request, bad_request("the body is not JSON"))
-    place = [str(part) for part in first["loc"][1:]] or ["body"]
-    return await _say(request, bad_request(f"{'.'.join(place)}: {first['msg']}", place[0]))
 
 
 async def _say_of_bug(request: Request, error: Exception) -> Response:

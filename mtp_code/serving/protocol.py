@@ -94,6 +94,11 @@ class Generation(BaseModel):
         return 1
 
     @property
+    def num_characters(self) -> int:
+        """Of what there is to tokenize."""
+        raise NotImplementedError
+
+    @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -160,6 +165,10 @@ class CompletionRequest(Generation):
     @property
     def num_prompts(self) -> int:
         return len(self.prompts)
+
+    @property
+    def num_characters(self) -> int:
+        return sum(map(len, self.prompts))
 
     @property
     def num_top_logprobs(self) -> int | None:
@@ -237,6 +246,10 @@ class ChatRequest(Generation):
         super().check()
         if self.top_logprobs and not self.logprobs:
             raise bad_request("top_logprobs: only with logprobs = true", "top_logprobs")
+
+    @property
+    def num_characters(self) -> int:
+        return sum(len(message.text) for message in self.messages)
 
     def turns(self) -> Iterator[dict[str, str]]:
         """The messages as chat templates take them."""

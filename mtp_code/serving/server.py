@@ -29,6 +29,8 @@ class Server(uvicorn.Server):
             create_app(service),
             access_log=False,
             log_level="warning",
+            ws="none",
+            proxy_headers=False,  # whose address a client has changes nothing here
             timeout_graceful_shutdown=_LAST_WORDS_S,
             backlog=BACKLOG,
         )

@@ -2,11 +2,12 @@
 
 from typing import Literal, Self
 
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from mtp_code.config import Strict
-from mtp_code.training.distributed import ParallelName
 from mtp_code.training.objective import ObjectiveConfig
+
+ParallelName = Literal["auto", "none", "ddp", "fsdp"]
 
 
 class InitConfig(Strict):
@@ -23,6 +24,23 @@ class InitConfig(Strict):
     """Of the low-rank additions."""
 
 
+class ShardingConfig(Strict):
+    """What `training.parallel = fsdp` pays memory for; bytes are each process's, of fp32.
+
+    All give the same gradients, to rounding.
+    """
+
+    prefetch: NonNegativeInt = 1
+    """Layers that are gathered ahead while one computes: 4 bytes a parameter of so many layers. 0
+    has computing wait for each."""
+    keep_weights: bool = False
+    """A layer's weights are gathered once a step instead of twice a micro-batch: 4 bytes a
+    parameter of all layers. (Gradients and optimizer state stay sharded: ZeRO's second stage.)"""
+    reduce_once: bool = False
+    """A layer's gradients are reduced once a step instead of once a micro-batch: 4 bytes a
+    parameter of all layers."""
+
+
 class TrainingConfig(Strict):
     row_tokens: PositiveInt
     """T: input positions of a row."""
@@ -34,6 +52,10 @@ class TrainingConfig(Strict):
     parallel: ParallelName = "auto"
     """How several processes share the work: `ddp`, each has the whole model; `fsdp`, each has a
     shard of weights, gradients and optimizer state. `auto` is fsdp, and `none` with one process."""
+    fsdp: ShardingConfig = ShardingConfig()
+    num_processes: PositiveInt | None = None
+    """How many the recipe is meant for, which is what `mtp-code memory` predicts for. Another
+    number trains the same, and is told of."""
     mask_documents: bool = True
     """Attention stays within a document, as it does when a prompt begins one."""
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -12,17 +12,18 @@ weights: Rajbhandari et al. 2020 (ZeRO), arXiv 1910.02054.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mtp_code.errors import RecipeError
-from mtp_code.model.mtp import MTPModel
-from mtp_code.processes import World, whole_tensor
+from mtp_code.model.mtp import MTPModel, fresh_weights
+from mtp_code.processes import World, placed_like, whole_tensor
+from mtp_code.training.config import ParallelName, ShardingConfig
 
-ParallelName = Literal["auto", "none", "ddp", "fsdp"]
+BY_LAYER = ShardingConfig()
 BUCKET_BYTES = 64 * 2**20
 """Gradients of replicas that are added up in one message: its copy is all the memory it takes."""
 
@@ -42,8 +43,23 @@ class Parallel(Protocol):
         all processes', each at the parameters that the optimizers know."""
 
 
-def parallelize(model: MTPModel, name: ParallelName, world: World, device_type: str) -> Parallel:
+def is_to_be_sharded(name: ParallelName, world: World) -> bool:
+    """Whether each process holds a part of the model; one shard is the model."""
+    return world.size > 1 and name in ("fsdp", "auto")
+
+
+def parallelize(
+    model: MTPModel,
+    name: ParallelName,
+    world: World,
+    device: torch.device,
+    sharding: ShardingConfig = BY_LAYER,
+) -> Parallel:
     """The model as this process holds it from now on; optimizers come after.
+
+    Args:
+        model: on the device; to be sharded, wherever it lies, or an outline, whose shards get no
+            values here.
 
     Raises:
         RecipeError: `none` with several processes.
@@ -52,13 +68,21 @@ def parallelize(model: MTPModel, name: ParallelName, world: World, device_type: 
         raise RecipeError(
             f"training.parallel = none, but there are {world.size} processes; choose ddp or fsdp"
         )
-    if name == "fsdp" or (name == "auto" and world.size > 1):
-        if world.size == 1:
-            return Replicas(model, world)  # one shard is the model
+    if is_to_be_sharded(name, world):
         from mtp_code.training.shards import Shards  # seconds, which one process can save
 
-        return Shards(model, device_type, world.size)
+        return Shards(model, device, world.size, sharding)
     return Replicas(model, world)
+
+
+@torch.no_grad()
+def give_fresh_weights(model: MTPModel, seed: int) -> None:
+    """Those of `build_model`, bit for bit, to a model of which each process may hold a part.
+
+    One parameter after another lies whole on each host. Nothing is sent.
+    """
+    for parameter, values in fresh_weights(model, seed):
+        parameter.copy_(placed_like(values, parameter))
 
 
 class Replicas:

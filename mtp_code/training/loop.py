@@ -29,12 +29,18 @@ from mtp_code.data.packing import NO_DOCUMENT
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import AskedToEnd, RecipeError, TrainingError
 from mtp_code.files import alone_in, remove_leftovers
-from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.model.mtp import MTPModel, build_model, outline
 from mtp_code.processes import ALONE, World
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
-from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.training.distributed import (
+    clip_gradients,
+    give_fresh_weights,
+    is_to_be_sharded,
+    parallelize,
+    rows_of_process,
+)
 from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.init import choose_trained, take_weights
 from mtp_code.training.losses.backends import load_backend
@@ -128,14 +134,23 @@ def _train(
     allow_changed: Sequence[str],
     asked: EndAsked,
 ) -> None:
-    model = build_model(recipe.model, recipe.seed)
     newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
+    is_sharded = is_to_be_sharded(recipe.training.parallel, world)
     if (init := recipe.init) is not None:
+        model = build_model(recipe.model, recipe.seed)
         if newest is None:
             world.everywhere(lambda: take_weights(model, init))
         choose_trained(model, init, recipe.seed)
-    placed = place(model, recipe.training)
+    else:  # no process needs room for a whole model that is to be sharded
+        model = outline(recipe.model) if is_sharded else build_model(recipe.model, recipe.seed)
+    placed = place(model, recipe.training, moves=not is_sharded)
     training, num_steps = recipe.training, recipe.schedule.num_steps
+    if world.is_lead and training.num_processes not in (None, world.size):
+        log.warning(
+            "training.num_processes = %d, but %d train: the same steps, with other memory and time",
+            training.num_processes,
+            world.size,
+        )
     _check_vocabulary(recipe, shards)
     rows = rows_of_process(training.rows, world)
     # Now, not at the first step.
@@ -146,14 +161,16 @@ def _train(
             recipe,
             shards,
             model,
-            lambda: choose_num_threads(model, training, world.local_size),
+            lambda: choose_num_threads(model, training, placed.device, world.local_size),
             allow_changed,
             world.size,
         )
     )
     # As long as nobody asks for another, that of before: sums are rounded in another order else.
     torch.set_num_threads(record["num_threads"])
-    parallel = parallelize(model, training.parallel, world, placed.device.type)
+    parallel = parallelize(model, training.parallel, world, placed.device, training.fsdp)
+    if is_sharded and init is None and newest is None:
+        give_fresh_weights(model, recipe.seed)
     optimizers = build_optimizers(model, recipe.optim)
     state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
     if newest is not None:
@@ -197,20 +214,24 @@ def _train(
                 figures = backward(model, batch, training, weights, num_labels_K)
             figures = _summed(figures, world)
             grad_norm = clip_gradients(model.parameters(), recipe.optim.clip_norm or math.inf)
-            watch.see(step + 1, figures, grad_norm)
+            has_labels = bool(num_labels_K[0] > 0)  # of any offset: one has those of all before it
+            if has_labels:
+                watch.see(step + 1, figures, grad_norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
 
             done, is_last = step + 1, step + 1 == num_steps
             clock.num_tokens += training.rows * training.row_tokens
-            window.append(figures)
+            if has_labels:
+                window.append(figures)
             if done % training.log_every == 0 or is_last:  # and so before every checkpoint
                 watch.settle()
-                means = _means(window)
-                window.clear()
                 rate = clock.tokens_per_s()
-                if metrics is not None:
+                if not window:
+                    log.warning("%s: no label in the steps up to %d", run_dir, done)
+                elif metrics is not None:
+                    means = _means(window)
                     left_s = clock.elapsed_s / done * (num_steps - done)
                     lr = share * recipe.optim.lr
                     loss, by_offset = means["loss"], means["loss_by_offset"]
@@ -223,6 +244,7 @@ def _train(
                         | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
                         | arithmetic_figures(recipe, weights, rate, grad_norm.device, world.size)
                     )
+                window.clear()
             if done % training.validate_every == 0 or is_last:
                 for source, validation in validations.items():
                     with placed.autocast(), parallel.weights():
@@ -385,7 +407,7 @@ def _as_tensors(numbers: dict[str, Losses], device: torch.device) -> Figures:
 
 
 def _means(window: Sequence[Figures]) -> dict[str, Any]:
-    """Means over steps, by name; of each offset over the steps that trained it.
+    """Means over steps that have labels, by name; of each offset over the steps that trained it.
 
     Lists end at the last offset that was trained at all, on a label.
     """
@@ -412,7 +434,14 @@ def _validations(
         )
         for source in shards.sources
     }
-    return {source: validation for source, validation in found.items() if validation is not None}
+    with_text = {
+        source: validation
+        for source, validation in found.items()
+        if validation is not None and validation.num_bytes > 0
+    }
+    for source in found.keys() - with_text.keys():
+        log.warning("%s: no text to predict is held out, so there is no validation", source)
+    return with_text
 
 
 def _tensors(batch: Batch | LoadedBatch) -> tuple[Tensor, Tensor]:

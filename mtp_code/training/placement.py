@@ -81,11 +81,17 @@ def choose_placement(
 
 
 def place(
-    model: MTPModel, training: TrainingConfig, device: torch.device | None = None
+    model: MTPModel,
+    training: TrainingConfig,
+    device: torch.device | None = None,
+    moves: bool = True,
 ) -> Placement:
     """Moves a model to where it trains and turns its layers into what the recipe asks for.
 
     Comes before the optimizers, which keep their states where the parameters are.
+
+    Args:
+        moves: False leaves it where it is, for whoever shards it and has the device take a part.
 
     Raises:
         MachineError: as `choose_placement`, or the GPU has no arithmetic of that precision.
@@ -98,7 +104,8 @@ def place(
                 "no bf16 arithmetic; choose fp32"
             )
         torch.set_float32_matmul_precision("high" if training.tf32 else "highest")
-    model.to(placement.device)
+    if moves:
+        model.to(placement.device)
     prepare_layers(model, training, placement)
     log.info(
         "training on %s in %s%s",

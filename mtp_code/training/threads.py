@@ -13,20 +13,23 @@ from mtp_code.training.objective import backward_by_head, count_labels
 log = logging.getLogger(__name__)
 
 
-def choose_num_threads(model: MTPModel, training: TrainingConfig, num_processes: int = 1) -> int:
+def choose_num_threads(
+    model: MTPModel, training: TrainingConfig, device: torch.device, num_processes: int = 1
+) -> int:
     """The recipe's number, or the one that is fastest in a few steps on this machine as it is now.
 
     More is not always faster: threads that wait for each other at every operation are several
     times slower than one once another program takes a core from them.
 
     Args:
+        model: an outline is not measured with: its processes get their share of the cores.
         num_processes: that share this machine; several get their share of the cores, unmeasured.
     """
     if training.num_threads is not None:
         return training.num_threads
-    if model.norm.weight.device.type != "cpu":
+    if device.type != "cpu":
         return torch.get_num_threads()  # they have little to do
-    if num_processes > 1:
+    if num_processes > 1 or model.norm.weight.is_meta:
         return max(1, _num_cores() // num_processes)
     candidates = sorted({1, max(1, _num_cores() // 2), _num_cores()})
     times_s = {count: _step_time_s(model, training, count) for count in candidates}

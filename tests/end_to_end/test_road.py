@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import complaint, mtp_code
+from tests.commands import complaint, mtp_code
 
 RECIPE = """
 base = "{tiny}"

@@ -35,6 +35,7 @@ from evals.judge_bench.programs import REFERENCE, Program, programs
 from evals.judge_bench.speed import OURS, Command, CommandError, Run
 from evals.judge_bench.tables import tables
 from evals.records import Sample
+from tests.commands import mtp_code
 
 MBPP_ROW = {
     "task_id": 7,
@@ -412,18 +413,10 @@ def test_ratios_are_of_the_same_round() -> None:
 # --- the command ---
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mtp_code.cli", "bench", "judge", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.usefixtures("needs_sandbox")
-def test_a_mistaken_call_is_told_in_a_line() -> None:
-    done = bench("--agreement", "--benchmarks", "humaneva")
+def test_a_mistaken_call_is_told_in_a_line(tmp_path: Path) -> None:
+    wrong = ("--agreement", "--benchmarks", "humaneva")
+    done = mtp_code("bench", "judge", *wrong, cwd=tmp_path)
     assert done.returncode == 2
     assert "did you mean humaneval?" in done.stderr.splitlines()[-1]
 
@@ -432,7 +425,7 @@ def test_a_mistaken_call_is_told_in_a_line() -> None:
 def test_the_command_writes_what_it_could_not_compare_too(tmp_path: Path) -> None:
     out = tmp_path / "judge.json"
     wishes = ["--benchmarks", "humaneval+", "--evalplus-python", "/no/such", "--out", str(out)]
-    done = bench("--agreement", *wishes)
+    done = mtp_code("bench", "judge", "--agreement", *wishes, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(out.read_text())
     assert {"machine", "date", "commit", "command", "versions", "targets"} <= record.keys()

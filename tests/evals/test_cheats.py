@@ -14,12 +14,13 @@ from typing import NamedTuple
 
 import pytest
 
-from evals.benchmarks import Benchmark, load_benchmark
+from evals.benchmarks import Benchmark
 from evals.judge import judge
 from evals.judge_bench.harnesses import HUMAN_EVAL, Harness, Question, is_pass
 from evals.program import program_of
 from evals.records import Sample, Verdict, read_verdicts, write_samples
 from sandbox import Limits, Pool
+from tests.evals.loaded import loaded
 
 LIMITS = Limits(cpu_s=1.0, wall_s=4.0)
 
@@ -298,7 +299,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def of_tasks(name: str, cheats: dict[str, Cheat]) -> Benchmark:
     """The benchmark, with no other tasks than those that are cheated on."""
     wanted = {cheat.task_id for cheat in cheats.values()}
-    benchmark = load_benchmark(name)
+    benchmark = loaded(name)
     tasks = tuple(task for task in benchmark.tasks if task.task_id in wanted)
     assert {task.task_id for task in tasks} == wanted
     return replace(benchmark, tasks=tasks)

@@ -38,7 +38,7 @@ from evals.cluster.over_ray import RayNodes, on_cluster
 from evals.cluster.post import Post
 from evals.errors import InputError, MachineError
 from evals.judge import judge
-from evals.oracles.expected import Reference
+from evals.oracles.expected import Answered, Reference
 from evals.plan import fingerprint
 from evals.records import Sample, StdinCase, write_samples
 from evals.work import Examiner, Finding, Here, Job
@@ -56,6 +56,10 @@ def job(number: int, checks: Checks | None = CHECKS) -> Job:
 
 def finding(program: str) -> Finding:
     return Finding("passed", program, "exited", 0, 0.1, 0.2, 1000, "", "full")
+
+
+def told(written: bytes) -> Answered:
+    return Answered(written, 0.1, 0.2, 1000, "full")
 
 
 def found_by(work: Iterable[tuple[Job, Finding]]) -> dict[bytes, str]:
@@ -96,7 +100,7 @@ class FakeNode:
 
     def result(self, sent: Sent) -> Result:
         if isinstance(sent.item, Reference):
-            return sent.item.stdin
+            return told(sent.item.stdin)
         assert sent.held_to is not None
         assert self.held_to[sent.held_to] == (CHECKS, ())
         return finding(sent.item.program)
@@ -369,7 +373,7 @@ def test_where_nothing_is_to_be_found_out_no_node_is_asked() -> None:
 def test_answers_come_in_order() -> None:
     cluster, _ = cluster_of(FakeNodes(a=FakeNode(1), b=FakeNode(5), c=FakeNode(2, dies_at=3)))
     asked = [Reference(str(number), "", b"%d" % number) for number in range(50)]
-    assert list(cluster.answers(asked)) == [b"%d" % number for number in range(50)]
+    assert list(cluster.answers(asked)) == [told(b"%d" % number) for number in range(50)]
 
 
 class FakeHere:
@@ -390,11 +394,11 @@ class FakeHere:
                 raise self.error
             yield each, finding(f"{each.program} by {each.checks or each.cases}")
 
-    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         for each in list(references):
             if self.error is not None:
                 raise self.error
-            yield each.stdin
+            yield told(each.stdin)
 
 
 @pytest.fixture
@@ -432,10 +436,10 @@ def test_a_post_keeps_kinds_of_items_apart() -> None:
     found = settled(Post(FakeHere()), items)
     assert [item for item, _ in found] == items
     assert [result for item, result in found if isinstance(item, Reference)] == [
-        b"0",
-        b"1",
-        b"2",
-        b"3",
+        told(b"0"),
+        told(b"1"),
+        told(b"2"),
+        told(b"3"),
     ]
 
 
@@ -599,7 +603,8 @@ def test_cases_and_references_go_over_ray(ray_cluster: Any) -> None:
     wrong = Reference("toy, base", "1 / 0", b"")
     with on_cluster(ray_cluster.address, LIMITS, 2) as examiner:
         found = {each.key.decode(): found for each, found in examiner.examine(jobs)}
-        assert list(examiner.answers(asked)) == [b"%d" % number for number in range(20)]
+        answers = [each.written for each in examiner.answers(asked)]
+        assert answers == [b"%d" % number for number in range(20)]
         with pytest.raises(InputError, match=r"^toy, base: its reference solution fails"):
             list(examiner.answers([*asked, wrong]))
     assert [found[each].verdict for each in programs] == ["passed", "wrong answer", "exception"]

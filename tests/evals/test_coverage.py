@@ -19,7 +19,9 @@ def test_the_estimator_is_within_1e_12_of_exact_arithmetic() -> None:
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=str)
 def test_intervals_cover_the_truth_as_often_as_they_say(condition: Condition) -> None:
-    covered = [share for share in coverage(condition, 2000) if share is not None]
+    # Few tasks are simulated quickly, and are where an interval is furthest from its promise.
+    num_simulations = 1000 if condition.num_tasks > 100 else 2000
+    covered = [share for share in coverage(condition, num_simulations) if share is not None]
     assert all(0.93 <= share <= 0.97 for share in covered), covered
 
 
@@ -30,8 +32,8 @@ def test_a_simulation_can_tell_that_an_interval_fails() -> None:
 
 @pytest.mark.parametrize("condition", [DIFFERENCES[1], DIFFERENCES[-1]], ids=str)
 def test_the_interval_of_a_difference_covers_it(condition: Condition) -> None:
-    # 500 simulations: within what these can tell from 95 %.
-    assert coverage_of_difference(condition, 500) == pytest.approx(0.95, abs=0.03)
+    # 300 simulations: within what these can tell from 95 %.
+    assert coverage_of_difference(condition, 300) == pytest.approx(0.95, abs=0.035)
 
 
 def test_the_mean_over_all_tasks_is_that_of_many() -> None:

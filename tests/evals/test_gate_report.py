@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 import pytest
 
 from evals.gate import gate, refused
-from evals.gate_report import junit, markdown
+from evals.gate_report import in_words, junit, markdown
 from evals.metrics import PARSED, PASS_AT_1
 from evals.records import KeptSample, References
 from tests.evals.scored import baseline, sampling, score
@@ -80,6 +80,28 @@ def test_an_inconclusive_result_says_what_would_settle_it() -> None:
 def test_a_rise_is_called_suspicious() -> None:
     page = markdown(gate(baseline(["WW"] * 20), score(["PP"] * 20)))
     assert "**Suspicious:** pass@1 rose by 100.0 points" in page
+
+
+def test_a_terminal_is_told_in_plain_lines() -> None:
+    first, metric, *others = in_words(dropped()).splitlines()
+    assert first == (
+        "toy regression: the drop is significant and beyond the tolerance (exit status 1)"
+    )
+    assert metric.startswith("  pass@1 regression: 95.2 % before, 2.4 % now, −92.9 points (")
+    assert any(line.startswith("  newly failing: Toy/0 (") for line in others)
+    unclear = in_words(gate(baseline(["PW"] * 30), score(["WP"] * 30), {PASS_AT_1: 0.1}))
+    assert "samples a task, for the baseline too" in unclear
+    refusal = in_words(refused(score(["P"]), "data_sha256 differs: 'a' before, 'b' now"))
+    assert refusal.splitlines()[1] == "  data_sha256 differs: 'a' before, 'b' now"
+    assert not {*"*`\\"} & {*in_words(dropped()), *unclear, *refusal}
+
+
+def test_a_hostile_task_id_stays_on_its_line() -> None:
+    result = dropped()
+    task = result.newly_failing[0].model_copy(update={"task_id": HOSTILE + "\x1b[31m"})
+    lines = in_words(result.model_copy(update={"newly_failing": (task,)})).splitlines()
+    assert len(lines) == len(in_words(result).splitlines())
+    assert "\x1b" not in "".join(lines)
 
 
 def test_a_regression_is_a_failed_case() -> None:

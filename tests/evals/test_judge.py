@@ -17,10 +17,10 @@ from evals.benchmarks.formats import Benchmark, humaneval_benchmark
 from evals.errors import InputError
 from evals.files import sole_writer
 from evals.judge import judge
-from evals.oracles.expected import Reference
+from evals.oracles.expected import Answered, Reference
 from evals.records import Judging, References, Sample, read_record, read_verdicts, write_samples
 from evals.sampling import draw_samples
-from evals.work import Finding, Job
+from evals.work import Finding, Here, Job
 from sandbox import Limits, Tier
 from tests.evals.conftest import ROWS, FakePool
 from tests.evals.oracles.test_expected import toy as toy_plus
@@ -410,6 +410,51 @@ def test_base_and_plus_are_judged_apart_and_answers_counted(
     assert judged[1].detail.startswith("input 1: double(0.1) gave 0, not 0.2; checks, line")
 
 
+class _AnswersSlowly(Here):
+    """Says of references that they took so long, and counts what else it runs."""
+
+    def __init__(self, cpu_s: float) -> None:
+        super().__init__(Limits())
+        self.cpu_s = cpu_s
+        self.programs: list[str] = []
+
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
+        for answered in super().answers(references):
+            yield answered._replace(cpu_s=self.cpu_s)
+
+    def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
+        for job, finding in super().examine(jobs):
+            self.programs.append(job.program)
+            yield job, finding
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "num_runs"),
+    [
+        (0.01, 2),  # is soon run again: its base and its further inputs
+        (9.0, 0),
+        (11.0, 2),  # of both parts; each may take 10 s
+    ],
+)
+@pytest.mark.usefixtures("needs_sandbox")
+def test_a_reference_that_took_long_for_the_expected_outputs_is_not_run_again(
+    samples: Path,
+    verdicts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    cpu_s: float,
+    num_runs: int,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    write_samples(samples, [Sample(task_id="Toy/0", index=0, completion="    return 0\n")])
+    examiner = _AnswersSlowly(cpu_s)
+    judge(samples, toy_plus(), verdicts, examiner=examiner, counts_checks=False)
+    assert sum("return 2 * x" in program for program in examiner.programs) == num_runs
+    assert len(examiner.programs) == 2 + num_runs
+    health = read_record(Judging, verdicts.with_name("judging.json")).references
+    assert health == References(num_judged=1, failed={})
+
+
 @pytest.mark.usefixtures("needs_sandbox")
 def test_checks_that_hold_are_counted_for_programs_that_fail_others(
     samples: Path, verdicts: Path
@@ -458,7 +503,7 @@ class _SaysOnce:
             self.num_examined += 1
             yield job, Finding("crashed", "", self.ending, None, 0.1, 0.1, 1000, "", "full")
 
-    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         raise NotImplementedError
 
 
@@ -589,13 +634,13 @@ class _FindsAllPassed:
         for job in jobs:
             yield job, Finding("passed", "", "exited", 0, 0.1, 0.1, 1000, "", "full")
 
-    def answers(self, references: Iterable[Reference]) -> Iterator[bytes]:
+    def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         raise NotImplementedError
 
 
 def test_memory_does_not_grow_with_the_samples(toy: Benchmark, tmp_path: Path) -> None:
     peaks = []
-    for count in (300, 3_000):
+    for count in (200, 1_500):
         samples = tmp_path / f"{count}.jsonl"
         with samples.open("w") as file:
             for at in range(count):

@@ -2,12 +2,10 @@
 
 import os
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-from evals.benchmarks import load_benchmark
 from evals.benchmarks.formats import Benchmark, humaneval_benchmark, mbpp_benchmark
 from evals.errors import InputError
 from evals.postprocess import cut_at_stops
@@ -24,6 +22,7 @@ from evals.prompts import (
 from evals.records import Question
 from tests.evals.benchmarks.test_formats import MBPP_ROW
 from tests.evals.conftest import ROWS
+from tests.evals.loaded import loaded
 
 HUMANEVAL = Question(code='\ndef f(x):\n    """Add one."""\n')
 MBPP = Question(text="Add one.", asserts=("assert f(1) == 2", "assert f(2) == 3"))
@@ -34,7 +33,6 @@ needs_data = pytest.mark.skipif(
     not os.environ.get("MTP_CODE_DATA"), reason="data of MBPP and EvalPlus: MTP_CODE_DATA"
 )
 
-loaded = cache(load_benchmark)
 
 SHOT = (
     "You are an expert Python programmer, and here is your task: {text} Your code should pass "

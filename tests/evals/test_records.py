@@ -42,6 +42,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "samples.jsonl"
 
 
+BITS = {
+    "benchmark": "toy",
+    "data_sha256": "0",
+    "prompt_format": "raw",
+    "model": {},
+    "tasks": {"Toy/0": [8.0, 2]},
+}
 GOOD = {"task_id": "HumanEval/0", "completion": "    pass"}
 
 
@@ -156,7 +163,7 @@ def test_a_missing_file_is_told_in_one_line(path: Path) -> None:
     [
         ("", "not JSON"),
         pytest.param("[" * 200_000, "not JSON", id="deep"),
-        ("[]", "holds list; expected Sampling as JSON"),
+        ("[]", "holds list; expected how samples were drawn, as mtp-code sample writes it"),
         ('{"schema": 2}', "schema: Input should be 1"),
         ('{"sead": 2}', "unknown key sead; did you mean seed?"),
     ],
@@ -166,6 +173,12 @@ def test_a_record_that_is_none_is_told_in_one_line(path: Path, content: str, mes
     with pytest.raises(RecordError) as caught:
         read_record(Sampling, path)
     assert message in str(caught.value)
+
+
+def test_another_record_in_its_place_is_told_by_what_it_is(path: Path) -> None:
+    write_record(path, ReferenceBits.model_validate(BITS))
+    with pytest.raises(RecordError, match=r"holds reference bits, .*; expected how samples were"):
+        read_record(Sampling, path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from evals.baseline import write_baseline
-from evals.benchmarks import load_benchmark
 from evals.benchmarks.formats import Benchmark
 from evals.errors import IncomparableError, InputError
 from evals.files import file_sha256
@@ -31,6 +30,7 @@ from evals.records import (
 from evals.sampling import sample_seed
 from evals.score import score
 from tests.evals.conftest import FakePool
+from tests.evals.loaded import loaded
 from tests.evals.scored import sampling
 
 
@@ -86,7 +86,7 @@ def test_what_the_model_read_is_what_was_noted_or_nobody_knows(
 
 def test_the_baseline_in_git_is_of_what_models_read_now() -> None:
     baseline = read_record(Baseline, Path(__file__).parents[2] / "evals/baselines/micro-tiny.json")
-    micro = load_benchmark("micro")
+    micro = loaded("micro")
     assert baseline.prompts_sha256 == prompts_sha256(micro, prompts_read(micro))
 
 
@@ -158,6 +158,11 @@ def test_the_share_of_checks_is_not_told_where_one_sample_has_none(
     summed = score(verdicts, toy)
     assert summed.checks_passed is None
     assert "checks passed" not in summed.graded
+
+
+def test_where_all_samples_pass_all_checks_do(toy: Benchmark, verdicts: Path) -> None:
+    rewrite(verdicts, lambda row: {"verdict": "passed"})
+    assert score(verdicts, toy).graded["checks passed"].value == 1
 
 
 def with_checks(verdicts: Path, numbers: dict[str, tuple[int, int]]) -> None:

@@ -26,8 +26,8 @@ PARAMETERS = {
 
 
 @functools.cache
-def peak_of(name: str) -> Peak:
-    return predict_peak(load_recipe(name))
+def peak_of(name: str, overrides: tuple[str, ...] = ()) -> Peak:
+    return predict_peak(load_recipe(name, overrides))
 
 
 def test_the_recipes_are_there():
@@ -45,7 +45,11 @@ def test_each_recipe_says_what_it_costs(name):
     assert flops.trunk + flops.heads == 6 * in_layers, "6 a parameter and token"
     assert flops.total > 6 * in_layers
     assert (flops_ratio(recipe.model, row_tokens) > 1) == (recipe.model.num_mtp_heads > 1)
-    peak = peak_of(name)
+    # Many layers are a few many times, and so are rows.
+    num_layers = recipe.model.num_mtp_heads + 1
+    few = (f"model.num_layers={num_layers}", "training.rows=1", "training.micro_batches=1")
+    parameters = count_parameters(load_recipe(name, few).model)
+    peak = peak_of(name, few)
     assert peak.bytes_by_part["parameters"] == 4 * parameters.total
     assert peak.bytes_by_part["gradients"] <= 4 * parameters.total
 
@@ -75,6 +79,10 @@ def test_the_papers_recipes_have_its_hyperparameters(name, width, num_layers, nu
     assert shape == (width, num_layers, num_attn_heads, 4)
     assert model.context == training.row_tokens == 4096
     assert training.rows * training.row_tokens == 8 * 2**20
+    assert (training.parallel, training.num_processes) == ("fsdp", 64)
+    num_accumulated = training.micro_batches / training.num_processes
+    assert num_accumulated == (2 if name == "7b-200b" else 4)
+    assert not training.rows % training.num_processes
     assert (schedule.num_steps, schedule.warmup_steps) == (25_000, 2000)
     assert (schedule.decay, schedule.final_share) == ("cosine", 0.03)
     assert (optim.kind, optim.lr, optim.betas) == ("adamw", 3e-4, (0.9, 0.95))

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.benchmarks import load_benchmark
 from evals.errors import MachineError
 from mtp_code.errors import TokenizerError
 from mtp_code.tokenizer import (
@@ -20,6 +19,7 @@ from mtp_code.tokenizer import (
     open_hugging_face,
     train_bpe,
 )
+from tests.evals.loaded import loaded
 
 BYTES = BytesTokenizer()
 
@@ -68,7 +68,7 @@ def test_benchmark_prompts_and_solutions_meet_on_a_token_border(
     if name == "mbpp" and "MTP_CODE_DATA" not in os.environ:
         pytest.skip("MTP_CODE_DATA is not set, and MBPP's data comes from there")
     try:
-        tasks = load_benchmark(name).tasks
+        tasks = loaded(name).tasks
     except MachineError as error:
         pytest.skip(str(error))
     for task in tasks:

@@ -250,11 +250,11 @@ def test_many_programs_come_in_order_and_an_iteration_may_be_left(container_pool
     programs = [f"import time; time.sleep({0.1 * (i % 3)}); print({i})" for i in range(12)]
     executions = container_pool.run_all(programs)
     assert [e.output_tail for e in executions] == [f"{i}\n" for i in range(12)]
-    for _ in container_pool.run_all(["pass", *["import time; time.sleep(8)"] * 3]):
+    for _ in container_pool.run_all(["pass", *["import time; time.sleep(60)"] * 3]):
         break
     started_s = time.monotonic()
     assert next(container_pool.run_all(["print(1)"])).output_tail == "1\n"
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 30
 
 
 def test_an_asynchronous_pool_works_too(engine):
@@ -728,7 +728,7 @@ def test_no_descriptor_is_left(engine):
     run("pass", tier=Tier.CONTAINER)
     before = num_descriptors()
     with one() as pool:
-        iteration = pool.run_all(["pass", "import time; time.sleep(8)"])
+        iteration = pool.run_all(["pass", "import time; time.sleep(60)"])
         next(iteration)
         os.kill(next(iter(engine.containers.values())), signal.SIGKILL)
         del iteration

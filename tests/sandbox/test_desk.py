@@ -12,11 +12,11 @@ PROGRAM = "def f(x): return x"
 FINE = Checks("assert f(1) == 1")
 
 
-@pytest.fixture
-def one(monkeypatch):
+@pytest.fixture(scope="module")
+def one():
     """A pool of one worker: one desk for everything. It is less patient than usual."""
-    monkeypatch.setattr(worker, "_GRACE_S", 1.0)
-    with Pool(Limits(cpu_s=1, wall_s=3), 1) as pool:
+    with pytest.MonkeyPatch.context() as patch, Pool(Limits(cpu_s=1, wall_s=3), 1) as pool:
+        patch.setattr(worker, "_GRACE_S", 1.0)
         yield pool
 
 
@@ -44,9 +44,10 @@ def test_what_checks_do_to_their_process_shows_in_no_others_verdict(change, one)
         "assert len([1]) == 1 and sys.getrecursionlimit() == 1000\n"
         "assert f(random.random()) == 0.8444218515250481"
     )
-    pairs = [(PROGRAM, Checks(f"f(1)\n{change}")), (PROGRAM, state)] * 2
-    _, first, _, second = one.examine_all(pairs)
-    assert (first.outcome, second.outcome) == (Outcome.HELD, Outcome.HELD), (first, second)
+    num_rounds = 1 if "while True" in change else 2  # those wait for their limits
+    pairs = [(PROGRAM, Checks(f"f(1)\n{change}")), (PROGRAM, state)] * num_rounds
+    for examination in list(one.examine_all(pairs))[1::2]:
+        assert examination.outcome is Outcome.HELD, examination
 
 
 def test_checks_cannot_write_files(one):
@@ -73,7 +74,7 @@ def test_a_desk_that_took_much_memory_is_replaced():
     program = "def f(x): return [[]] * 300_000"
     big = Checks("assert len(f(1)) == 300_000")
     with Pool(Limits(cpu_s=20), 1) as pool:
-        for examination in pool.examine_all([(program, big), (PROGRAM, FINE)] * 3):
+        for examination in pool.examine_all([(program, big), (PROGRAM, FINE)] * 2):
             assert examination.outcome is Outcome.HELD, examination
 
 
@@ -84,7 +85,7 @@ def test_more_tasks_than_are_kept_in_mind(one):
 
 def test_any_number_of_desks_may_end(one):
     untidy = Checks("import sys\nassert f(1) == 1")
-    assert all(e.outcome is Outcome.HELD for e in one.examine_all([(PROGRAM, untidy)] * 400))
+    assert all(e.outcome is Outcome.HELD for e in one.examine_all([(PROGRAM, untidy)] * 300))
 
 
 def test_checks_may_call_from_several_threads(one):

@@ -105,8 +105,11 @@ def test_whatever_a_relay_says_is_taken_or_refused(number, data):
         assert job.result is None
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.dictionaries(st.text(), json_values)), st.lists(st.integers(1, 9)))
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.text(max_size=3), json_values, max_size=3), max_size=5),
+    st.lists(st.integers(1, 9)),
+)
 def test_messages_are_put_together_from_any_parts(messages, sizes):
     messages = json.loads(json.dumps(messages).replace("NaN", "0").replace("Infinity", "1"))
     data = b"".join(map(frames.frame, messages))

@@ -442,9 +442,9 @@ def test_an_honest_program_runs_as_it_does_outside(program, pool, tmp_path):
 
 
 def test_honest_programs_run_beside_each_other_on_a_busy_machine(needs_sandbox):
-    second = "import time\nwhile time.process_time() < 0.5: pass\nprint('done')"
-    with Pool(replace(LIMITS, cpu_s=1, wall_s=1.5), 12) as pool:
-        endings = [execution.ending for execution in pool.run_all([second] * 12)]
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint('done')"
+    with Pool(replace(LIMITS, cpu_s=1, wall_s=1), 12) as pool:
+        endings = [execution.ending for execution in pool.run_all([busy] * 12)]
     assert endings == [Ending.EXITED] * 12
 
 

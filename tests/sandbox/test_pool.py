@@ -86,7 +86,7 @@ def test_an_iteration_left_early_leaves_the_pool_usable(pool):
     gc.collect()
     started_s = time.monotonic()
     assert next(pool.run_all(["print(1)"])).output_tail == "1\n"
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 30
 
 
 def test_two_iterations_at_once_are_refused(pool):

@@ -80,7 +80,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(values)
 def test_messages_are_written_as_json_writes_them(value):
     message = wire.encode(value, no_reference)
@@ -97,7 +97,7 @@ def test_any_json_is_either_plain_data_or_refused(data):
     wire.encode(value, no_reference)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=64) | json_values.map(lambda data: json.dumps(data).encode()))
 def test_any_bytes_are_either_json_or_refused(body):
     try:

@@ -64,10 +64,15 @@ def speculative_config(heads: Path, num_drafts: int | None = None) -> dict[str, 
         raise InputError(
             f"{path}: has heads for drafts of 1 to {num_heads} tokens, not of {num_drafts}"
         )
+    return draft_config(str(heads), num_drafts or num_heads)
+
+
+def draft_config(heads: str, num_drafts: int) -> dict[str, Any]:
+    """`speculative_config` for a folder that need not be there (yet)."""
     return {
         "method": "eagle3",
-        "model": str(heads),
-        "num_speculative_tokens": num_drafts or num_heads,
+        "model": heads,
+        "num_speculative_tokens": num_drafts,
         "enforce_eager": True,
     }
 

@@ -50,6 +50,10 @@ class Heads(nn.Module, ABC):
         return sorted(needed, key=lambda offset: (-len(self.chain(offset)), offset))
 
     @abstractmethod
+    def layer(self, offset: int) -> nn.Module | None:
+        """What a head has of its own; None if its states are those it reads."""
+
+    @abstractmethod
     def forward(
         self,
         offset: int,
@@ -73,6 +77,9 @@ class LayerHeads(Heads):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_mtp_heads))
+
+    def layer(self, offset: int) -> nn.Module:
+        return self.layers[offset - 1]
 
     def forward(
         self,

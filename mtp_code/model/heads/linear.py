@@ -24,6 +24,9 @@ class LinearHeads(Heads):
             for _ in range(config.num_mtp_heads - 1)
         )
 
+    def layer(self, offset: int) -> nn.Module | None:
+        return None if offset == 1 else self.projections[offset - 2]
+
     def forward(
         self,
         offset: int,

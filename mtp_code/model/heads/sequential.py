@@ -28,6 +28,9 @@ class SequentialHeads(Heads):
     def reads(self, offset: int) -> int:
         return offset - 1
 
+    def layer(self, offset: int) -> nn.Module | None:
+        return None if offset == 1 else self.layers[offset - 2]
+
     def forward(
         self,
         offset: int,

@@ -15,6 +15,7 @@ from evals.oracles.values import decode
 from evals.prompts import HUMANEVAL_RAW, MBPP_DOCSTRING
 from evals.records import Task
 from tests.evals.benchmarks.test_mbpp import write_rows
+from tests.evals.loaded import loaded
 from tests.evals.oracles.test_expected import ROWS
 
 MBPP_PLUS_ROW: dict[str, Any] = {
@@ -199,7 +200,7 @@ needs_data = pytest.mark.skipif(
     ],
 )
 def test_each_release_is_had_by_name(name: str, count: int) -> None:
-    benchmark = load_benchmark(name)
+    benchmark = loaded(name)
     assert benchmark.name == name
     assert len(benchmark.tasks) == count
 
@@ -211,15 +212,15 @@ def test_the_newest_releases_may_be_spelled_out() -> None:
 
 @needs_data
 def test_of_humanevals_prompts_one_is_another() -> None:
-    theirs = {task.task_id: task.prompt for task in load_benchmark("humaneval+").tasks}
-    ours = {task.task_id: task.prompt for task in load_benchmark("humaneval").tasks}
+    theirs = {task.task_id: task.prompt for task in loaded("humaneval+").tasks}
+    ours = {task.task_id: task.prompt for task in loaded("humaneval").tasks}
     assert [task_id for task_id in ours if ours[task_id] != theirs[task_id]] == ["HumanEval/115"]
 
 
 @needs_data
 def test_rules_are_those_of_tasks_there_are() -> None:
     entry_points = {
-        name: {task.entry_point for task in load_benchmark(name).tasks}
+        name: {task.entry_point for task in loaded(name).tasks}
         for name in ("humaneval+", "mbpp+", "mbpp+@v0.1.0")
     }
     assert plus.HUMANEVAL_RULES.keys() < entry_points["humaneval+"]

@@ -16,11 +16,12 @@ import sandbox
 from evals.benchmarks.formats import DEFAULT_LIMITS, Benchmark, make_benchmark
 from evals.benchmarks.plus import HumanEvalPlusRow
 from evals.errors import InputError
-from evals.oracles.expected import Reference, in_pool, with_expected_outputs
+from evals.oracles.expected import Answered, Reference, in_pool, with_expected_outputs
 from evals.oracles.shipping import ANSWERS
 from evals.program import checks_of, plus_checks_of, program_of
 from evals.prompts import HUMANEVAL_RAW
 from evals.records import Sample
+from tests.evals.loaded import loaded
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -48,18 +49,19 @@ def toy(rows: list[dict[str, Any]] = ROWS) -> Benchmark:
     return make_benchmark("toy+", rows, HumanEvalPlusRow, [HUMANEVAL_RAW], "toy", DEFAULT_LIMITS)
 
 
-def run_here(references: Iterable[Reference]) -> Iterator[bytes]:
+def run_here(references: Iterable[Reference], cpu_s: float = 0.0) -> Iterator[Answered]:
     """Without containment: these are our own."""
     for each in references:
-        yield subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-I", "-c", each.source],
             input=each.stdin,
             capture_output=True,
             check=True,
-        ).stdout
+        )
+        yield Answered(done.stdout, cpu_s, cpu_s, 1000, "none")
 
 
-def never(references: Iterable[Reference]) -> Iterator[bytes]:
+def never(references: Iterable[Reference]) -> Iterator[Answered]:
     pytest.fail("asked again")
 
 
@@ -84,7 +86,7 @@ def passes(benchmark: Benchmark, completion: str, at: int = 0) -> tuple[bool, bo
 
 
 def test_answers_are_held_to_the_references(tmp_path: Path) -> None:
-    benchmark = with_expected_outputs(toy(), run_here, tmp_path)
+    benchmark, _ = with_expected_outputs(toy(), run_here, tmp_path)
     assert passes(benchmark, "    return x + x\n") == (True, True)
     assert passes(benchmark, "    return {1: 2, 2: 4}.get(x)\n") == (True, False)
     assert passes(benchmark, "    return 2 * x if isinstance(x, float) else None\n") == (
@@ -110,7 +112,7 @@ def test_what_was_asked_once_is_kept_without_the_large_answers(tmp_path: Path) -
 def test_other_data_is_asked_anew(tmp_path: Path) -> None:
     with_expected_outputs(toy(), run_here, tmp_path)
     other = [ROWS[0], {**ROWS[1], "canonical_solution": "    return []\n"}]
-    benchmark = with_expected_outputs(toy(other), run_here, tmp_path)
+    benchmark, _ = with_expected_outputs(toy(other), run_here, tmp_path)
     assert passes(benchmark, "    return []\n", at=1) == (True, True)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -148,25 +150,69 @@ def test_a_damaged_file_is_written_anew(tmp_path: Path, damage: bytes) -> None:
     assert with_expected_outputs(toy(), never, tmp_path) == first
 
 
+@pytest.mark.parametrize("name", ["machine", "libc_ver"])
+def test_other_arithmetic_is_asked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with_expected_outputs(toy(), run_here, tmp_path)
+    monkeypatch.setattr(f"platform.{name}", lambda: ("other", "1.0"))
+    with_expected_outputs(toy(), run_here, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def slowly(references: Iterable[Reference]) -> Iterator[Answered]:
+    return run_here(references, cpu_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "agrees"),
+    [
+        ("return 2 * x", True),
+        ("return float('nan')", False),  # equals nothing
+        ("return lambda: x", False),  # is no plain data
+    ],
+)
+def test_a_long_run_is_told_if_its_answers_agree_with_themselves(
+    tmp_path: Path, body: str, agrees: bool
+) -> None:
+    row = {**ROWS[0], "canonical_solution": f"    {body}\n"}
+    assert with_expected_outputs(toy([row]), run_here, tmp_path / "short").long_runs == {}
+    _, told = with_expected_outputs(toy([row]), slowly, tmp_path)
+    assert told == ({"Toy/0": Answered(b"", 1.0, 1.0, 1000, "none")} if agrees else {})
+    assert with_expected_outputs(toy([row]), never, tmp_path).long_runs == {}
+
+
+@pytest.mark.parametrize(
+    ("reference", "num_lines"),
+    [("    raise SystemExit\n", 0), ("    return x\n\nprint('mine')\n", 3)],
+)
+def test_a_reference_that_answers_otherwise_is_told_by_name(
+    tmp_path: Path, reference: str, num_lines: int
+) -> None:
+    row = {**ROWS[0], "canonical_solution": reference}
+    message = f"^Toy/0: its reference solution ends before .*: {num_lines} came where 2 were due"
+    with pytest.raises(InputError, match=message):
+        with_expected_outputs(toy([row]), run_here, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_where_nothing_can_be_kept_it_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    benchmark = with_expected_outputs(toy(), run_here, tmp_path / "file" / "folder")
+    benchmark, _ = with_expected_outputs(toy(), run_here, tmp_path / "file" / "folder")
     assert passes(benchmark, "    return x + x\n") == (True, True)
     assert "expected outputs are not kept: Not a directory" in caplog.text
 
 
 def test_a_benchmark_with_tests_of_its_own_needs_none(tmp_path: Path) -> None:
-    from evals.benchmarks import load_benchmark
-
-    benchmark = load_benchmark("humaneval")
-    assert with_expected_outputs(benchmark, never, tmp_path) is benchmark
+    benchmark = loaded("humaneval")
+    assert with_expected_outputs(benchmark, never, tmp_path).benchmark is benchmark
 
 
 def test_many_inputs_are_asked_for_in_chunks(tmp_path: Path) -> None:
     row = {**ROWS[0], "plus_input": [[number] for number in range(30)]}
-    benchmark = with_expected_outputs(toy([row]), run_here, tmp_path)
+    benchmark, _ = with_expected_outputs(toy([row]), run_here, tmp_path)
     plus = plus_checks_of(benchmark.tasks[0])
     assert plus is not None
     assert plus.source.count("('[[") == 2
@@ -203,6 +249,10 @@ class FakePool:
                 exit_code=done.returncode,
                 stdout=done.stdout,
                 output_tail=done.stderr.decode(),
+                cpu_s=0.0,
+                wall_s=0.0,
+                peak_memory_bytes=1000,
+                isolation="none",
             )
 
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.benchmarks import load_benchmark
 from evals.errors import MachineError
 from mtp_code.data.bench import contamination_figures, renamed
 from mtp_code.data.contamination import Contamination, Reference
 from mtp_code.data.corpora import StandardLibrary
 from mtp_code.data.documents import Document
 from mtp_code.data.filters import content_digest
+from tests.evals.loaded import loaded
 
 BENCHMARKS = ("humaneval", "mbpp") if "MTP_CODE_DATA" in os.environ else ("humaneval",)
 
@@ -22,7 +22,7 @@ BENCHMARKS = ("humaneval", "mbpp") if "MTP_CODE_DATA" in os.environ else ("human
 @pytest.fixture(scope="module")
 def references() -> list[Reference]:
     try:
-        tasks = [task for name in BENCHMARKS for task in load_benchmark(name).tasks]
+        tasks = [task for name in BENCHMARKS for task in loaded(name).tasks]
     except MachineError as error:
         pytest.skip(str(error))
     return [Reference(task.task_id, task.prompt + (task.reference or "")) for task in tasks]

@@ -10,6 +10,7 @@ import pytest
 from mtp_code.config import validate
 from mtp_code.data import corpora
 from mtp_code.data.config import DataConfig
+from mtp_code.data.contamination import Contamination
 from mtp_code.data.corpora import (
     Corpus,
     Folder,
@@ -20,6 +21,7 @@ from mtp_code.data.corpora import (
     StandardLibrary,
 )
 from mtp_code.data.documents import Document, Skipped
+from mtp_code.data.screening import Counts, screen
 from mtp_code.errors import CorpusError, MachineError, RecipeError
 
 
@@ -55,6 +57,28 @@ def test_packages_are_those_of_this_interpreter() -> None:
     files = Packages(kind="packages").files()
     assert "pydantic/main.py" in files
     assert files["pydantic/main.py"].is_relative_to(sysconfig.get_path("purelib"))
+
+
+def test_packages_are_held_out_whole_unless_files_are_asked_for() -> None:
+    corpus = Packages(kind="packages", only=("pydantic", "typing_extensions"))
+    assert {name.partition("/")[0] for name in corpus.files()} == {
+        "pydantic",
+        "typing_extensions.py",
+    }
+    assert corpus.held_out_with("pydantic/v1/main.py") == "pydantic"
+    assert corpus.held_out_with("typing_extensions.py") == "typing_extensions"
+    assert Packages(kind="packages", held_out="files").held_out_with("pydantic/main.py") is None
+
+    def places(**options: Any) -> set[bool]:
+        corpus = Packages(kind="packages", only=("pydantic",), **options)
+        config = DataConfig(sources={"some": corpus}, validation_share=0.5)
+        batches = screen(corpus, corpus.documents(), config, Contamination([]), Counts())
+        return {kept.is_validation for batch in batches for kept in batch}
+
+    assert places() == {True}
+    assert places(held_out="files") == {False, True}
+    with pytest.raises(CorpusError, match="nowhere: no source of such a package is installed"):
+        Packages(kind="packages", only=("pydantic", "nowhere")).files()
 
 
 def test_folder_yields_the_files_of_its_pattern_in_an_order_of_their_own(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import threading
 import time
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,14 @@ from mtp_code.data.loader import LoadedBatch, loading
 
 def batch_of(step: int) -> Batch:
     return Batch(np.full((2, 3), step), np.zeros((2, 3), dtype=np.int32), ("a", "b"))
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
+    """Waits for what must come true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.01)
 
 
 def batch_threads() -> list[threading.Thread]:
@@ -36,20 +45,22 @@ def test_no_more_are_made_ahead_than_asked_for() -> None:
 
     with loading(make, range(100), ahead=2) as loaded:
         next(loaded)
+        until(lambda: len(made) >= 2)
         time.sleep(0.2)
-        assert 2 <= len(made) <= 4  # taken, waiting, and one that waits for room
+        assert len(made) <= 4  # taken, waiting, and one that waits for room
 
 
 def test_they_are_made_while_the_step_computes() -> None:
+    made: list[int] = []
+
     def make(step: int) -> Batch:
-        time.sleep(0.05)
+        made.append(step)
         return batch_of(step)
 
     with loading(make, range(8)) as loaded:
-        begun_s = time.monotonic()
-        for _ in loaded:
-            time.sleep(0.05)
-    assert time.monotonic() - begun_s < 8 * 0.1 - 0.1
+        for num_taken, _ in enumerate(loaded, 1):
+            wanted = min(num_taken + 1, 8)
+            until(lambda wanted=wanted: len(made) >= wanted)
 
 
 def test_what_went_wrong_comes_with_its_batch() -> None:

@@ -20,7 +20,7 @@ PROMPTS = ["def f(x):\n", "x", "import os\nfor i in range(3):", "a b c d e f g h
 
 def requests_for(tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> list[Request]:
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    return [Request(prompt, 20 + 9 * i, stops) for i, prompt in enumerate(prompts)]
+    return [Request(prompt, 12 + 5 * i, stops) for i, prompt in enumerate(prompts)]
 
 
 def by_prompt(completions: list[Completion]) -> dict[tuple[int, ...], Completion]:
@@ -79,7 +79,7 @@ def test_with_other_heads_too_speculative_equals_plain_greedy(other_model, token
     plain = by_prompt(list(decode_plain(other_model, tokenizer, requests, num_rows=3)))
     for prompt, completion in plain.items():
         assert completion.tokens == decode_without_cache(other_model, completion.request), prompt
-    for num_drafts, num_rows in ((0, 1), (2, 1), (1, 3), (3, 3)):
+    for num_drafts, num_rows in ((2, 1), (1, 3), (3, 3)):
         completions = decode_speculative(other_model, tokenizer, requests, num_drafts, num_rows)
         for prompt, completion in by_prompt(list(completions)).items():
             assert completion.tokens == plain[prompt].tokens
@@ -132,17 +132,23 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
     assert longest_lag > num_drafts
 
 
-def test_plain_greedy_equals_decoding_without_a_cache(model, tokenizer):
-    for completion in decode_plain(model, tokenizer, requests_for(tokenizer)):
+@pytest.fixture(scope="module")
+def plain_greedy(model: MTPModel, tokenizer: Tokenizer) -> list[Completion]:
+    return list(decode_plain(model, tokenizer, requests_for(tokenizer)))
+
+
+def test_plain_greedy_equals_decoding_without_a_cache(model, plain_greedy):
+    for completion in plain_greedy:
         expected = decode_without_cache(model, completion.request)
         assert completion.tokens == expected
 
 
-@pytest.mark.parametrize("num_drafts", [0, 1, 2, 3])
-@pytest.mark.parametrize("num_rows", [1, 3, 8])
-def test_speculative_greedy_equals_plain_greedy(model, tokenizer, num_drafts, num_rows):
+@pytest.mark.parametrize("num_drafts, num_rows", [(0, 3), (1, 8), (2, 1), (2, 3), (3, 1), (3, 8)])
+def test_speculative_greedy_equals_plain_greedy(
+    model, tokenizer, plain_greedy, num_drafts, num_rows
+):
     requests = requests_for(tokenizer)
-    plain = by_prompt(list(decode_plain(model, tokenizer, requests)))
+    plain = by_prompt(plain_greedy)
     speculative = list(decode_speculative(model, tokenizer, requests, num_drafts, num_rows))
     assert len(speculative) == len(requests)
     for prompt, completion in by_prompt(speculative).items():
@@ -160,14 +166,15 @@ def test_speculative_needs_fewer_forwards_where_drafts_stand(model, tokenizer):
     assert num_forwards < num_tokens <= num_accepted + num_forwards
 
 
-def test_a_stop_string_inside_a_draft_ends_where_plain_decoding_would(model, tokenizer):
+def test_a_stop_string_inside_a_draft_ends_where_plain_decoding_would(
+    model, tokenizer, plain_greedy
+):
     tried = 0
-    for request in requests_for(tokenizer):
-        (longest,) = decode_plain(model, tokenizer, [request])
+    for longest in plain_greedy:
         pair = re.search("(?s)(?<=.{3})[ -~]{2}", tokenizer.decode(longest.tokens))
         if pair is None:
             continue
-        request = replace(request, stops=(pair[0],))
+        request = replace(longest.request, stops=(pair[0],))
         (plain,) = decode_plain(model, tokenizer, [request])
         (speculative,) = decode_speculative(model, tokenizer, [request], 3)
         assert plain.ended_by == speculative.ended_by == "stop"
@@ -233,22 +240,26 @@ def test_a_batch_without_rows_is_refused(small_model, tokenizer):
 
 
 @pytest.mark.parametrize("num_rows", [1, 4])
-def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(model, num_rows):
+def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(
+    model, plain_greedy, num_rows
+):
     """However an answer ends: at a limit, a stop, the context's or its text's end."""
-    tokenizer = BytesTokenizer()
-    longest = list(decode_plain(model, tokenizer, requests_for(tokenizer)))
+    tokenizer, longest = BytesTokenizer(), plain_greedy
+    limits = (1, 2, 3, 4, 7, 24)
     requests = [
-        Request(one.request.prompt, limit) for one in longest for limit in (1, 2, 3, 4, 7, 24)
+        Request(one.request.prompt, limit)
+        for at, one in enumerate(longest)
+        for limit in limits[at % 2 :: 2]
     ]
     requests += [
-        Request(one.request.prompt, 40, stops=(tokenizer.decode(one.tokens[4:6]),))
+        Request(one.request.prompt, 20, stops=(tokenizer.decode(one.tokens[4:6]),))
         for one in longest
         if tokenizer.decode(one.tokens[4:6])
     ]
     requests += [Request([7] * 250, 100), *(Request([token], 12) for token in range(0, 250, 50))]
     found = list(decode_speculative(model, tokenizer, requests, 3, num_rows))
     for answered in [one for one in longest if one.tokens][:2]:
-        tokenizer.end_of_text = answered.tokens[-1]  # type: ignore[misc]
+        tokenizer.answer_ends = (answered.tokens[-1],)  # type: ignore[misc]
         found += decode_speculative(model, tokenizer, requests, 3, num_rows)
     assert {one.ended_by for one in found} == {"length", "stop", "end of text"}
     for one in found:
@@ -257,7 +268,7 @@ def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(model, n
         assert all(a <= b for a, b in zip(one.accepted, one.drafted, strict=True))
         is_drafted_at_once = len(one.request.prompt) > 1
         assert max(one.drafted) <= one.num_forwards - (not is_drafted_at_once)
-    assert sum(sum(one.accepted) for one in found) > 10
+    assert sum(sum(one.accepted) for one in found) > 3
 
 
 def test_an_answer_ends_where_the_context_does(small_model, tokenizer):
@@ -277,7 +288,7 @@ def test_more_drafts_than_heads_are_refused(small_model, tokenizer):
 def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, tokenizer, num_drafts):
     """A long prompt ends at the context's end early; its idle row must stay out of the way."""
     context = small_model.config.context
-    requests = [Request([5] * (context - 4), 100), Request([6] * 4, 200), Request([7] * 4, 220)]
+    requests = [Request([5] * (context - 4), 100), Request([6] * 4, 60), Request([7] * 4, 70)]
     if num_drafts is None:
         together = list(decode_plain(small_model, tokenizer, requests, num_rows=3))
     else:
@@ -288,9 +299,9 @@ def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, toke
         assert found[tuple(completion.request.prompt)].tokens == completion.tokens
 
 
-@pytest.mark.parametrize("num_drafts", [1, 3])
-@pytest.mark.parametrize("num_rows", [1, 4])
-@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize(
+    "num_drafts, num_rows, temperature", [(1, 1, 0.3), (1, 4, 1.0), (3, 1, 1.0), (3, 4, 0.3)]
+)
 def test_speculative_samples_equal_plain_samples(
     model, tokenizer, num_drafts, num_rows, temperature
 ):

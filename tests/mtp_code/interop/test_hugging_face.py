@@ -86,8 +86,7 @@ def llama(tmp_path):
     return tmp_path / "llama"
 
 
-def edit_config(folder: Path, **values: object) -> None:
-    path = folder / "config.json"
+def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -172,21 +171,53 @@ def test_imported_models_decode_as_transformers_generates(tmp_path, llama):
     assert [*tokens, *completion.tokens] == generated[0].tolist()[: len(tokens) + 30]
 
 
-def test_further_tokens_that_end_answers_elsewhere_are_named(tmp_path, llama, caplog):
-    path = llama / "generation_config.json"
-    end = AutoTokenizer.from_pretrained(llama).eos_token_id
-    path.write_text(json.dumps({"eos_token_id": end}))
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_an_answer_ends_at_whichever_token_the_makers_name(tmp_path, llama, name):
+    """As Llama 3's and Qwen's chat models name several."""
+    import_model(str(llama), tmp_path / "one end")
+    trained = load_run(tmp_path / "one end")
+    prompt = trained.tokenizer.encode_prompt(TEXTS[0])
+    (longer,) = decode_plain(trained.model, trained.tokenizer, [Request(prompt, 30)])
+    end, other = trained.tokenizer.end_of_text, longer.tokens[9]
+    length = longer.tokens.index(other)
+    assert length < len(longer.tokens) - 1
+    if name == "config.json":
+        (llama / "generation_config.json").unlink()
+    edit(llama / name, eos_token_id=[other, end])
+    foreign = AutoModelForCausalLM.from_pretrained(llama)
+    generated = foreign.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False)
+    assert generated[0].tolist() == [*prompt, *longer.tokens[:length], other]  # control
+
     import_model(str(llama), tmp_path / "run")
-    assert "end answers" not in caplog.text  # control
-    path.write_text(json.dumps({"eos_token_id": [end, 65]}))
-    import_model(str(llama), tmp_path / "other")
-    assert f"end answers at token 65 too; here they end at token {end} alone" in caplog.text
+    export(tmp_path / "run", tmp_path / "out")
+    import_model(str(tmp_path / "out"), tmp_path / "back")
+    for file in ("generation_config.json", "config.json"):
+        exported = json.loads((tmp_path / "out" / "main" / file).read_text())
+        assert exported["eos_token_id"] == [end, other]
+    for folder in ("run", "back"):
+        trained = load_run(tmp_path / folder)
+        assert trained.tokenizer.answer_ends == (end, other)
+        assert trained.tokenizer.end_of_text == end
+        (answer,) = decode_plain(trained.model, trained.tokenizer, [Request(prompt, 30)])
+        assert (answer.tokens, answer.ended_by) == (longer.tokens[:length], "end of text")
+        assert answer.num_committed == length + 1
 
 
-def test_a_sliding_window_ends_the_context(tmp_path):
+def test_ends_that_are_asked_for_take_the_place_of_the_makers(tmp_path, llama):
+    edit(llama / "config.json", eos_token_id=[256, 65])
+    import_model(str(llama), tmp_path / "run", ends=["x", "y"])
+    tokenizer = load_run(tmp_path / "run").tokenizer
+    assert [tokenizer.spelled(end) for end in tokenizer.answer_ends] == ["x", "y"]
+    assert tokenizer.encode("x") == [tokenizer.end_of_text]
+    with pytest.raises(TokenizerError, match="no '<end>' to end answers with"):
+        import_model(str(llama), tmp_path / "other", ends=["x", "<end>"])
+
+
+def test_a_sliding_window_ends_the_context(tmp_path, caplog):
     foreign = write_foreign(tmp_path / "foreign", "Mistral", sliding_window=24)
     imported = import_model(str(tmp_path / "foreign"), tmp_path / "run")
-    assert (imported.config.context, imported.told_context) == (24, 128)
+    assert imported.config.context == 24
+    assert "the context of 128 is cut to 24" in caplog.text
     tokens_BT = torch.randint(320, (1, 24))
     with torch.no_grad():
         found = load_run(tmp_path / "run").model(tokens_BT)[0]
@@ -215,7 +246,7 @@ def refused(llama: Path, tmp_path: Path, match: str, kind: type[InputError] = In
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path, llama, values, match):
-    edit_config(llama, **values)
+    edit(llama / "config.json", **values)
     refused(llama, tmp_path, match)
 
 
@@ -296,10 +327,10 @@ def test_pickles_are_read_only_if_allowed_and_only_tensors(tmp_path, llama):
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path, llama):
     (llama / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass C: pass\n")
-    edit_config(llama, auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"})
+    edit(llama / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"})
     import_model(str(llama), tmp_path / "run")
     assert not (tmp_path / "ran").exists()
-    edit_config(llama, architectures=["EvilForCausalLM"], model_type="evil")
+    edit(llama / "config.json", architectures=["EvilForCausalLM"], model_type="evil")
     with pytest.raises(InteropError, match="never run"):
         import_model(str(llama), tmp_path / "other")
     assert not (tmp_path / "ran").exists()

@@ -21,7 +21,7 @@ def test_peers_answer_as_our_engine_does_and_say_nothing(tmp_path, caplog, capfd
     plain = {tuple(one.request.prompt): one for one in engine.complete(requests)}
     capfd.readouterr()
     caplog.clear()
-    peers = transformers_peers(tmp_path / "run", tokenizer.end_of_text)
+    peers = transformers_peers(tmp_path / "run", tokenizer.answer_ends)
     assert len(peers) == 2
     for name, decode in peers.items():
         found = list(decode(requests))

@@ -190,3 +190,10 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path, tokenizer_model)
     source = write_published(tmp_path / "7B", tokenizer_model, weights)
     with pytest.raises(TokenizerError, match="340 tokens, the model a vocabulary of 341"):
         import_model(source, tmp_path / "run", allow_pickle=True)
+
+
+def test_the_end_of_text_is_the_tokenizer_s_own(tmp_path, tokenizer_model):
+    source = write_published(tmp_path / "7B", tokenizer_model, synthetic_weights())
+    with pytest.raises(InteropError, match="leave --end-of-text out"):
+        import_model(source, tmp_path / "run", allow_pickle=True, ends=["x"])
+    assert not (tmp_path / "run").exists()

@@ -2,9 +2,13 @@
 
 import datetime
 import json
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,24 +17,45 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtp_code.checkpoint import TrainingState, checkpoint_path, load_state, load_weights
+from mtp_code.checkpoint import (
+    TrainingState,
+    checkpoint_path,
+    latest_checkpoint,
+    load_state,
+    load_weights,
+)
 from mtp_code.checkpoint import save_checkpoint as save
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import open_shards
 from mtp_code.errors import AskedToEnd, CheckpointError, PeerError, RecipeError
+from mtp_code.model.accounting import count_parameters
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.mtp import MTPModel, build_model
-from mtp_code.processes import ALONE, World, whole_tensor
-from mtp_code.recipe import Recipe
-from mtp_code.training.distributed import clip_gradients, parallelize, rows_of_process
+from mtp_code.model.mtp import MTPModel, build_model, outline
+from mtp_code.processes import ALONE, World, is_sharded, whole_tensor
+from mtp_code.recipe import Recipe, load_recipe
+from mtp_code.training.config import ShardingConfig
+from mtp_code.training.distributed import (
+    BY_LAYER,
+    Parallel,
+    clip_gradients,
+    give_fresh_weights,
+    is_to_be_sharded,
+    parallelize,
+    rows_of_process,
+)
 from mtp_code.training.loop import train
+from mtp_code.training.memory import PARTS, Part, StorageTracker, predict_peak, run_steps
 from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
 from mtp_code.training.optim import OptimConfig, build_optimizers
+from mtp_code.training.placement import Placement
 from mtp_code.training.schedule import learning_rate_share
+from tests import processes
 from tests.mtp_code.training.test_loop import recipe_for
+from tests.mtp_code.training.test_memory import allocator_peak
 
 ROWS, MICRO_ROWS, CLIP = 4, 1, 0.5
 MODELS: dict[str, dict[str, Any]] = {
@@ -41,20 +66,37 @@ MODELS: dict[str, dict[str, Any]] = {
     "sequential, tied": {"heads": "sequential", "tied_embeddings": True},
 }
 KINDS = ("ddp", "fsdp")
+CPU = torch.device("cpu")
+
+
+SHARDINGS = {
+    "layers, two ahead": ShardingConfig(prefetch=2),
+    "layers, none ahead": ShardingConfig(prefetch=0),
+    "weights kept": ShardingConfig(keep_weights=True),
+    "reduced once": ShardingConfig(reduce_once=True),
+    "kept, reduced once": ShardingConfig(keep_weights=True, reduce_once=True),
+}
 
 
 class Messages(TorchDispatchMode):
-    """Counts collectives by kind. (torch's CommDebugMode loses its way among several backwards.)"""
+    """Counts collectives by kind. (torch's CommDebugMode loses its way among several backwards.)
+
+    Attributes:
+        ahead: gathers before anything is multiplied.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.ahead: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace in ("c10d", "_c10d_functional"):
             kinds = [kind for kind in ("gather", "reduce") if kind in func._opname]
             if kinds:
                 self.counts[kinds[0]] += 1
+        if self.ahead is None and func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.ahead = self.counts["gather"]
         return func(*args, **(kwargs or {}))
 
 
@@ -75,9 +117,21 @@ def batch_for(num_offsets: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens_BS, documents_BS
 
 
-def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dict[str, Any]:
+def parallel_for(
+    name: str, kind: str, world: World, sharding: ShardingConfig = BY_LAYER
+) -> Parallel:
+    """A model of seed 1, begun as a run begins it: to be sharded, from its outline."""
+    is_sharded = is_to_be_sharded(kind, world)
+    model = outline(config_of(name)) if is_sharded else build_model(config_of(name), seed=1)
+    parallel = parallelize(model, kind, world, CPU, sharding)
+    if is_sharded:
+        give_fresh_weights(model, seed=1)
+    return parallel
+
+
+def step(parallel: Parallel, world: World) -> dict[str, Any]:
     """One step in micro-batches of a row: gradients, norm and what was sent."""
-    parallel = parallelize(model, kind, world, "cpu") if not optimizers else optimizers.pop(0)
+    model = parallel.model
     tokens_BS, documents_BS = batch_for(model.num_mtp_heads)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
     rows = rows_of_process(ROWS, world)
@@ -93,17 +147,18 @@ def step(model: MTPModel, kind: str, world: World, optimizers: list[Any]) -> dic
     return {
         "gradients": gradients,
         "messages": messages.counts,
+        "ahead": messages.ahead,
         "norm": clip_gradients(model.parameters(), CLIP),
     }
 
 
 def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> dict[str, Any]:
     """Weights after three steps, with a checkpoint behind the second."""
-    model = build_model(config_of("causal, tied"), seed=1)
-    parallel = parallelize(model, kind, world, "cpu")
+    parallel = parallel_for("causal, tied", kind, world)
+    model = parallel.model
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
     for number in range(3):
-        step(model, kind, world, [parallel])
+        step(parallel, world)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -116,12 +171,12 @@ def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> 
 def went_on(kind: str, world: World, optim: str, folder: Path) -> dict[str, Any]:
     """Weights after the third step, from the checkpoint behind the second."""
     model = build_model(config_of("causal, tied"), seed=2)
-    parallel = parallelize(model, kind, world, "cpu")
+    parallel = parallelize(model, kind, world, CPU)
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
     path = checkpoint_path(folder, 2)
     load_weights(path, model, world)
     assert load_state(path, optimizers, world).num_tokens == 2
-    step(model, kind, world, [parallel])
+    step(parallel, world)
     for optimizer in optimizers:
         optimizer.step()
     return weights_of(model)
@@ -140,16 +195,52 @@ def in_two(rank: int, folder: Path) -> None:
     found: dict[Any, Any] = {}
     for kind in KINDS:
         for name in MODELS:
-            found[kind, name] = step(build_model(config_of(name), seed=1), kind, world, [])
+            parallel = parallel_for(name, kind, world)
+            found[kind, name] = {"begun": weights_of(parallel.model)} | step(parallel, world)
         for optim in ("adamw", "muon"):
             found[kind, optim] = trained(kind, world, optim, folder / f"{kind}-{optim}")
     for kind in KINDS:
         for before in (*KINDS, "alone"):
             found["on", before, kind] = went_on(kind, world, "muon", folder / f"{before}-muon")
+    for name, sharding in SHARDINGS.items():
+        parallel = parallel_for("parallel", "fsdp", world, sharding)
+        step(parallel, world)  # what it leaves must not be in the way of the next
+        parallel.model.zero_grad()
+        found[name] = step(parallel, world)
+    found["memory"] = peaks_of(world, SHARDED)
     found["errors"] = errors_of(world)
     found["runs"] = runs_of(world, folder)
     torch.save(found, folder / f"found-{rank}.pt")
     dist.destroy_process_group()
+
+
+SMALL = (
+    "model.vocab_size=1000", "model.width=64", "model.num_mtp_heads=2", "model.ffn_width=172",
+    "model.qk_norm=false",
+    "optim.kind=adamw", "training.row_tokens=64", "training.rows=4", "training.micro_batches=4",
+    "training.mask_documents=false", "training.objective.logits_mib=0.25",
+)  # fmt: skip
+SHARDED = load_recipe("tiny", [*SMALL, "model.num_layers=4", "training.parallel=fsdp"])
+
+
+def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
+    """What training steps hold: by our tracker, by torch's allocator, and of the model itself."""
+    placement = Placement(CPU, "fp32", "dense", compiles=False)
+    held: Counter[str] = Counter()
+
+    def mark(tensors: Iterable[torch.Tensor], part: Part) -> None:
+        own = [t.to_local() if is_sharded(t) else t for t in tensors]
+        held[part] = sum(tensor.untyped_storage().nbytes() for tensor in own)
+        tracker.mark(own, part)
+
+    tracker = StorageTracker(asked.model.vocab_size)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler, tracker:
+        run_steps(asked, placement, mark, world)
+    return {
+        "followed": tracker.peak().bytes_by_part,
+        "allocated": allocator_peak(profiler),
+        "held": held,
+    }
 
 
 def recipe_of_run(folder: Path) -> Recipe:
@@ -158,10 +249,59 @@ def recipe_of_run(folder: Path) -> Recipe:
     return recipe.model_copy(update={"schedule": schedule})
 
 
+RUN_OF_TWO = """
+import sys
+from pathlib import Path
+from mtp_code.data.shards import open_shards
+from mtp_code.processes import joined
+from mtp_code.training.loop import train
+from tests.mtp_code.training.test_distributed import hang_behind, recipe_of_run
+
+folder = Path(sys.argv[1])
+with joined() as world:
+    tell = hang_behind(6) if world.is_lead else (lambda progress: None)
+    train(recipe_of_run(folder), open_shards(folder / "tokens"), folder / "killed", tell, world)
+"""
+
+
+def hang_behind(step: int) -> Callable[[Any], None]:
+    """Stops the lead there, as its peer waits for it in the middle of the step behind it."""
+
+    def tell(progress: Any) -> None:
+        if progress.step == step:
+            sys.stdout.write("hangs\n")
+            sys.stdout.flush()
+            signal.pause()
+
+    return tell
+
+
+def kill_a_run_of_two(folder: Path) -> None:
+    """Starts it by torchrun; as it hangs behind its checkpoint, all its processes get SIGKILL."""
+    script = folder / "run.py"
+    script.write_text(RUN_OF_TWO)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, str(folder)], stdout=subprocess.PIPE, env=environment, text=True
+    ) as torchrun:
+        assert torchrun.stdout is not None
+        workers: list[int] = []
+        try:
+            assert torchrun.stdout.readline() == "hangs\n"
+            children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
+            workers = [int(pid) for pid in children.read_text().split()]
+        finally:
+            for pid in (torchrun.pid, *workers):  # torchrun first, or it would end them its way
+                os.kill(pid, signal.SIGKILL)
+
+
 def runs_of(world: World, folder: Path) -> list[str]:
-    """A run to its end; then one whose second process is asked to end, and that goes on."""
+    """A run to its end, a killed one to its end, and one that is asked to end and goes on."""
     shards = open_shards(folder / "tokens")
-    train(recipe_of_run(folder), shards, folder / "to-the-end", world=world)
+    for name in ("to-the-end", "killed"):
+        train(recipe_of_run(folder), shards, folder / name, world=world)
     told = []
 
     def ask(step: int, schedule: Any) -> float:
@@ -192,7 +332,7 @@ def errors_of(world: World) -> list[str]:
     for attempt in (
         lambda: world.everywhere(fail(1)),
         lambda: world.from_lead(fail(0)),
-        lambda: parallelize(build_model(config_of("parallel"), 1), "none", world, "cpu"),
+        lambda: parallelize(build_model(config_of("parallel"), 1), "none", world, CPU),
         lambda: rows_of_process(3, world),
     ):
         try:
@@ -215,7 +355,10 @@ def found(folder: Path) -> list[dict[Any, Any]]:
     (folder / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     recipe = recipe_of_run(folder)
     prepare(recipe.data, recipe.tokenizer, folder / "tokens")
-    mp.spawn(in_two, (folder,), nprocs=2)
+    kill_a_run_of_two(folder)
+    shutil.copytree(folder / "killed", folder / "killed-for-one")
+    processes.that_train()
+    mp.start_processes(in_two, (folder,), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
 
 
@@ -229,7 +372,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
-    expected = step(build_model(config_of(name), seed=1), "none", ALONE, [])
+    expected = step(parallel_for(name, "none", ALONE), ALONE)
     for rank in range(2):
         assert_close(found[rank][kind, name]["gradients"], expected["gradients"])
         assert found[rank][kind, name]["norm"].item() == pytest.approx(
@@ -238,16 +381,85 @@ def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
     assert expected["norm"] > CLIP, "or clipping would be no part of what is compared"
 
 
-def test_what_heads_share_is_gathered_once_and_reduced_once_a_step(found):
-    """And a layer twice, and reduced once, with each of the two micro-batches."""
-    config = config_of("parallel")
-    num_shared = 3  # embedding, norm, unembedding
-    num_layers, num_micro_batches = config.num_layers, ROWS // 2 // MICRO_ROWS
-    counts = found[0]["fsdp", "parallel"]["messages"]
-    assert counts == {
-        "gather": num_shared + 2 * num_layers * num_micro_batches,
-        "reduce": num_shared + num_layers * num_micro_batches,
-    }
+@pytest.mark.parametrize("name", MODELS)
+def test_shards_begin_with_the_weights_of_a_whole_model_bit_for_bit(found, name):
+    whole = weights_of(build_model(config_of(name), seed=1))
+    for rank in range(2):
+        begun = found[rank]["fsdp", name]["begun"]
+        assert begun.keys() == whole.keys()
+        assert all(torch.equal(begun[key], weight) for key, weight in whole.items())
+
+
+@pytest.mark.parametrize("name", SHARDINGS)
+def test_what_memory_is_paid_for_changes_no_gradient(found, name):
+    for rank in range(2):
+        assert_close(found[rank][name]["gradients"], found[rank]["fsdp", "parallel"]["gradients"])
+
+
+SHARED = 3
+"""Embedding, norm and unembedding: gathered once and reduced once a step, whatever layers are."""
+TRUNK, HEADS, MICRO_BATCHES = 2, 3, ROWS // 2 // MICRO_ROWS
+EACH_TIME = {
+    "gather": SHARED + (2 * TRUNK + HEADS) * MICRO_BATCHES,
+    "reduce": SHARED + (TRUNK + HEADS) * MICRO_BATCHES,
+}
+ONCE = SHARED + TRUNK + HEADS
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        (("fsdp", "parallel"), EACH_TIME),
+        ("layers, two ahead", EACH_TIME),
+        ("layers, none ahead", EACH_TIME),
+        ("weights kept", EACH_TIME | {"gather": ONCE}),
+        ("reduced once", EACH_TIME | {"reduce": ONCE}),
+        ("kept, reduced once", {"gather": ONCE, "reduce": ONCE}),
+    ],
+    ids=str,
+)
+def test_what_is_sent_in_a_step(found, name, expected):
+    """A layer of the trunk is gathered for its forward and its backward, a head for both."""
+    assert config_of("parallel").num_layers == TRUNK + HEADS
+    assert found[0][name]["messages"] == expected
+
+
+@pytest.mark.parametrize(
+    "name, num_ahead",
+    [("layers, none ahead", 0), (("fsdp", "parallel"), 1), ("layers, two ahead", 2)],
+    ids=str,
+)
+def test_so_many_layers_are_gathered_ahead_of_the_one_that_computes(found, name, num_ahead):
+    assert found[0][name]["ahead"] == SHARED + 1 + num_ahead
+
+
+def test_memory_of_a_process_is_predicted_on_a_group_that_is_not_there(found):
+    predicted = predict_peak(SHARDED, "cpu", num_processes=2)
+    seen = found[0]["memory"]
+    for part in PARTS:
+        assert abs(predicted.bytes_by_part[part] - seen["followed"][part]) < 256, part
+    assert abs(predicted.total_bytes - seen["allocated"]) < 64 * 1024
+    assert predicted.bytes_by_part["parameters"] == seen["held"]["parameters"]
+    assert predicted.bytes_by_part["optimizer"] == seen["held"]["optimizer"]
+    embeddings_and_a_layer = 4 * (2 * 1000 * 64 + 64 + 4 * 64 * 64 + 3 * 64 * 172 + 2 * 64)
+    assert predicted.bytes_by_part["gathered"] >= embeddings_and_a_layer
+    assert seen["held"]["parameters"] == 4 * count_parameters(SHARDED.model).total / 2
+
+
+def test_what_memory_is_paid_for_is_predicted():
+    """4 bytes a parameter of all layers but one that lies there anyway, or but their shards."""
+    settings = [*SMALL, "model.num_layers=10", "training.rows=8", "training.micro_batches=8"]
+    by_layer, *others = (
+        predict_peak(
+            load_recipe("tiny", [*settings, "training.parallel=fsdp", *more]),
+            "cpu",
+            num_processes=4,
+        ).total_bytes
+        for more in ((), ("training.fsdp.keep_weights=true",), ("training.fsdp.reduce_once=true",))
+    )
+    layer_bytes = 4 * (4 * 64 * 64 + 3 * 64 * 172 + 2 * 64)
+    for other in others:
+        assert 6 * layer_bytes < other - by_layer <= 10 * layer_bytes
 
 
 def test_replicas_add_up_once_a_step(found):
@@ -310,16 +522,43 @@ def test_what_fails_in_one_process_fails_in_all_and_one_says_why(found):
     assert found[1]["errors"] == ["RecipeError: 1 is wrong", "PeerError: process 0 failed", *told]
 
 
-def test_a_run_of_two_processes_is_that_of_one_also_where_one_was_asked_to_end(found, folder):
-    """Asked in the third step, both end behind it."""
+def losses_of(run_dir: Path) -> list[tuple[str, int, list[float]]]:
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    return [(row["kind"], row["step"], row["loss_by_offset"]) for row in rows]
+
+
+def assert_same_to_rounding(run_dir: Path, other_dir: Path) -> None:
+    for found, expected in zip(losses_of(run_dir), losses_of(other_dir), strict=True):
+        assert found[:2] == expected[:2]
+        assert found[2] == pytest.approx(expected[2], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(found: list[dict[Any, Any]], folder: Path) -> Path:
+    """The run of one process that nobody disturbed."""
     train(recipe_of_run(folder), open_shards(folder / "tokens"), folder / "alone")
-    names = ("alone", "to-the-end", "asked")
-    runs = [read_metrics(folder / name / "metrics.jsonl") for name in names]
-    losses = [[(row["kind"], row["step"], row["loss_by_offset"]) for row in run] for run in runs]
-    assert losses[1] == losses[2]
-    for alone, together in zip(*losses[:2], strict=True):
-        assert together[:2] == alone[:2]
-        assert together[2] == pytest.approx(alone[2], rel=1e-3)
+    return folder / "alone"
+
+
+def test_a_run_of_two_processes_is_that_of_one_also_where_one_was_asked_to_end(
+    found, folder, alone
+):
+    """Asked in the third step, both end behind it."""
+    assert losses_of(folder / "asked") == losses_of(folder / "to-the-end")
+    assert_same_to_rounding(folder / "to-the-end", alone)
     for rank in range(2):
         (told,) = found[rank]["runs"]
         assert "ended at step 3 of 8" in told
+
+
+def test_killed_in_the_middle_of_a_step_two_processes_go_on_bit_for_bit(found, folder):
+    assert losses_of(folder / "killed") == losses_of(folder / "to-the-end")
+
+
+def test_a_run_of_two_processes_that_was_killed_goes_on_in_one(found, folder, alone):
+    run_dir = folder / "killed-for-one"
+    newest = latest_checkpoint(run_dir)
+    assert newest == checkpoint_path(run_dir, 4), "killed behind step 6, of 8"
+    assert (newest / "model").is_dir(), "written by two"
+    train(recipe_of_run(folder), open_shards(folder / "tokens"), run_dir)
+    assert_same_to_rounding(run_dir, alone)

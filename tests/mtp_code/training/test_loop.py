@@ -4,16 +4,17 @@ import errno
 import json
 import shutil
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 
 from mtp_code.checkpoint import checkpoint_path, latest_checkpoint
 from mtp_code.config import validate
+from mtp_code.data.batches import Batch, TrainingBatches
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import AskedToEnd, CheckpointError, MachineError, RecipeError, TrainingError
@@ -25,6 +26,7 @@ from mtp_code.run_folder import begin_run, load_run, read_run
 from mtp_code.training.loop import Progress, _validations, train
 from mtp_code.training.loop import validate as validate_losses
 from mtp_code.training.metrics import read_metrics
+from tests import processes
 
 NUM_STEPS = 24
 
@@ -116,27 +118,26 @@ def test_bits_per_byte_of_a_byte_model_are_its_loss(whole_run):
     assert bits < last["bits_per_byte"] < 1.1 * bits
 
 
+def train_and_tell(folder: Path, run_dir: Path, told: Connection) -> None:
+    torch.set_num_threads(1)
+    tell = lambda progress: told.send(progress.step)  # noqa: E731
+    train(recipe_for(folder), open_shards(folder / "tokens"), run_dir, tell)
+
+
 def test_killed_at_any_moment_it_ends_bit_identical(folder, whole_run):
-    script = (
-        "import sys; from pathlib import Path; import torch\n"
-        "from tests.mtp_code.training.test_loop import recipe_for\n"
-        "from mtp_code.data.shards import open_shards\n"
-        "from mtp_code.training.loop import train\n"
-        "folder, run = map(Path, sys.argv[1:])\n"
-        "def tell(progress): print(progress.step, flush=True)\n"
-        "train(recipe_for(folder), open_shards(folder / 'tokens'), run, tell)\n"
-    )
-    run_dir = folder / "killed"
-    command = [sys.executable, "-c", script, str(folder), str(run_dir)]
+    run_dir, context = folder / "killed", processes.that_train()
     for stop_after in (4, 14, 22):  # between checkpoints
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        while int(process.stdout.readline() or NUM_STEPS) < stop_after:
+        steps, told = context.Pipe(duplex=False)
+        process = context.Process(target=train_and_tell, args=(folder, run_dir, told))
+        process.start()
+        told.close()
+        while steps.recv() < stop_after:
             pass
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert read_run(run_dir)["finished_at"] is None
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    train(recipe_for(folder), open_shards(folder / "tokens"), run_dir)
     expected = checkpoint_path(whole_run, NUM_STEPS)
     assert files_of(checkpoint_path(run_dir, NUM_STEPS)) == files_of(expected)
     assert losses_of(run_dir) == losses_of(whole_run)
@@ -316,6 +317,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(fo
     with pytest.raises(TrainingError, match=r"diverged: loss .* at step \d+ .*lower optim.lr"):
         train(validate(Recipe, values, where="test"), shards, run_dir)
     assert latest_checkpoint(run_dir) is not None
+
+
+def test_steps_without_any_label_count_in_no_mean(folder, shards, tmp_path, monkeypatch, caplog):
+    """Steps 3 and 4 of 24 are padding, and so is step 5 of the window of 5 and 6."""
+    rows, recipe = TrainingBatches.rows, recipe_for(folder, log_every=2, checkpoint_every=6)
+
+    def some_empty(batches: TrainingBatches, first: int, num_rows: int) -> Batch:
+        batch = rows(batches, first, num_rows)
+        is_empty = first // recipe.training.rows in (2, 3, 4)
+        return batch._replace(documents=np.full_like(batch.documents, -1)) if is_empty else batch
+
+    monkeypatch.setattr(TrainingBatches, "rows", some_empty)
+    train(recipe, shards, tmp_path)
+    logged = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["step"] for row in logged[:3]] == [2, 6, 8]
+    assert all(len(row["loss_by_offset"]) == 2 for row in logged)
+    assert logged[1]["loss"] == pytest.approx(sum(logged[1]["loss_by_offset"]))
+    assert "no label in the steps up to 4" in caplog.text
 
 
 def test_a_loaded_run_is_the_model_that_was_trained(whole_run):

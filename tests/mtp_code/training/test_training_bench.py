@@ -1,5 +1,6 @@
 """The bench at its smallest: every section answers, and one that fails leaves the others alone."""
 
+import json
 from typing import Any
 
 import pytest
@@ -26,7 +27,12 @@ def test_every_section_answers(monkeypatch):
 
     monkeypatch.setattr(Bench, "attention", broken)
     lines: list[str] = []
-    record = Bench("smoke", 300, lines.append).run()
+    kept: list[str] = []
+    bench = Bench("smoke", 300, lines.append)
+    record = bench.run(bench.sections(), lambda so_far: kept.append(json.dumps(so_far)))
+    assert len(kept) == len(lines) + len(bench.sections()), "with each row, and as a section ends"
+    assert json.loads(kept[-1]) == record
+    assert list(json.loads(kept[0])) == ["size", "device", "gradients"]
     assert record["attention"] == {
         "rows": [{"kept": 1}], "error": "RuntimeError: no such kernel"
     }  # fmt: skip
@@ -43,6 +49,7 @@ def test_every_section_answers(monkeypatch):
 
 
 def test_without_time_each_section_says_so():
-    record = Bench("smoke", 0, lambda line: None).run()
+    bench = Bench("smoke", 0, lambda line: None)
+    record = bench.run(bench.sections())
     assert "no time" in record["steps"]["error"]
     assert record["vocabulary"]["rows"] == []

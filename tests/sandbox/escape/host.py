@@ -220,7 +220,7 @@ def descendants(pid: int) -> set[int]:
     return below - {pid}
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
     """Whether it came to pass in time."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from mtp_code.decoding.requests import Request
 from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.interop.export import export
 from mtp_code.interop.vllm import installed_version, speculative_config
+from mtp_code.loading import load_model
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.run_folder import load_run
 from mtp_code.samplers.base import Drawing, Sampler
@@ -177,23 +179,29 @@ def test_main_alone_answers_as_our_engine_does(exported, plain):
             assert tokens[len(answer.tokens)] == TOKENIZER.end_of_text
 
 
-def test_all_samplers_answer_alike(exported):
+def test_all_samplers_answer_alike(exported, tmp_path):
+    """Of a model whose makers end answers at one more token, an ordinary one."""
     from mtp_code.samplers.vllm import VllmSampler
-
-    ours = OurSampler(load_run(exported.run), batch_rows=4)
-    others = [
-        TransformersSampler(exported.main, batch_rows=4),
-        VllmSampler(
-            exported.main, heads=exported.folder / "heads", batch_rows=4, enforce_eager=True
-        ),
-    ]
 
     def answers(sampler: Sampler, *stops: str) -> dict[str, str]:
         asked = [Asked(str(n), 0, task["prompt"], stops, n) for n, task in enumerate(TASKS)]
         return {one.task_id: text for one, text in sampler.draw(asked, Drawing(MAX_TOKENS))}
 
+    longer = answers(OurSampler(load_run(exported.run), batch_rows=4))
+    end = max(longer["0"], key=longer["0"].index)  # the character that comes up last
+    folder = shutil.copytree(exported.folder, tmp_path / "out")
+    generation = folder / "main" / "generation_config.json"
+    told = json.loads(generation.read_text())
+    generation.write_text(json.dumps(told | {"eos_token_id": [TOKENIZER.end_of_text, ord(end)]}))
+    main = str(folder / "main")
+    ours = OurSampler(load_model(folder), batch_rows=4)
+    others = [
+        TransformersSampler(main, batch_rows=4),
+        VllmSampler(main, heads=folder / "heads", batch_rows=4, enforce_eager=True),
+    ]
     whole = answers(ours)
-    stop = whole["0"][8:11]
+    assert whole["0"] == longer["0"][: longer["0"].index(end)]
+    stop = whole["0"][4:7]
     cut = answers(ours, stop)
     assert cut["0"] == whole["0"][: whole["0"].index(stop)]
     assert [answers(other) for other in others] == [whole, whole]

@@ -1,0 +1,75 @@
+"""A model trained, asked, judged and decoded with, at a size of no use."""
+
+from typing import Any
+
+import pytest
+
+import evals.errors
+from mtp_code.cli import trained_bench
+from mtp_code.cli.benches import _chosen_sections
+from mtp_code.cli.trained_bench import PLANS, TrainedBench, trained_lines
+from mtp_code.training.bench import OutOfTimeError
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trained_bench, "all_references", list)  # a minute of looking for copies
+        folder = tmp_path_factory.mktemp("trained")
+        return list(TrainedBench(PLANS["smoke"], folder, lambda: 600.0).rows())
+
+
+def of(rows: list[dict[str, Any]], num_heads: int, key: str) -> Any:
+    (row,) = [row for row in rows if row.get("num_mtp_heads") == num_heads and key in row]
+    assert row["num_steps"] == PLANS["smoke"].max_steps
+    return row[key]
+
+
+def test_both_are_trained_on_the_same_tokens_and_tried_on_held_out_packages(rows):
+    tokens = rows[0]["tokens"]
+    assert tokens["packages"]["held_out"] > 0
+    for num_heads in (4, 1):
+        trained, held_out = (of(rows, num_heads, key) for key in ("train", "held_out"))
+        assert trained["tokens"] == PLANS["smoke"].max_steps * 4 * 64
+        assert set(held_out) == {"packages", "micro"}
+        for losses in held_out.values():
+            assert len(losses["loss_by_offset"]) == num_heads
+            assert 1 < losses["bits_per_byte"] < 8
+    assert len(rows) == 1 + 3 + 2
+
+
+def test_pass_at_1_and_acceptance_come_with_their_counts(rows):
+    for num_heads in (4, 1):
+        passed = of(rows, num_heads, "micro_pass_at_1")
+        assert 0 <= passed["low"] <= passed["value"] <= passed["high"] <= 1
+        assert (passed["tasks"], passed["samples"]) == (4, 1)
+    decoding = of(rows, 4, "decoding")
+    assert [mode["drafts"] for mode in decoding[:4]] == [0, 1, 2, 3]
+    assert all(len(mode["acceptance_by_offset"]) == mode["drafts"] for mode in decoding[:4])
+
+
+def test_every_row_is_told_in_words(rows):
+    told = "\n".join(line for row in rows for line in trained_lines(row))
+    assert "corpus, M tokens | packages 0." in told
+    assert "trained n=4 | 8 steps | packages held out: by offset " in told
+    assert "trained n=1 | micro pass@1 " in told
+    assert "trained n=4 | speculative 3 drafts | accepted " in told
+
+
+def test_without_time_for_a_few_steps_the_corpus_is_all_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(trained_bench, "all_references", list)
+    monkeypatch.setattr(TrainedBench, "_prepare", lambda bench: {"tokens": {}})
+    monkeypatch.setattr(TrainedBench, "_probed_step_s", lambda bench, num_heads: 10.0)
+    bench = TrainedBench(PLANS["smoke"], tmp_path, lambda: 100.0)
+    rows = bench.rows()
+    assert next(rows) == {"tokens": {}}
+    with pytest.raises(OutOfTimeError):
+        next(rows)
+
+
+def test_sections_are_chosen_by_name():
+    known = {"gradients": 1, "steps": 2, "trained": 3}
+    assert _chosen_sections(None, known) == known
+    assert list(_chosen_sections("trained,steps", known)) == ["trained", "steps"]
+    with pytest.raises(evals.errors.InputError, match=r"--sections step: .*did you mean steps"):
+        _chosen_sections("step", known)
