@@ -81,7 +81,7 @@ def bench_decode_shapes(
     ] = 3.5,
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
@@ -128,7 +128,7 @@ def bench_exactness(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     draws: Annotated[int, typer.Option(min=0, help="Samples held to their law; 0: none.")] = 10**6,
     peers: Annotated[bool, typer.Option(help="transformers' generate too.")] = True,
-    num_threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="[default: RUN/exactness.json]")] = None,
 ) -> None:
     """Answers held to plain decoding's token by token, and samples to the law they follow."""
