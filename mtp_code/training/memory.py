@@ -90,8 +90,8 @@ def predict_peak(recipe: Recipe, device_type: str = "cuda", num_processes: int =
     )
     training = recipe.training.model_copy(update={"objective": objective})
     placement = replace(chosen, device=torch.device("cpu"), compiles=False)
-    without_content = _WithoutContent(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
-    with _pretended(num_processes) as world, without_content, _Answering():
+    without_content = _WithoutContent(allow_non_fake_inputs=True)
+    with _pretended(num_processes) as world, without_content, _Answering():  # type: ignore[no-untyped-call]
         tracker = StorageTracker(
             recipe.model.vocab_size, lambda: without_content.is_asked_for_shapes
         )
@@ -197,7 +197,7 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> Self:
         resize = self._resize_before = torch.UntypedStorage.resize_
 
-        def followed(untyped: torch.UntypedStorage, num_bytes: int) -> Any:
+        def followed(untyped: Any, num_bytes: int) -> Any:
             resized = resize(untyped, num_bytes)
             if (storage := self._live.get(id(untyped))) is not None:
                 storage.part = "gathered"
@@ -205,8 +205,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 storage.num_bytes = num_bytes
             return resized
 
-        torch.UntypedStorage.resize_ = followed  # type: ignore[method-assign]
-        return super().__enter__()  # type: ignore[no-any-return]
+        torch.UntypedStorage.resize_ = followed  # type: ignore[method-assign, assignment]
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *exception: object) -> None:
         torch.UntypedStorage.resize_ = self._resize_before  # type: ignore[method-assign]
@@ -285,11 +285,11 @@ class _WithoutContent(FakeTensorMode):
 
     def __enter__(self) -> Self:
         self._depth += 1
-        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+        return super().__enter__()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self._depth -= 1
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        super().__exit__(*exception)
 
 
 class _Answering(TorchDispatchMode):  # type: ignore[no-untyped-call]

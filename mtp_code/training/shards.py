@@ -86,7 +86,7 @@ class Shards:
 
         A step has many backwards, a head's each and the trunk's; none of them is FSDP2's last one.
         """
-        root = cast(FSDPModule, fully_shard(_Root(self._layers), mesh=self._mesh))
+        root = fully_shard(_Root(self._layers), mesh=self._mesh)
         with torch.no_grad():
             root(torch.zeros((), device=self._device))  # type: ignore[operator]  # finds its layers
         root.set_is_last_backward(False)
@@ -159,7 +159,7 @@ class _Root(nn.Module):
 
 def _shard_layer(layer: nn.Module, mesh: DeviceMesh, device: torch.device) -> None:
     is_outline = any(parameter.is_meta for parameter in layer.parameters())
-    sharded = cast(FSDPModule, fully_shard(layer, mesh=mesh, reshard_after_forward=True))
+    sharded = fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     if is_outline:
         layer.to_empty(device=device)
     # The losses are parts of one mean already, so gradients add up.
