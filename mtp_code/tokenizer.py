@@ -314,7 +314,8 @@ class Tokenizer:
 
     def spelled(self, token_id: int) -> str:
         """An id as the vocabulary has it."""
-        spelled: str = self._backend.id_to_token(token_id)
+        spelled = self._backend.id_to_token(token_id)
+        assert spelled is not None, token_id
         return spelled
 
     def token_bytes(self, token_id: int) -> bytes:
