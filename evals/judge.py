@@ -261,14 +261,19 @@ class _Finder:
 def _keep_long_runs(
     long_runs: Mapping[str, Answered], references: list[Sample], findings: Findings, plans: Plans
 ) -> None:
-    """Findings on references that need no second run, if the first kept the limits of each part."""
+    """Findings on references that need no second run now, if the first kept each part's limits.
+
+    They are not kept for another time: then the outputs are known, and the references held to them.
+    """
     for sample in references:
         answered = long_runs.get(sample.task_id)
         for job in plans[sample.task_id].jobs(sample) if answered else ():
             assert answered is not None
-            within_time = answered.cpu_s <= job.limits.cpu_s
-            if within_time and answered.peak_memory_bytes <= job.limits.memory_bytes:
-                findings.keep(job.key, of_expected(answered)._asdict())
+            limits = job.limits
+            within_time = answered.cpu_s <= limits.cpu_s and answered.wall_s <= limits.wall_limit_s
+            if within_time and answered.peak_memory_bytes <= limits.memory_bytes:
+                found = of_expected(answered)._asdict()
+                findings.keep(job.key, found, is_transient=True)
 
 
 def _found(sample: Sample, findings: Findings, plan: Plan) -> list[Finding]:

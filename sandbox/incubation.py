@@ -18,14 +18,7 @@ from sandbox.plan import Plan
 
 # The package is one of the same name without its __init__, which would import the harness.
 _BOOT: Final = """
-import sys
-if sys.version_info < (3, 11):
-    import json, socket
-    reason = "%s is Python %d.%d" % (sys.executable, *sys.version_info[:2])
-    message = {"unavailable": [reason, "name an interpreter of Python 3.11 or newer"]}
-    socket.socket(fileno=0).send(json.dumps(message).encode())
-    sys.exit(1)
-import types
+import sys, types
 package = types.ModuleType("sandbox")
 package.__path__ = [sys.argv[1]]
 sys.modules["sandbox"] = package
@@ -92,26 +85,27 @@ class Incubator:
     ) -> None:
         self.close()
 
-    def fork_room(self, plan: Plan, control: socket.socket) -> RoomProcess:
-        """The first process of a room that is spoken to through ``control``'s other end; it goes
-        on once it receives a message.
+    def fork_room(self, plan: Plan) -> tuple[RoomProcess, socket.socket]:
+        """The first process of a room, which goes on once it receives a message, and the socket
+        that the room is spoken to through.
 
         Raises:
-            SandboxUnavailable: not on Linux, or the interpreter cannot be started.
+            SandboxUnavailable: not on Linux, the interpreter cannot be started, or no process can.
         """
+        assert plan.for_checks == self._for_checks  # or checks would hash by a seed that is known
         if self._control is not None:
             with contextlib.suppress(OSError):
-                if (process := self._ask(self._control, plan, control)) is not None:
-                    return process
+                if (room := self._ask(self._control, plan)) is not None:
+                    return room
             self.close()  # it was lost since
         try:
-            process = self._ask(self._start(), plan, control)
+            room = self._ask(self._start(), plan)
         except OSError:
-            process = None
-        if process is None:
+            room = None
+        if room is None:
             self.close()
             raise self._unavailable()
-        return process
+        return room
 
     def close(self) -> None:
         """Let it end, once its rooms have."""
@@ -166,22 +160,30 @@ class Incubator:
         return ("-I", "-S") if self._for_checks else ("-s", "-P", "-S")
 
     def _ask(
-        self, incubator: socket.socket, plan: Plan, control: socket.socket
-    ) -> RoomProcess | None:
+        self, incubator: socket.socket, plan: Plan
+    ) -> tuple[RoomProcess, socket.socket] | None:
         """None where it has ended.
 
         Raises:
             SandboxUnavailable: it says that it cannot.
             OSError: it has ended, or does not answer.
         """
-        messages.send(incubator, {"plan": plan.as_json()}, {"control": control.fileno()})
-        match messages.receive(incubator):
-            case messages.Message({"pid": pid}, {"process": descriptor}):
-                return RoomProcess(pid, descriptor)
-            case messages.Message({"unavailable": [reason, remedy]}):
-                self.close()
-                raise SandboxUnavailable(reason, remedy)
-        return None
+        # A pair of its own for each attempt: a room that was forked, but not told of, then ends.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        room = None
+        try:
+            with theirs:
+                content = {"plan": plan.as_json()}
+                messages.send(incubator, content, {"control": theirs.fileno()})
+            match messages.receive(incubator):
+                case messages.Message({"pid": pid}, {"process": descriptor}):
+                    room = RoomProcess(pid, descriptor), ours
+                case messages.Message({"unavailable": [reason, remedy]}):
+                    raise SandboxUnavailable(reason, remedy)
+            return room
+        finally:
+            if room is None:
+                ours.close()
 
     def _unavailable(self) -> SandboxUnavailable:
         if self._is_chosen:

@@ -13,7 +13,7 @@ import signal
 import site
 import socket
 import sys
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from sandbox import contain, libc, namespaces, rehearsal, zygote
 from sandbox.messages import Message, receive, send
@@ -21,6 +21,7 @@ from sandbox.plan import Plan
 
 _CONTROL: Final = 0
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_MORE: Final = "raise the limits of processes, memory and open files, or use fewer workers"
 
 # What programs import most: a first import costs a sample more than all the rest of its run. But
 # each library that is mapped costs every fork some 10 microseconds, so what one program in hundreds
@@ -44,14 +45,20 @@ def main(*, for_checks: bool) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=_CONTROL)
     while (message := receive(control)) is not None:
-        pid = libc.fork()
-        if pid == 0:
-            _become_room(message)
+        content: dict[str, Any] = {}
+        descriptors: dict[str, int] = {}
+        try:
+            pid = libc.fork()
+            if pid == 0:
+                _become_room(message)
+            content, descriptors = {"pid": pid}, {"process": os.pidfd_open(pid)}
+        except OSError as error:
+            content = {"unavailable": [f"no room can be forked ({error.strerror})", _MORE]}
         message.close()
         with contextlib.suppress(BrokenPipeError):
-            process = os.pidfd_open(pid)
-            send(control, {"pid": pid}, {"process": process})
-            os.close(process)
+            send(control, content, descriptors)
+        for descriptor in descriptors.values():
+            os.close(descriptor)
     with contextlib.suppress(ChildProcessError):
         os.wait()  # for all of them, since their ends are ignored
     os._exit(0)

@@ -1,4 +1,4 @@
-"""What harness, zygotes and desks say to each other: JSON with named descriptors, in packets."""
+"""What harness, incubators, zygotes and desks say to each other: JSON with named descriptors."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 _MAX_BYTES: Final = 1 << 16
 _MAX_DESCRIPTORS: Final = 8
 _DESCRIPTORS_BYTES: Final = socket.CMSG_SPACE(4 * _MAX_DESCRIPTORS)
+# Nothing that is started meanwhile is to have what arrives.
+_FLAGS: Final = socket.MSG_CMSG_CLOEXEC
 
 # A room's waiting process handles two messages a sample, and after each fork whatever it touches is
 # copied for it, page by page: so without the layers around json's scanner and encoder, nor those
@@ -52,7 +54,7 @@ def _dump(content: dict[str, Any]) -> bytes:
 def receive(control: socket.socket) -> Message | None:
     """The next packet; None when the other side is gone."""
     try:
-        data, ancillary, _, _ = control.recvmsg(_MAX_BYTES, _DESCRIPTORS_BYTES)
+        data, ancillary, _, _ = control.recvmsg(_MAX_BYTES, _DESCRIPTORS_BYTES, _FLAGS)
     except ConnectionResetError:
         return None
     if not data:

@@ -1,7 +1,8 @@
 """The harness's side of a room: start it, hand it samples, read its reports."""
 
 import contextlib
-import socket
+import errno
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -70,17 +71,16 @@ class Room:
         self._group = group
         self._num_oom_kills = 0
         self._is_ready = False
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with theirs:
-                self.process = incubator.fork_room(plan, theirs)
+            self.process, self.control = incubator.fork_room(plan)
         except SandboxUnavailable:
-            self.control.close()
             self._close_group()
             raise
         try:
             if group is not None:
                 group.add(self.process.pid)
+                if self.process.wait(0):  # then its number may have been another's
+                    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             messages.send(self.control, {"begin": True})  # in its group, that is
         except OSError as error:
             self.close()
@@ -109,7 +109,9 @@ class Room:
                 self.close()
                 raise SandboxUnavailable(reason, remedy)
         self.close()
-        raise SandboxUnavailable("a room ended before it was ready", _PROBE)
+        chosen = self.plan.profile.interpreter
+        of_which = "" if chosen is None else f" of {chosen}"
+        raise SandboxUnavailable(f"a room{of_which} ended before it was ready", _PROBE)
 
     def start(self, job: int, role: str, limits: Limits, descriptors: dict[str, int]) -> None:
         """Hand over a sample; see `sandbox.zygote` for the roles and their descriptors.

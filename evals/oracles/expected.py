@@ -188,11 +188,18 @@ def _parts(task: Task, written: bytes) -> dict[str, str]:
     Raises:
         InputError: it is not a line of answers a part.
     """
+    oracle = task.oracle
+    assert oracle is not None
     lines = written.decode("utf-8", "replace").splitlines()
-    if len(lines) != len(_PARTS) or not all(line.startswith("[") for line in lines):
+    due = [len(_elements(oracle.inputs[part])) for part in _PARTS]
+    try:
+        came = [len(_elements(line)) if line.startswith("[") else -1 for line in lines]
+    except ValueError:
+        came = []
+    if came != due:
         raise InputError(
             f"{task.task_id}: its reference solution ends before it has answered all inputs, or "
-            f"writes lines of its own: {len(lines)} came where {len(_PARTS)} were due; mend it"
+            "writes lines of its own; mend it"
         )
     return dict(zip(_PARTS, lines, strict=True))
 

@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from sandbox import Checks, Limits, Outcome, Pool, SandboxUnavailable
+from sandbox import Checks, Limits, Outcome, Pool, SandboxUnavailable, incubation
 from sandbox.incubation import Incubator
 from sandbox.plan import Plan
 from sandbox.room import Room
@@ -102,3 +103,21 @@ def test_nobody_may_look_into_an_incubator():
         # What belongs to a process that may be traced is its user's; else it is root's.
         assert Path(f"/proc/{incubator_of(pool)}/mem").stat().st_uid == 0
     assert Path("/proc/self/mem").stat().st_uid == os.geteuid()
+
+
+def test_a_room_that_was_forked_but_not_told_of_ends(monkeypatch):
+    """Else two rooms would listen to one socket, and the one in no group might be heard."""
+    boot = incubation._BOOT.replace(
+        "incubator.main(",
+        "import os\nif not os.path.exists({mark!r}):\n"
+        "    open({mark!r}, 'x').close()\n"
+        "    os.pidfd_open = lambda pid: os._exit(1)\nincubator.main(",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(incubation, "_BOOT", boot.replace("{mark!r}", repr(f"{folder}/mark")))
+        with Pool(Limits(cpu_s=5), 1) as pool:
+            first = pool._engine._workers[0].room.process.pid
+            assert next(pool.run_all(["print(1)"])).output_tail == "1\n"
+            assert children(incubator_of(pool)) == [first]
+            assert children(first)
+        assert Path(folder, "mark").exists()  # the first incubator was lost

@@ -106,7 +106,8 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
 
     def checked(model, drafter, state, plan):
         nonlocal drafted, longest_lag
-        drafts_Bk = real_draft(model, drafter, state, plan)
+        drafts_Bkr = real_draft(model, drafter, state, plan)  # r ranks, of which a line has one
+        drafts_Bk = drafts_Bkr[:, :, 0]
         longest_lag = max(longest_lag, plan.window)
         rows = zip(state.tokens_BC, state.cache.lengths_B.tolist(), drafts_Bk.tolist(), strict=True)
         for tokens_C, length, drafts_k in rows:
@@ -120,7 +121,7 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
                 continue  # a prompt's last token, which the reference does not know
             assert drafts_k == expected
             drafted += 1
-        return drafts_Bk
+        return drafts_Bkr
 
     monkeypatch.setattr(step, "draft", checked)
     requests = [replace(request, max_new_tokens=18) for request in requests_for(tokenizer)]
