@@ -17,6 +17,7 @@ from mtp_code.decoding.policy import (
     DraftPolicy,
     DraftShape,
     Fixed,
+    Round,
     num_drafts_of,
     num_verified,
 )
@@ -66,6 +67,8 @@ class Stats:
     """Committed, ends of text included."""
     num_forwards: int = 0
     """Of single rows: a forward of a batch counts once for each."""
+    num_rounds: int = 0
+    """Of the batch: all that ran, also for rows that were done or cancelled."""
     prefill_s: float = 0.0
     decode_s: float = 0.0
     drafted: list[int] = field(default_factory=list)
@@ -280,7 +283,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Reads some of the waiting prompts, then advances all that are read by one round."""
+        """Reads some of the waiting prompts, then advances all that are read up to a look."""
         self._read_prompts()
         if not self._num_live:
             return []
@@ -290,10 +293,10 @@ class Engine:
         num_rounds = self._num_rounds(live)
         plan = self._plan(live, shape, num_rounds)
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
-        outcomes = self._runner.run(state, plan, num_rounds)
+        outcomes, was_recorded = self._runner.run(state, plan, num_rounds)
         told = _told(outcomes, len(live))
         before = [len(row.answer.completion.tokens) for row in live]
-        brought = []
+        brought: list[Round] = []
         for outcome, by_row in zip(outcomes, told, strict=True):
             logprobs = _listed(outcome)
             # What comes behind an answer's end is dropped.
@@ -302,17 +305,17 @@ class Engine:
             for place in going_on:
                 own = None if logprobs is None else logprobs[place]
                 self._commit(live[place], by_row[place], own, plan.num_drafts)
-            brought.append([(live[place].id, by_row[place]) for place in going_on])
+            brought.append(
+                Round(
+                    [live[place].id for place in going_on],
+                    [by_row[place].accepted for place in going_on],
+                    [by_row[place].ranks for place in going_on],
+                )
+            )
         events = [_event(row, since) for row, since in zip(live, before, strict=True)]
         elapsed_s = time.perf_counter() - begun_s
-        for of_round in brought:
-            self._policy.observe(
-                [id_ for id_, _ in of_round],
-                shape,
-                [one.accepted for _, one in of_round],
-                elapsed_s / num_rounds,
-                [one.ranks for _, one in of_round],
-            )
+        self._policy.observe(shape, brought, None if was_recorded else elapsed_s)
+        self.stats.num_rounds += num_rounds
         self.stats.decode_s += elapsed_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
         for place in done:

@@ -3,7 +3,7 @@
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mtp_code.decoding.tree import MAX_NODES, MAX_RANKS, Tree
 
@@ -19,10 +19,13 @@ _MARGIN_TO_GO_ON: Final = 0.01
 would turn them on and off, and each time they are turned on the heads must catch up."""
 _INTERVAL: Final = 32
 _LOOKING_SHARE: Final = 0.015
-"""After so many rounds another choice may be tried again, if that took no more of all time."""
+"""After so many looks another choice may be tried again, if that took no more of all time."""
 _TREE_SIZES: Final = (4, 8, 16, MAX_NODES)
 _REGROWN_EVERY: Final = 128
 """Rounds after which trees are grown anew, by what their heads' tokens were worth since."""
+_GAIN_TO_REGROW: Final = 0.03
+"""Tokens that a new tree must promise beyond the one in its place: on a GPU its rounds must be
+recorded first."""
 
 DraftShape = int | Tree
 """Drafts of a round: so many in a line, or a tree."""
@@ -38,23 +41,30 @@ def num_verified(shape: DraftShape) -> int:
     return shape + 1 if isinstance(shape, int) else shape.num_nodes
 
 
+class Round(NamedTuple):
+    """What a round brought the requests that it found unfinished.
+
+    Attributes:
+        keys: the requests.
+        accepted: of each, how many drafts stood.
+        ranks: of each, where the right tokens had their places among the drafts for their offsets,
+            up to the first that did not stand; of a tree.
+    """
+
+    keys: Sequence[int]
+    accepted: Sequence[int]
+    ranks: Sequence[Sequence[int]] = ()
+
+
 class DraftPolicy(Protocol):
     def choose(self, keys: Sequence[int]) -> DraftShape:
-        """Drafts of the next round, for these requests."""
+        """Drafts of the rounds up to the next look, for these requests."""
 
-    def observe(
-        self,
-        keys: Sequence[int],
-        shape: DraftShape,
-        accepted: Sequence[int],
-        elapsed_s: float,
-        ranks: Sequence[Sequence[int]] | None = None,
-    ) -> None:
-        """Takes what a round of these requests accepted and took.
+    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
+        """Takes what the rounds up to a look brought.
 
         Args:
-            ranks: where each right token had its place among the drafts for its offset, up to the
-                first that did not stand; of a tree.
+            elapsed_s: what they took, all together; None if that says nothing about rounds to come.
         """
 
     def forget(self, key: int) -> None:
@@ -70,14 +80,7 @@ class Fixed:
     def choose(self, keys: Sequence[int]) -> DraftShape:
         return self._shape
 
-    def observe(
-        self,
-        keys: Sequence[int],
-        shape: DraftShape,
-        accepted: Sequence[int],
-        elapsed_s: float,
-        ranks: Sequence[Sequence[int]] | None = None,
-    ) -> None:
+    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
         pass
 
     def forget(self, key: int) -> None:
@@ -105,11 +108,12 @@ class Auto:
 
     Expected tokens of a round with k drafts are 1 + a₂ + a₂a₃ + … over the rates at which drafts
     stand behind those that stood, of each request with all requests' as its prior; what it takes
-    is the median of the newest rounds with as many drafts and about as many rows. A number that
-    was never tried is taken to lie on the line between its neighbours. While one choice holds,
+    is the median of the newest looks' rounds with as many drafts and about as many rows. A number
+    that was never tried is taken to lie on the line between its neighbours. While one choice holds,
     another is tried now and then, by what looking has cost: where drafts do not pay, that and
-    warming up are all that `auto` is slower than plain decoding. A round with more drafts than the
-    one before has no time of its own: in it heads catch up with what they were not asked to read.
+    warming up are all that `auto` is slower than plain decoding. Rounds with more drafts than those
+    up to the look before have no time of their own: in them heads catch up with what they were not
+    asked to read. Nor have those that were recorded.
 
     Which number is chosen depends on the clock; the tokens do not depend on the number.
     """
@@ -129,7 +133,7 @@ class Auto:
         self._s_per_token = 0.0  # of the favourite
         self._favourite = 0
         self._is_looking = True
-        self._last = 0  # drafts of the round before
+        self._last = 0  # drafts up to the look before
 
     def choose(self, keys: Sequence[int]) -> DraftShape:
         if self._max_drafts == 0:
@@ -150,26 +154,22 @@ class Auto:
             self._trials.extend([other] * (2 + (other > best)))
         return self._choices[best]
 
-    def observe(
-        self,
-        keys: Sequence[int],
-        shape: DraftShape,
-        accepted: Sequence[int],
-        elapsed_s: float,
-        ranks: Sequence[Sequence[int]] | None = None,
-    ) -> None:
+    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
         num_drafts = num_drafts_of(shape)
-        # A round that found all its rows done took as long, and tells nothing.
-        if keys and num_drafts <= self._last:
-            self._times_s[_size(len(keys))][num_verified(shape)].append(elapsed_s)
+        if elapsed_s is not None:
+            # Rows that are done before the look idle until it, which takes as long.
+            if num_drafts <= self._last:
+                times_s = self._times_s[_size(len(rounds[0].keys))][num_verified(shape)]
+                times_s.append(elapsed_s / len(rounds))
+            self._elapsed_s += elapsed_s
+            if self._is_looking:
+                num_tokens = sum(sum(one.accepted) + len(one.accepted) for one in rounds)
+                self._looking_s += max(0.0, elapsed_s - num_tokens * self._s_per_token)
         self._last = num_drafts
-        self._elapsed_s += elapsed_s
-        if self._is_looking:
-            gained_s = (sum(accepted) + len(accepted)) * self._s_per_token
-            self._looking_s += max(0.0, elapsed_s - gained_s)
-        for key, count in zip(keys, accepted, strict=True):
-            self._all.add(num_drafts, count)
-            self._each.setdefault(key, _Acceptance(self._max_drafts)).add(num_drafts, count)
+        for one in rounds:
+            for key, count in zip(one.keys, one.accepted, strict=True):
+                self._all.add(num_drafts, count)
+                self._each.setdefault(key, _Acceptance(self._max_drafts)).add(num_drafts, count)
 
     def forget(self, key: int) -> None:
         self._each.pop(key, None)
@@ -223,34 +223,34 @@ class AutoTree(Auto):
         self._right = [[0.0] * MAX_RANKS for _ in range(max_drafts)]
         self._asked = [[0.0] * MAX_RANKS for _ in range(max_drafts)]
         self._until_regrown = _REGROWN_EVERY
-        self._grow()
+        sizes = [size for size in _TREE_SIZES if size > max_drafts] if max_drafts else []
+        self._choices = [0, *(Tree.best(self._rates(), size) for size in sizes)]
 
-    def observe(
-        self,
-        keys: Sequence[int],
-        shape: DraftShape,
-        accepted: Sequence[int],
-        elapsed_s: float,
-        ranks: Sequence[Sequence[int]] | None = None,
-    ) -> None:
-        super().observe(keys, shape, accepted, elapsed_s, ranks)
-        if isinstance(shape, int) or ranks is None:
+    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
+        super().observe(shape, rounds, elapsed_s)
+        if isinstance(shape, int):
             return
-        for count, places in zip(accepted, ranks, strict=True):
-            for index in range(min(count + 1, shape.num_drafts)):
-                for rank in range(shape.num_ranks):
-                    right, asked = self._right[index], self._asked[index]
-                    right[rank] = right[rank] * _DECAY + (places[index] == rank)
-                    asked[rank] = asked[rank] * _DECAY + 1
-        self._until_regrown -= 1
+        for one in rounds:
+            for count, places in zip(one.accepted, one.ranks, strict=True):
+                for index in range(min(count + 1, shape.num_drafts)):
+                    for rank in range(shape.num_ranks):
+                        right, asked = self._right[index], self._asked[index]
+                        right[rank] = right[rank] * _DECAY + (places[index] == rank)
+                        asked[rank] = asked[rank] * _DECAY + 1
+        self._until_regrown -= len(rounds)
         if self._until_regrown <= 0:
-            self._grow()
+            self._regrow()
 
-    def _grow(self) -> None:
+    def _regrow(self) -> None:
         self._until_regrown = _REGROWN_EVERY
         rates = self._rates()
-        trees = [Tree.best(rates, size) for size in _TREE_SIZES if size > self._max_drafts]
-        self._choices = [0, *trees]
+        for place, tree in enumerate(self._choices):
+            if isinstance(tree, int):
+                continue
+            grown = Tree.best(rates, tree.num_nodes)
+            now, then = (one.expected_tokens(rates) for one in (tree, grown))
+            if then > (1 + _GAIN_TO_REGROW) * now:
+                self._choices[place] = grown
 
     def _expected(self, keys: Sequence[int]) -> list[float]:
         rates = self._rates()

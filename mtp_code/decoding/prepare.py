@@ -58,7 +58,9 @@ def largest_num_rows(model: MTPModel, num_spare: int, max_drafts: int) -> int | 
 
 def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch has taken and holds ready counts as taken there.
+        ready_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + ready_bytes
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

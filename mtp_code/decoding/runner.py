@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import torch
 
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
+from mtp_code.decoding.tree import TreeTensors, tensors_of
 from mtp_code.model.mtp import MTPModel
 
 _MOST_GRAPHS: Final = 64
@@ -44,9 +45,19 @@ class Shapes(Enum):
                 return capacity
 
 
+class Ran(NamedTuple):
+    """What rounds committed, which holds until the next run.
+
+    `was_recorded` says that they were taken down first: they took longer than they will again.
+    """
+
+    outcomes: list[Outcome]
+    was_recorded: bool = False
+
+
 class Runner(Protocol):
-    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> list[Outcome]:
-        """What the rounds committed, which holds until the next run.
+    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> Ran:
+        """Runs so many rounds.
 
         A plan for several rounds does for each of them: its window and its end do, and it does
         not rely on where rows start.
@@ -59,13 +70,22 @@ class Direct:
     def __init__(self, model: MTPModel, drafter: Drafter, advance: Advance = advance) -> None:
         self._model, self._drafter, self._advance = model, drafter, advance
 
-    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> list[Outcome]:
-        return [self._advance(self._model, self._drafter, state, plan) for _ in range(num_rounds)]
+    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> Ran:
+        return Ran(
+            [self._advance(self._model, self._drafter, state, plan) for _ in range(num_rounds)]
+        )
 
 
 Rounds = Callable[[], list[Outcome]]
 Recorded = tuple[Callable[[], object], list[Outcome]]
 """What runs the rounds again, and where it leaves their outcomes."""
+
+
+class _Kept(NamedTuple):
+    """A recording, and what it reads that nobody else is sure to keep."""
+
+    recorded: Recorded
+    tree: TreeTensors | None
 
 
 class Graphed:
@@ -79,37 +99,48 @@ class Graphed:
         Args:
             record: takes rounds down; by default as a CUDA graph.
         """
-        self._direct, self._record = direct, record or captured
-        self._recorded: dict[tuple[int, Plan, int], Recorded] = {}
+        self._direct, self._record = direct, record or captures()
+        self._recorded: dict[tuple[int, Plan, int], _Kept] = {}
 
-    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> list[Outcome]:
+    def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> Ran:
         key = (state.num_rows, plan, num_rounds)
-        if (recorded := self._recorded.get(key)) is None:
+        is_new = key not in self._recorded
+        if is_new:
             if len(self._recorded) == _MOST_GRAPHS:
                 del self._recorded[next(iter(self._recorded))]
             # Recording may run the rounds, which must leave no trace; what they write behind each
             # row's length is none.
             kept = [tensor.clone() for tensor in (state.cache.lengths_B, state.tokens_BC)]
-            recorded = self._record(lambda: self._direct.run(state, plan, num_rounds))
+            tree = None if plan.tree is None else tensors_of(plan.tree, state.tokens_BC.device)
+            recorded = self._record(lambda: self._direct.run(state, plan, num_rounds).outcomes)
             state.cache.lengths_B.copy_(kept[0])
             state.tokens_BC.copy_(kept[1])
-            self._recorded[key] = recorded
-        replay, outcomes = recorded
+            self._recorded[key] = _Kept(recorded, tree)
+        replay, outcomes = self._recorded[key].recorded
         replay()
-        return outcomes
+        return Ran(outcomes, is_new)
 
 
-def captured(rounds: Rounds) -> Recorded:
-    """As a CUDA graph, behind a run that has kernels chosen and workspaces made."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        rounds()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outcomes = rounds()
-    return graph.replay, outcomes
+def captures() -> Callable[[Rounds], Recorded]:
+    """Takes rounds down as CUDA graphs, behind a run that has kernels chosen and workspaces made.
+
+    One pool of memory does for all of them: they run one at a time, and what one leaves is read
+    before the next runs.
+    """
+    pool = torch.cuda.graph_pool_handle()
+
+    def captured(rounds: Rounds) -> Recorded:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            rounds()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            outcomes = rounds()
+        return graph.replay, outcomes
+
+    return captured
 
 
 def _power_of_two(count: int) -> int:

@@ -60,6 +60,7 @@ class DecodeState:
         rows = slice(first, end)
         if (view := self._views.get((first, end))) is None:
             view = self._views[first, end] = copy.copy(self)
+            view._views = {}  # or they would keep each other, and the rows' memory, alive
             view.cache = self.cache.rows(rows)
             for name in _BY_ROW:
                 if (tensor := getattr(self, name)) is not None:

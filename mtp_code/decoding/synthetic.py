@@ -8,7 +8,8 @@ stand is drawn. The same code runs on a GPU and, at a small size, on a CPU.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import torch
@@ -42,7 +43,8 @@ class Measured:
         shapes: recipes, by name.
         batches: rows side by side.
         num_rounds: of all ways to draft, in turn first, behind one that warms up.
-        num_prompt, num_new: tokens of a prompt, and at most of an answer.
+        num_prompt, num_new: tokens of a prompt, and at most of an answer, which is more than the
+            rounds between two looks may bring.
     """
 
     shapes: tuple[str, ...]
@@ -54,7 +56,7 @@ class Measured:
 
 
 MEASURED: Final[Mapping[Size, Measured]] = {
-    "smoke": Measured(("smoke",), (1, 2), 1, 8, 12, torch.float32),
+    "smoke": Measured(("smoke",), (1, 2), 1, 8, 56, torch.float32),
     "cpu": Measured(("tiny",), (1, 4), 5, 64, 64, torch.float32),
     "gpu": Measured(
         ("code-130m", "code-1b", "7b-200b"), (1, 8, 32, 64), 5, 128, 256, torch.bfloat16
@@ -89,23 +91,41 @@ def measure(
         "left_out": [],
     }
     for shape in measured.shapes:
-        config = load_recipe(shape).model
         model: MTPModel | None = None
-        try:
-            model = random_model(config, device, measured.dtype)
-            for batch in measured.batches:
-                if time.monotonic() > ends_at_s:
-                    record["left_out"].append(f"{shape}, {batch} rows: no time left")
-                    continue
-                on_progress(f"{shape}, {batch} rows")
+        with _left_out_without_memory(record, shape):
+            model = random_model(_config(shape, measured), device, measured.dtype)
+        if model is None:
+            continue
+        for batch in measured.batches:
+            name = f"{shape}, {batch} rows"
+            if time.monotonic() > ends_at_s:
+                record["left_out"].append(f"{name}: no time left")
+                continue
+            on_progress(name)
+            with _left_out_without_memory(record, name):
                 for row in _rows(model, measured, batch, tokens_per_forward, bandwidth, ends_at_s):
                     record["rows"].append({"shape": shape, **row})
-            if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
+        if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
+            with _left_out_without_memory(record, f"{shape}, precision"):
                 record["precision"].append({"shape": shape, **precision(model, measured)})
-        except (MachineError, torch.OutOfMemoryError) as error:
-            record["left_out"].append(f"{shape}: {str(error).splitlines()[0]}")
         del model  # before the next is made
     return record
+
+
+@contextmanager
+def _left_out_without_memory(record: dict[str, Any], name: str) -> Iterator[None]:
+    """Notes what the machine has no memory for, and goes on."""
+    try:
+        yield
+    except (MachineError, torch.OutOfMemoryError) as error:
+        record["left_out"].append(f"{name}: {str(error).splitlines()[0]}")
+
+
+def _config(shape: str, measured: Measured) -> ModelConfig:
+    """A recipe's, with no more context than is measured: an engine's caches for each way to draft
+    are there at once."""
+    context = measured.num_prompt + measured.num_new
+    return load_recipe(shape).model.model_copy(update={"context": context})
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> MTPModel:
@@ -181,9 +201,17 @@ def drawn_advance(rate: float, num_rows: int, max_drafts: int, device: torch.dev
 class _Way:
     num_drafts: NumDrafts
     engine: Engine
-    tokens_per_s: list[float]
-    tokens_per_forward: float = 0.0
-    s_per_round: float = 0.0
+    num_tokens: int = 0
+    num_rounds: int = 0
+    elapsed_s: float = 0.0
+    tokens_per_s: list[float] = field(default_factory=list)
+
+    def tokens_per_forward(self, batch: int) -> float:
+        return self.num_tokens / (self.num_rounds * batch)
+
+    @property
+    def s_per_round(self) -> float:
+        return self.elapsed_s / self.num_rounds
 
 
 def _rows(
@@ -204,7 +232,7 @@ def _rows(
         engine = Engine(
             model, _numbers(config), batch, choice, prefill_tokens=1 << 30, advance=drawn
         )
-        ways.append(_Way(choice, engine, []))
+        ways.append(_Way(choice, engine))
     for number in range(measured.num_rounds + 1):
         if number > 1 and time.monotonic() > ends_at_s:
             break
@@ -214,16 +242,17 @@ def _rows(
     for way in ways:
         pairs = zip(way.tokens_per_s, plain.tokens_per_s, strict=True)
         ratios = [ours / theirs for ours, theirs in pairs]
+        tokens_a_forward = way.tokens_per_forward(batch)
         row: dict[str, Any] = {
             "rows": batch,
             "drafts": way.num_drafts,
             "rounds": len(ratios),
-            "tokens_per_forward": way.tokens_per_forward,
+            "tokens_per_forward": tokens_a_forward,
             "tokens_per_s": statistics.median(way.tokens_per_s),
             "speed_up": statistics.median(ratios),
             "speed_up_low": min(ratios),
             "speed_up_high": max(ratios),
-            "speed_up_of_tokens": statistics.median(ratios) / way.tokens_per_forward,
+            "speed_up_of_tokens": statistics.median(ratios) / tokens_a_forward,
             "s_per_round": way.s_per_round,
         }
         if way is plain:
@@ -232,25 +261,27 @@ def _rows(
 
 
 def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None:
-    """Until the first row is done, so that as many are answered from beginning to end."""
+    """Up to the last look that finds all rows unfinished, so that each round has all of them."""
     engine = way.engine
     prompt = [1] * measured.num_prompt
     ids = [engine.submit(Request(prompt, measured.num_new)) for _ in range(batch)]
-    before_s, num_tokens, rounds = engine.stats.decode_s, 0, 0
-    answers: dict[int, Completion] = {}
-    while not answers:
-        for event in engine.step():
-            num_tokens += len(event.tokens)
-            if event.completion is not None:
-                answers[event.id] = event.completion
+    before_s, before_rounds = engine.stats.decode_s, engine.stats.num_rounds
+    num_tokens, num_rounds, elapsed_s = 0, 0, 0.0
+    while True:
+        events = engine.step()
+        if any(event.completion is not None for event in events):
+            break
+        num_tokens += sum(len(event.tokens) for event in events)
+        num_rounds = engine.stats.num_rounds - before_rounds
+        elapsed_s = engine.stats.decode_s - before_s
     for id_ in ids:
         engine.cancel(id_)
-    rounds = max(completion.num_forwards for completion in answers.values())
+    assert num_rounds > 0, f"a look brought all of {measured.num_new} tokens"
     if is_counted:
-        elapsed_s = engine.stats.decode_s - before_s
+        way.num_tokens += num_tokens
+        way.num_rounds += num_rounds
+        way.elapsed_s += elapsed_s
         way.tokens_per_s.append(num_tokens / elapsed_s)
-        way.tokens_per_forward = num_tokens / (rounds * batch)
-        way.s_per_round = elapsed_s / rounds
 
 
 def _bytes_of_a_step(model: MTPModel, measured: Measured, batch: int) -> float:

@@ -146,6 +146,7 @@ class TreeTensors(NamedTuple):
 
 @lru_cache(maxsize=64)
 def tensors_of(tree: Tree, device: torch.device) -> TreeTensors:
+    """Those of the trees asked for last are kept; who needs them for longer must hold them."""
     sees_NN = torch.eye(tree.num_nodes, dtype=torch.bool)
     for node in range(1, tree.num_nodes):
         sees_NN[node] |= sees_NN[tree.parents[node]]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.prepare import lay_out, load_for_decoding
+from mtp_code.decoding.prepare import _free_bytes, lay_out, load_for_decoding
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import CheckpointError
 from mtp_code.model.mtp import MTPModel, build_model
@@ -57,3 +57,10 @@ def test_a_run_without_the_heads_asked_for_is_one_line(tmp_path):
     line = rf"{heads} drafts: it has heads for 0\.\.{heads - 1}"
     with pytest.raises(CheckpointError, match=line):
         Engine.load(tmp_path, num_drafts=heads)
+
+
+def test_memory_that_torch_holds_ready_on_a_gpu_is_free(monkeypatch):
+    figures = {"mem_get_info": (5, 100), "memory_reserved": 40, "memory_allocated": 30}
+    for name, figure in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
+    assert _free_bytes(torch.device("cuda")) == 5 + 40 - 30

@@ -3,7 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mtp_code.decoding.policy import Auto, AutoTree, num_drafts_of, num_verified
+from mtp_code.decoding.policy import Auto, AutoTree, Round, num_drafts_of, num_verified
+from mtp_code.decoding.tree import Tree
 
 MAX_DRAFTS = 3
 
@@ -18,7 +19,7 @@ def run(policy: Auto, num_rounds: int, accepts: int, catching_up: float = 1.0) -
         num_drafts = policy.choose([1])
         is_behind = num_drafts > (chosen[-1] if chosen else 0)
         elapsed_s = (1 + 0.1 * num_drafts) * (catching_up if is_behind else 1)
-        policy.observe([1], num_drafts, [min(accepts, num_drafts)], elapsed_s)
+        policy.observe(num_drafts, [Round([1], [min(accepts, num_drafts)])], elapsed_s)
         chosen.append(num_drafts)
     return chosen
 
@@ -85,7 +86,7 @@ def played(policy: Auto, num_rounds: int, rates: list[float], a_token: float, se
             took_s += 0.05 * since if num_drafts > last else 0.0
             since = 0
         since, last = since + 1, num_drafts
-        policy.observe([key], shape, [accepted], took_s, [ranks])
+        policy.observe(shape, [Round([key], [accepted], [ranks])], took_s)
         elapsed_s, num_tokens = elapsed_s + took_s, num_tokens + accepted + 1
     return num_tokens / elapsed_s * 1.01  # e^(0.15² / 2): a round's mean
 
@@ -105,3 +106,56 @@ def test_trees_are_grown_where_tokens_cost_little():
     rates = [0.45, 0.45, 0.45]
     line = played(Auto(MAX_DRAFTS), 3000, rates, a_token=0.005, seed=0)
     assert played(AutoTree(MAX_DRAFTS), 3000, rates, a_token=0.005, seed=0) > 1.1 * line
+
+
+def test_without_heads_to_draft_there_is_nothing_to_choose():
+    for policy in (Auto(0), AutoTree(0)):
+        assert run(policy, 40, accepts=0) == [0] * 40
+
+
+def test_a_look_of_many_rounds_counts_once_and_not_where_heads_catch_up_in_it():
+    policy = Auto(MAX_DRAFTS)
+    chosen = []
+    for _ in range(5):
+        num_drafts = policy.choose([1])
+        is_behind = num_drafts > (chosen[-1] if chosen else 0)
+        rounds = [Round([1], [min(1, num_drafts)])] * 8
+        policy.observe(num_drafts, rounds, 8 * (1 + 0.1 * num_drafts) * (20 if is_behind else 1))
+        chosen.append(num_drafts)
+    assert chosen == [0, 0, 3, 3, 3]  # as with one round a look: of each, two clean ones
+    assert policy._step_times(1) == pytest.approx([1, 1.1, 1.2, 1.3])
+
+
+def test_rounds_whose_time_says_nothing_are_no_measurement_and_no_cost():
+    policy = Auto(MAX_DRAFTS)
+    for _ in range(10):
+        assert policy.choose([1]) == 0
+        policy.observe(0, [Round([1], [0])], None)
+    assert (policy._looking_s, policy._elapsed_s) == (0, 0)
+    assert run(policy, 5, accepts=1) == [0, 0, 3, 3, 3]
+
+
+def after_rounds(num_rounds: int, num_right: int) -> AutoTree:
+    """After so many rounds of the largest tree, in which the first head's likeliest `num_right`
+    tokens are right in turn, and the likeliest one of each other head."""
+    policy = AutoTree(MAX_DRAFTS)
+    for number in range(num_rounds):
+        tree, ranks = policy._choices[-1], [number % num_right, 0, 0]
+        assert isinstance(tree, Tree)
+        nodes = list(zip(tree.parents, tree.ranks, strict=True))
+        node = accepted = 0
+        while accepted < MAX_DRAFTS and (node, ranks[accepted]) in nodes[1:]:
+            node, accepted = nodes.index((node, ranks[accepted]), 1), accepted + 1
+        policy.observe(tree, [Round([1], [accepted], [ranks])], 1.0)
+    return policy
+
+
+def test_a_tree_makes_way_for_one_that_is_clearly_better_and_for_no_other():
+    first = AutoTree(MAX_DRAFTS)._choices[-1]
+    assert after_rounds(100, num_right=5)._choices[-1] == first  # not looked at yet
+    grown = after_rounds(200, num_right=5)
+    assert grown._choices[-1] != first
+    assert after_rounds(1500, num_right=5)._choices[-1] == grown._choices[-1]
+    # Where the likeliest are right, the first holds all that stands; the best has other leaves.
+    policy = after_rounds(200, num_right=1)
+    assert policy._choices[-1] == first != Tree.best(policy._rates(), num_verified(first))

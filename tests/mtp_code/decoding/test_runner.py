@@ -1,11 +1,16 @@
+import gc
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from mtp_code.decoding import engine as engine_module
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.runner import Graphed, Shapes
 from mtp_code.decoding.sampling import SamplingConfig
-from mtp_code.decoding.tree import Tree
+from mtp_code.decoding.tree import Tree, tensors_of
 from mtp_code.model.mtp import build_model
 
 REQUESTS = [
@@ -59,6 +64,73 @@ def test_recorded_rounds_in_buckets_of_shapes_change_no_token(small_model, token
         found = engine.generate(REQUESTS).completions
         assert [one.tokens for one in found] == plain_tokens(small_model, tokenizer, REQUESTS)
     assert 1 < len(engine._runner._recorded) < 24
+
+
+def graphed(model, tokenizer, num_drafts, record=recorded_on_a_cpu):
+    engine = Engine(model, tokenizer, 2, num_drafts, rounds_a_look=8)
+    engine._shapes = Shapes.BUCKETS
+    engine._runner = Graphed(engine._runner, record)
+    return engine
+
+
+def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeypatch):
+    """Nor as the cost of trying drafts out, which would forbid to try them again."""
+    now_s = 0.0
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+
+    def record(rounds):
+        nonlocal now_s
+        now_s += 1000
+        replay, outcomes = recorded_on_a_cpu(rounds)
+
+        def replay_in_a_second():
+            nonlocal now_s
+            now_s += 1
+            replay()
+
+        return replay_in_a_second, outcomes
+
+    engine = graphed(small_model, tokenizer, "auto", record)
+    stats, policy = engine.generate([Request([5, 6, 7], 200)] * 4).stats, engine._policy
+    num_recorded = len(engine._runner._recorded)
+    assert num_recorded >= 2
+    num_looks = stats.decode_s - 1000 * num_recorded
+    assert num_looks <= stats.num_rounds <= 8 * num_looks
+    assert policy._elapsed_s == num_looks - num_recorded > 0
+    assert policy._looking_s <= policy._elapsed_s
+    times_s = [
+        time_s
+        for by_tokens in policy._times_s.values()
+        for times in by_tokens.values()
+        for time_s in times
+    ]
+    assert set(times_s) <= {1 / 8, 1.0}
+    assert 2 <= len(times_s) <= num_looks - num_recorded
+
+
+def test_what_a_recording_reads_of_its_tree_is_kept_with_it(small_model, tokenizer):
+    tree = Tree.product([3, 2])
+    engine = graphed(small_model, tokenizer, tree)
+    engine.generate([Request([5, 6, 7], 24)])
+    tensors = weakref.ref(tensors_of(tree, torch.device("cpu")).sees_NN)
+    tensors_of.cache_clear()
+    gc.collect()
+    assert tensors() is not None
+    engine._runner._recorded.clear()
+    gc.collect()
+    assert tensors() is None
+
+
+def test_an_engine_that_is_gone_leaves_no_memory_behind(small_model, tokenizer):
+    engine = Engine(small_model, tokenizer, 2, 2)
+    engine.generate([Request([5, 6, 7], 8)] * 3)
+    state = weakref.ref(engine._state.rows(0, 1).cache.lengths_B)
+    gc.disable()
+    try:
+        del engine
+        assert state() is None
+    finally:
+        gc.enable()
 
 
 def test_buckets_are_few_and_hold_what_is_asked():

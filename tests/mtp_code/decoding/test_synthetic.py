@@ -1,9 +1,23 @@
 import pytest
 import torch
 
+from mtp_code.decoding import synthetic
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
-from mtp_code.decoding.synthetic import MEASURED, drawn_advance, measure, precision, rate_for
+from mtp_code.decoding.state import row_bytes
+from mtp_code.decoding.synthetic import (
+    MEASURED,
+    Measured,
+    _config,
+    _decode,
+    _Way,
+    drawn_advance,
+    measure,
+    precision,
+    rate_for,
+)
+from mtp_code.errors import MachineError
+from mtp_code.model.accounting import count_parameters
 from mtp_code.model.mtp import build_model
 
 
@@ -24,6 +38,47 @@ def test_drafts_stand_as_often_as_they_are_told_to(small_model, tokenizer):
     engine = Engine(small_model, tokenizer, 2, 3, advance=advance)
     stats = engine.generate([Request([5, 6], 240)] * 6).stats
     assert stats.tokens_per_forward == pytest.approx(2.5, rel=0.1)
+
+
+@pytest.mark.parametrize("rounds_a_look", [1, 8])
+def test_tokens_a_forward_are_as_told_however_seldom_the_host_looks(
+    small_model, tokenizer, rounds_a_look
+):
+    advance = drawn_advance(rate_for(2.5, 3), 4, 3, torch.device("cpu"))
+    engine = Engine(small_model, tokenizer, 4, 3, rounds_a_look=rounds_a_look, advance=advance)
+    way = _Way(3, engine)
+    measured = Measured((), (4,), 3, 8, 240, torch.float32)
+    for _ in range(measured.num_rounds):
+        _decode(way, measured, 4, is_counted=True)
+    assert way.tokens_per_forward(4) == pytest.approx(2.5, rel=0.06)
+    assert way.num_tokens <= 3 * 4 * 240
+    assert way.s_per_round * way.num_rounds <= engine.stats.decode_s
+
+
+def test_the_caches_of_all_ways_to_draft_fit_an_h200_beside_the_weights():
+    measured = MEASURED["gpu"]
+    for shape in measured.shapes:
+        config = _config(shape, measured)
+        most = config.num_mtp_heads - 1
+        rows = max(measured.batches) * row_bytes(config, 2 * most + 2, most, bytes_each=2)
+        weights = 2 * count_parameters(config).total
+        assert weights + (most + 2) * rows < 0.9 * 139 * 2**30
+
+
+def test_a_batch_without_memory_leaves_the_others_their_turn(monkeypatch):
+    def engine(model, tokenizer, num_rows, *args, **settings):
+        if num_rows == 1:
+            raise MachineError("no memory\nfor that")
+        return Engine(model, tokenizer, num_rows, *args, **settings)
+
+    measured = Measured(("smoke",), (1, 2), 1, 8, 56, torch.bfloat16)
+    monkeypatch.setitem(MEASURED, "smoke", measured)
+    monkeypatch.setattr(synthetic, "Engine", engine)
+    monkeypatch.setattr(synthetic, "precision", lambda *_: {"prompts": 3})
+    record = measure("smoke", 2.0, limit_s=60)
+    assert record["left_out"] == ["smoke, 1 rows: no memory"]
+    assert {row["rows"] for row in record["rows"]} == {2}
+    assert record["precision"] == [{"shape": "smoke", "prompts": 3}]
 
 
 def test_a_shape_is_measured_without_training():
