@@ -149,7 +149,7 @@ def bench_exactness(
     if most and not trained.model.mtp_heads.reads_tokens:
         known |= {"tree": Tree.product((3, 2, 2)[:most]), "auto tree": "tree"}
     chosen = _listed("--drafts", drafts, known)
-    sizes = _listed("--batches", batches, {str(size): size for size in range(1, 257)})
+    sizes = _sizes(batches, 256)
     asked = {
         "humaneval": named_benchmark("humaneval").tasks[:count],
         "micro": named_benchmark("micro").tasks[:others],
@@ -164,7 +164,7 @@ def bench_exactness(
         others_decode[name] = transformers_peers(run, trained.tokenizer.answer_ends)[name]
     with progress_bar("ways to decode") as on_progress:
         rows = compare_tokens(
-            trained.model, trained.tokenizer, prompts, max_new_tokens, chosen, sizes.values(),
+            trained.model, trained.tokenizer, prompts, max_new_tokens, chosen, sizes,
             others_decode, on_progress,
         )  # fmt: skip
     with progress_bar("settings of sampling") as on_progress:
@@ -177,7 +177,7 @@ def bench_exactness(
         "rows": rows,
         "laws": laws,
     }
-    write_json(out or run / "exactness.json", record)
+    write_json(out or figures_folder(run) / "exactness.json", record)
     for line in _exactness_lines(rows, laws):
         typer.echo(line)
     wrong = sum(row["differences"] for row in rows)
@@ -205,15 +205,8 @@ def bench_vllm(
     from mtp_code.samplers.hub import HubTokenizer, describe
 
     version = require_vllm()
-    try:
-        sizes = [int(size) for size in batches.split(",")]
-    except ValueError:
-        raise evals.errors.InputError(f"--batches {batches}: no sizes, as in 1,4,16") from None
     loaded = named_benchmark(benchmark)
-    if not 1 <= min(sizes) <= max(sizes) <= len(loaded.tasks):
-        raise evals.errors.InputError(
-            f"--batches {batches}: expected 1 to {len(loaded.tasks)}, the tasks of {loaded.name}"
-        )
+    sizes = _sizes(batches, len(loaded.tasks))
     tokenizer = HubTokenizer(str(exported / "main"), None)
     prompts = [
         tokenizer.encode(Request(task.task_id, 0, task.prompt, (), sample_seed(0, task.task_id, 0)))
@@ -286,7 +279,7 @@ def bench_train(
         known = {name: known[name] for name in ("gradients", "steps")} | {
             "trained": trained.rows
         } | known  # fmt: skip
-        record = measuring.run(_chosen_sections(sections, known), keep)
+        record = measuring.run(_listed("--sections", sections, known), keep)
     for row in record.get("steps", {"rows": []})["rows"]:
         typer.echo(
             f"{row['shape']} n={row['num_mtp_heads']} | {row['overhead']:.3f}x the next-token step "
@@ -301,21 +294,15 @@ def bench_train(
         for name, part in record.items()
         if isinstance(part, dict) and "error" in part
     ]
+    errors += [
+        f"trained: {row['left_out']}"
+        for row in record.get("trained", {"rows": []})["rows"]
+        if "left_out" in row
+    ]
     for error in errors:
         typer.echo(error, err=True)
     if errors:
         raise typer.Exit(1)
-
-
-def _chosen_sections(asked: str | None, known: Mapping[str, T]) -> dict[str, T]:
-    names = list(known) if asked is None else asked.split(",")
-    for name in names:
-        if name not in known:
-            raise evals.errors.InputError(
-                f"--sections {name}: no such section{did_you_mean(name, known)}; "
-                f"there are {', '.join(known)}"
-            )
-    return {name: known[name] for name in names}
 
 
 @bench.command("serve")
@@ -543,7 +530,17 @@ def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> 
     return lines
 
 
-def _listed(option: str, given: str | None, known: dict[str, Any]) -> dict[str, Any]:
+def _sizes(given: str, most: int) -> list[int]:
+    """Of `--batches`: numbers with commas."""
+    sizes = [int(size) if size.isdecimal() else 0 for size in given.split(",")]
+    if not 1 <= min(sizes) <= max(sizes) <= most:
+        raise evals.errors.InputError(
+            f"--batches {given}: expected sizes of 1 to {most} with commas, as in 1,4,16"
+        )
+    return sizes
+
+
+def _listed(option: str, given: str | None, known: Mapping[str, T]) -> Mapping[str, T]:
     """What a list with commas names, by name; all that is known if it is not given."""
     if given is None:
         return known

@@ -193,11 +193,12 @@ class TrainedBench:
         }
 
     def _load(self, num_heads: int) -> "TrainedModel":
+        from mtp_code.decoding.prepare import lay_out
         from mtp_code.run_folder import load_run
         from mtp_code.training.placement import choose_device
 
         trained = load_run(self._run_dir(num_heads))
-        trained.model.to(choose_device("auto"))
+        lay_out(trained.model.to(choose_device("auto")))
         return trained
 
     def _passed(self, num_heads: int, trained: "TrainedModel") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.interop.export import MAIN_DIR, export
+from mtp_code.run_folder import RUN_FILE
 
 LOOKED_UP_TOKENS = 3
 """Drafts of a round of prompt lookup: as many as four heads make."""
@@ -19,20 +20,22 @@ LOOKED_UP_TOKENS = 3
 Decode = Callable[[Iterable[Request]], Iterator[Completion]]
 
 
-def transformers_peers(run_dir: Path, answer_ends: Sequence[int]) -> dict[str, Decode]:
-    """Greedy `generate`, and the same with prompt lookup, on the exported model, by name.
+def transformers_peers(folder: Path, answer_ends: Sequence[int]) -> dict[str, Decode]:
+    """Greedy `generate`, and the same with prompt lookup, by name.
 
     Args:
+        folder: a run, whose trunk and head 1 are exported; or what else `load_model` takes.
         answer_ends: the tokenizer's.
 
     Raises:
         InteropError: no plain class of transformers computes what the run's model does.
     """
-    with TemporaryDirectory() as folder:
-        export(run_dir, Path(folder) / "out", main_only=True)
-        path = Path(folder) / "out" / MAIN_DIR
-        with _without_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with TemporaryDirectory() as exported, _without_progress_bars():
+        if (folder / RUN_FILE).exists():
+            export(folder, Path(exported) / "out", main_only=True)
+            folder = Path(exported) / "out"
+        path = folder / MAIN_DIR if (folder / MAIN_DIR).is_dir() else folder
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     return {
         "transformers generate": _Generate(model, answer_ends),
         "transformers prompt lookup": _Generate(

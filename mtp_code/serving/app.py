@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mtp_code.errors import TokenizerError
@@ -190,7 +191,10 @@ async def _asked(request: Request, kind: type[AskedT]) -> AskedT:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise ApiError(415, f"Content-Type: {media_type or 'none'}; send application/json")
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ApiError(_CLIENT_CLOSED_REQUEST, "the client has gone") from None
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from mtp_code.data.batches import Batch
 from mtp_code.data.loader import LoadedBatch
-from mtp_code.errors import MachineError
+from mtp_code.errors import AskedToEnd, MachineError
 from mtp_code.model.accounting import flops_per_token, flops_ratio, model_flops_utilization
 from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import Recipe, load_recipe
@@ -141,6 +141,8 @@ class Bench:
                     rows.append(row)
                     self._on_progress(f"{name}: {row}")
                     on_row(record)
+            except AskedToEnd:
+                raise
             except OutOfTimeError:
                 record[name]["error"] = "no time was left for the rest"
             except Exception as error:  # whatever it is, the other sections are worth having
