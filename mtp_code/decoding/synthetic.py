@@ -91,24 +91,25 @@ def measure(
         "left_out": [],
     }
     for shape in measured.shapes:
-        model: MTPModel | None = None
         with _left_out_without_memory(record, shape):
             model = random_model(_config(shape, measured), device, measured.dtype)
-        if model is None:
-            continue
-        for batch in measured.batches:
-            name = f"{shape}, {batch} rows"
-            if time.monotonic() > ends_at_s:
-                record["left_out"].append(f"{name}: no time left")
-                continue
-            on_progress(name)
-            with _left_out_without_memory(record, name):
-                for row in _rows(model, measured, batch, tokens_per_forward, bandwidth, ends_at_s):
-                    record["rows"].append({"shape": shape, **row})
-        if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
-            with _left_out_without_memory(record, f"{shape}, precision"):
-                record["precision"].append({"shape": shape, **precision(model, measured)})
-        del model  # before the next is made
+            for batch in measured.batches:
+                name = f"{shape}, {batch} rows"
+                if time.monotonic() > ends_at_s:
+                    record["left_out"].append(f"{name}: no time left")
+                    continue
+                on_progress(name)
+                with _left_out_without_memory(record, name):
+                    record["rows"] += [
+                        {"shape": shape, **row}
+                        for row in _rows(
+                            model, measured, batch, tokens_per_forward, bandwidth, ends_at_s
+                        )
+                    ]
+            if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
+                with _left_out_without_memory(record, f"{shape}, precision"):
+                    record["precision"].append({"shape": shape, **precision(model, measured)})
+            del model  # before the next is made
     return record
 
 

@@ -66,18 +66,18 @@ def test_the_caches_of_all_ways_to_draft_fit_an_h200_beside_the_weights():
 
 
 def test_a_batch_without_memory_leaves_the_others_their_turn(monkeypatch):
-    def engine(model, tokenizer, num_rows, *args, **settings):
-        if num_rows == 1:
+    def rows(model, measured, batch, *_):
+        if batch == 1:
             raise MachineError("no memory\nfor that")
-        return Engine(model, tokenizer, num_rows, *args, **settings)
+        yield {"rows": batch}
 
     measured = Measured(("smoke",), (1, 2), 1, 8, 56, torch.bfloat16)
     monkeypatch.setitem(MEASURED, "smoke", measured)
-    monkeypatch.setattr(synthetic, "Engine", engine)
+    monkeypatch.setattr(synthetic, "_rows", rows)
     monkeypatch.setattr(synthetic, "precision", lambda *_: {"prompts": 3})
     record = measure("smoke", 2.0, limit_s=60)
     assert record["left_out"] == ["smoke, 1 rows: no memory"]
-    assert {row["rows"] for row in record["rows"]} == {2}
+    assert record["rows"] == [{"shape": "smoke", "rows": 2}]
     assert record["precision"] == [{"shape": "smoke", "prompts": 3}]
 
 
