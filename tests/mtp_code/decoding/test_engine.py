@@ -6,6 +6,7 @@ from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.errors import MachineError, PromptError
+from mtp_code.model.mtp import build_model
 from tests.reference import decode_without_cache
 
 MIXED = [
@@ -139,3 +140,13 @@ def test_completions_are_those_of_its_own_requests(small_model, tokenizer):
     engine.submit(MIXED[3])
     completions = list(engine.complete([MIXED[0], MIXED[4]]))
     assert {len(completion.request.prompt) for completion in completions} == {3, 57}
+
+
+@pytest.mark.parametrize("num_drafts", ["auto", "tree"])
+def test_a_model_of_one_head_drafts_nothing_whatever_is_asked(small_config, tokenizer, num_drafts):
+    config = small_config.model_copy(update={"num_mtp_heads": 1})
+    model = build_model(config, seed=1).eval().requires_grad_(False)
+    found = Engine(model, tokenizer, 2, num_drafts).generate(MIXED)
+    plain = Engine(model, tokenizer, 2, 0).generate(MIXED)
+    assert [c.tokens for c in found.completions] == [c.tokens for c in plain.completions]
+    assert found.stats.tokens_per_forward == 1
