@@ -33,9 +33,10 @@ def in_words(result: GateResult) -> str:
     lines += [f"  {one_line(problem, 1000)}" for problem in result.problems]
     for metric in result.metrics:
         tasks = metric.over_tasks
+        over_tasks = f"{100 * tasks.low:+.1f} to {100 * tasks.high:+.1f}".replace("-", "−")
         lines.append(
-            f"  {_in_words(metric)} | over tasks {100 * tasks.low:+.1f} to {100 * tasks.high:+.1f}"
-            f" | p {metric.p_holm:.3g} ({metric.test})".replace("-", "−")
+            f"  {_in_words(metric)} | over tasks {over_tasks} | p {metric.p_holm:.3g} "
+            f"({metric.test})"
         )
         if sentence := _what_it_takes(metric):
             lines.append(f"    {sentence.replace('**', '')}")

@@ -67,14 +67,16 @@ class Engine:
             in_container=workspace is not None,
         )
         self._workspace = workspace
+        self._incubator = Incubator(profile.interpreter)
+        self._checks_incubator = Incubator(profile.interpreter, for_checks=True)
+        if are_rooms_here:
+            self._incubator.begin()  # to warm up while there is other work to do
         self._selector = selectors.DefaultSelector()
         # Over, or to be done again: each leaves a worker free.
         self._returned: deque[Job[Any]] = deque()
         has_groups = are_rooms_here and tier is not Tier.NONE
         self._cgroups = cgroup.find_cgroups() if has_groups else None
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
-        self._incubator = Incubator(profile.interpreter)
-        self._checks_incubator = Incubator(profile.interpreter, for_checks=True)
         self._checks_room = ChecksRoom(self._new_checks_room)
         self._containers = Containers(limits, profile)
         self._workers: list[Worker | ContainerWorker] = []

@@ -85,6 +85,15 @@ class Incubator:
     ) -> None:
         self.close()
 
+    def begin(self) -> None:
+        """Start it ahead of the first room.
+
+        Raises:
+            SandboxUnavailable: not on Linux, or the interpreter cannot be started.
+        """
+        if self._control is None:
+            self._start()
+
     def fork_room(self, plan: Plan) -> tuple[RoomProcess, socket.socket]:
         """The first process of a room, which goes on once it receives a message, and the socket
         that the room is spoken to through.
