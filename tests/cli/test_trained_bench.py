@@ -6,7 +6,7 @@ import pytest
 
 import evals.errors
 from mtp_code.cli import trained_bench
-from mtp_code.cli.benches import _chosen_sections
+from mtp_code.cli.benches import _listed
 from mtp_code.cli.trained_bench import PLANS, TrainedBench, trained_lines
 from mtp_code.training.bench import OutOfTimeError
 
@@ -69,7 +69,7 @@ def test_without_time_for_a_few_steps_the_corpus_is_all_there_is(tmp_path, monke
 
 def test_sections_are_chosen_by_name():
     known = {"gradients": 1, "steps": 2, "trained": 3}
-    assert _chosen_sections(None, known) == known
-    assert list(_chosen_sections("trained,steps", known)) == ["trained", "steps"]
+    assert _listed("--sections", None, known) == known
+    assert list(_listed("--sections", "trained,steps", known)) == ["trained", "steps"]
     with pytest.raises(evals.errors.InputError, match=r"--sections step: .*did you mean steps"):
-        _chosen_sections("step", known)
+        _listed("--sections", "step", known)
