@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from sandbox import messages
 from sandbox.errors import SandboxUnavailable
@@ -63,7 +62,7 @@ class RoomProcess:
 class Incubator:
     """Starts with the first room that it is asked for, and anew where it was lost.
 
-    Rooms live on without it. Use it as a context manager, or `close` it after them.
+    Rooms live on without it; `close` it after them.
     """
 
     def __init__(self, interpreter: str | None = None, *, for_checks: bool = False) -> None:
@@ -73,17 +72,6 @@ class Incubator:
         self._for_checks = for_checks
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def begin(self) -> None:
         """Start it ahead of the first room.

@@ -45,7 +45,7 @@ def main(*, for_checks: bool) -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=_CONTROL)
     while (message := receive(control)) is not None:
-        content: dict[str, Any] = {}
+        content: dict[str, Any]
         descriptors: dict[str, int] = {}
         try:
             pid = libc.fork()

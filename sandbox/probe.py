@@ -159,7 +159,7 @@ def _room(tier: Tier) -> Iterator[Room]:
     with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
         if tier is Tier.RESTRICTED:
             plan = replace(plan, workspace=str(Path(folder).resolve()))
-        with Incubator() as incubator, closing(Room(plan, incubator)) as room:
+        with closing(Incubator()) as incubator, closing(Room(plan, incubator)) as room:
             yield room
 
 

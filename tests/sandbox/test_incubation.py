@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_what_a_program_does_to_its_interpreter_is_in_no_other_room():
 
 def test_a_room_is_in_its_group_before_it_forks(cgroups):
     group = cgroups.new_group(1 << 30, 64)
-    with Incubator() as incubator:
+    with closing(Incubator()) as incubator:
         room = Room(Plan(Limits()), incubator, group)
         try:
             room.wait_until_ready()
@@ -93,7 +94,10 @@ def test_programs_and_checks_come_from_different_interpreters():
     [("/nowhere/python", "cannot start /nowhere/python"), ("/bin/true", "/bin/true runs no room")],
 )
 def test_an_interpreter_that_is_none_is_named(interpreter, said):
-    with Incubator(interpreter) as incubator, pytest.raises(SandboxUnavailable, match=said):
+    with (
+        closing(Incubator(interpreter)) as incubator,
+        pytest.raises(SandboxUnavailable, match=said),
+    ):
         Room(Plan(Limits()), incubator)
 
 

@@ -10,16 +10,9 @@ from mtp_code.decoding.requests import Request
 from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.decoding.tree import MAX_NODES, Tree, follow, tensors_of
 from mtp_code.model.mtp import build_model
+from tests.mtp_code.decoding.test_runner import REQUESTS
 
 RATES = [[0.5, 0.3, 0.1], [0.4, 0.2, 0.2], [0.9, 0.05, 0.01]]
-REQUESTS = [
-    Request([5, 6, 7], 24),
-    Request([9] * 30, 12, seed=3, sampling=SamplingConfig(temperature=1.0)),
-    Request([40], 14, seed=4, sampling=SamplingConfig(temperature=0.7, top_p=0.8, top_k=20)),
-    Request([1, 2], 6, num_logprobs=2),
-    Request(list(range(3, 60)), 10),
-    Request([7] * 246, 100),
-]
 
 
 @pytest.fixture(scope="module")
