@@ -261,8 +261,11 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     assert "no multiple of the 3 processes" in complaint(
         mtp_code(*asked, "--gpus", "3", cwd=tmp_path), 2
     )
-    huge = mtp_code(*asked, "--set", "model.ffn_width=200_000_000", cwd=tmp_path)
+    other = ("--set", "model.ffn_width=200_000_000", "--set", "training.objective.loss=torch")
+    huge = mtp_code(*asked, *other, cwd=tmp_path)
     assert "fits | none of the GPUs that we know" in huge.stdout
+    assert "predicted with loss = chunked: torch holds more" in huge.stdout
+    assert "chunked" not in of_four
 
 
 def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):

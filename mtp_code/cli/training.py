@@ -168,6 +168,12 @@ def _memory_lines(
         f"  {placement.precision}, {processes}, {-(-own_rows // rows)} micro-batches a step "
         f"of {rows} × {training.row_tokens} tokens"
     )
+    if (loss := training.objective.loss) != "chunked":
+        own = short_size(4 * model.vocab_size * model.width)
+        yield (
+            f"  predicted with loss = chunked: {loss} holds more, at least a further gradient of "
+            f"the unembedding ({own} in fp32)"
+        )
     by_memory: dict[int, list[str]] = {}
     for gpu in GPUS:
         if peak.total_bytes <= gpu.memory_bytes:

@@ -42,6 +42,7 @@ from mtp_code.training.distributed import (
     parallelize,
     rows_of_process,
 )
+from mtp_code.training.init import choose_trained
 from mtp_code.training.loop import backward
 from mtp_code.training.objective import LOGITS_MIB, OTHER_LOGITS_MIB
 from mtp_code.training.optim import build_optimizers
@@ -73,7 +74,8 @@ def predict_peak(recipe: Recipe, device_type: str = "cuda", num_processes: int =
     """The peak of training a recipe in one of so many processes, without allocating any of it.
 
     All offsets are trained, all positions have labels, and the loss is our chunked one, whatever
-    the recipe's: others hold no more at once.
+    the recipe's: what others hold inside of their operations is not seen from here. It is more:
+    for torch's, beside its chunks, two to five matrices of the unembedding's size on a CPU.
 
     Args:
         device_type: whose room for logits, precision and attention count where the recipe leaves
@@ -139,6 +141,8 @@ def run_steps(
     training = recipe.training
     is_sharded = is_to_be_sharded(training.parallel, world)
     model = outline(recipe.model) if is_sharded else MTPModel(recipe.model)
+    if recipe.init is not None:
+        choose_trained(model, recipe.init, recipe.seed)
     prepare_layers(model, training, placement)
     parallel = parallelize(model, training.parallel, world, placement.device, training.fsdp)
     mark(model.parameters(), "parameters")
@@ -147,7 +151,8 @@ def run_steps(
         model.trunk.document_mask = lambda documents_BT: None
     optimizers = build_optimizers(model, recipe.optim)
     for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
     _update(optimizers, mark)
 
     num_rows = len(rows_of_process(training.rows, world))

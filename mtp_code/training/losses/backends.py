@@ -125,7 +125,7 @@ def _cut() -> Backend:
 
 
 def _through_autograd(loss: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> Backend:
-    """A backend from a differentiable loss, which has a matrix of its own for the gradient."""
+    """A backend from a differentiable loss, which makes a matrix of its own for the gradient."""
 
     def backend(
         states_ND: Tensor,
@@ -136,19 +136,18 @@ def _through_autograd(loss: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> 
         logits_bytes: int,
     ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(states_ND)
-        states = states_ND.detach().requires_grad_()
-        weight = weight_VD.detach().requires_grad_(weight_grad_VD is not None)
-        weight.grad = weight_grad_VD  # autograd adds to what is there
-        for leaf in (states, weight):
-            if leaf.requires_grad:
-                # Here and not at the loss, where a scale would be rounded to the loss's type.
-                leaf.register_hook(lambda grad: grad * scale)  # type: ignore[no-untyped-call]
+        states = states_ND.detach().to(dtype).requires_grad_()
+        weight = weight_VD.detach().to(dtype).requires_grad_(weight_grad_VD is not None)
+        leaves = [leaf for leaf in (states, weight) if leaf.requires_grad]
         with torch.enable_grad(), torch.autocast(states.device.type, enabled=False):
-            total = loss(states.to(dtype), weight.to(dtype), labels_N, logits_bytes)
-            torch.autograd.backward(total)
-        assert states.grad is not None
-        assert weight.grad is weight_grad_VD
-        return total.detach().to(torch.promote_types(total.dtype, torch.float32)), states.grad
+            total = loss(states, weight, labels_N, logits_bytes)
+            gradients = torch.autograd.grad(total, leaves)
+        # The scale is applied here and not to the loss, in whose type it would be rounded; and
+        # while the gradient is added, in the wider type, so that no scaled copy of it is made.
+        if weight_grad_VD is not None:
+            weight_grad_VD.add_(gradients[1], alpha=scale)
+        total = total.detach().to(torch.promote_types(total.dtype, torch.float32))
+        return total, gradients[0].to(states_ND.dtype) * scale
 
     return backend
 

@@ -72,6 +72,8 @@ CASES: list[dict[str, Any]] = [
     {"model__replicated_unembeddings": "true", "model__num_mtp_heads": 2},
     {"training__objective__distillation__weight": 1.0},
     {"model__token_order_unembedding": "true", "training__objective__token_order__weight": 1.0},
+    {"init__run": "runs/before", "init__train": "heads"},
+    {"init__run": "runs/before", "init__train": "lora", "init__num_heads_before": 2},
 ]
 
 

@@ -1,8 +1,11 @@
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mtp_code.errors import MachineError
 from mtp_code.training.losses.backends import load_backend
@@ -64,7 +67,64 @@ def test_kernels_for_gpus_are_refused_where_training_is_on_the_cpu(name, monkeyp
         load_backend(name, CPU)
 
 
-@pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch 2.13 brought it")
+needs_torch_2_13 = pytest.mark.skipif(
+    not hasattr(F, "linear_cross_entropy"), reason="torch 2.13 brought it"
+)
+
+
+@needs_torch_2_13
+def test_torch_is_told_how_many_rows_a_chunk_has(monkeypatch):
+    """Its own choice is 8 rows, and many times slower."""
+    load_backend.cache_clear()
+    asked: list[Any] = []
+    options = torch.nn.LinearCrossEntropyOptions
+
+    def spy(**given: Any) -> Any:
+        asked.append(given)
+        return options(**given)
+
+    monkeypatch.setattr(torch.nn, "LinearCrossEntropyOptions", spy)
+    backend = load_backend("torch", CPU)
+    load_backend.cache_clear()
+    states_ND, weight_VD, labels_N = torch.ones(60, 16), torch.ones(40, 16), torch.arange(60) % 40
+    for rows in (7, 20):
+        backend(states_ND, weight_VD, torch.zeros_like(weight_VD), labels_N, 1.0, rows * 40 * 4)
+    assert [(given["batch_chunk_size"], given["chunking_method"]) for given in asked] == [
+        (7, None), (20, None)
+    ]  # fmt: skip
+
+
+@needs_torch_2_13
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_is_scaled_while_it_is_added(dtype):
+    """Of the unembedding's size are only torch's own matrices: its gradient, and that × 1."""
+    load_backend.cache_clear()
+    states_ND, weight_VD, labels_N = torch.ones(60, 16), torch.ones(40, 16), torch.arange(60) % 40
+    made: list[torch.dtype] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = function(*args, **(kwargs or {}))
+            known = {x.data_ptr() for x in tree_leaves(args) if isinstance(x, torch.Tensor)}
+            made.extend(
+                x.dtype
+                for x in tree_leaves(result)
+                if isinstance(x, torch.Tensor)
+                and x.shape == weight_VD.shape
+                and x.data_ptr() not in known
+            )
+            return result
+
+    weight_grad_VD = torch.zeros_like(weight_VD)
+    backend = load_backend("torch", CPU)
+    with Noted():
+        backend(states_ND.to(dtype), weight_VD, weight_grad_VD, labels_N, 0.5, 2**20)
+    assert weight_grad_VD.any()
+    cast = [dtype] if dtype != torch.float32 else []
+    assert made == cast + [dtype] * 2
+
+
+@needs_torch_2_13
 def test_a_losss_scale_is_not_rounded_to_bf16():
     load_backend.cache_clear()
     generator = torch.Generator().manual_seed(0)
