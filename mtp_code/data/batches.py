@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ from mtp_code.data.config import DataConfig
 from mtp_code.data.packing import NO_DOCUMENT, Row, StreamRows, WholeRows
 from mtp_code.data.shards import ShardSet
 from mtp_code.errors import ShardError
+
+ROWS_TOLD: Final = 4
+"""Of a step whose loss is no number."""
 
 
 class Batch(NamedTuple):
@@ -53,7 +56,7 @@ class TrainingBatches:
             StreamRows if config.packing == "stream" else WholeRows
         )
         self._batch_rows = batch_rows
-        self._folder = shards.folder
+        self._shards = shards
         self._vocab_size = shards.tokenizer.vocab_size
         # Another seed for each source: sources of equal size are not shuffled alike.
         self._rows = {
@@ -85,16 +88,23 @@ class TrainingBatches:
         return self.rows(step * self._batch_rows, self._batch_rows)
 
     def places(self, step: int) -> str:
-        """Where a step's rows are from, for a message: the folder, and each source's rows."""
-        found: dict[str, list[int]] = {}
-        for row in range(step * self._batch_rows, (step + 1) * self._batch_rows):
-            source, index = self._mixture.locate(row)
-            found.setdefault(source, []).append(index)
-        by_source = (
-            f"{source} row {rows[0]}" + (f" to {rows[-1]}" if len(rows) > 1 else "")
-            for source, rows in found.items()
+        """Where a step's rows begin, for a message: file, document, place in it and in the file.
+
+        Of many rows, the first `ROWS_TOLD`.
+        """
+        rows = range(step * self._batch_rows, (step + 1) * self._batch_rows)
+        told = [self._place(*self._mixture.locate(row)) for row in rows[:ROWS_TOLD]]
+        more = len(rows) - len(told)
+        return "; ".join(told) + (f"; and {more} more rows" if more else "")
+
+    def _place(self, source: str, index: int) -> str:
+        piece = self._rows[source].first_piece(index)
+        shard = self._shards.shard(source, "train")
+        return (
+            f"{self._shards.tokens_path(source, 'train')} from token "
+            f"{shard.place(piece.document) + piece.start} (document {piece.document}, "
+            f"its token {piece.start})"
         )
-        return f"{self._folder} {', '.join(by_source)}"
 
     def rows(self, first: int, count: int) -> Batch:
         """Rows of the run, which are counted from 0: a worker's or a micro-batch's share.
@@ -107,8 +117,8 @@ class TrainingBatches:
         for (source, index), row in zip(places, rows, strict=True):
             if (found := int(row.tokens.max())) >= self._vocab_size:
                 raise ShardError(
-                    f"{self._folder}: row {index} of {source} holds token {found}, the vocabulary "
-                    f"{self._vocab_size}: changed since it was written; prepare the data again"
+                    f"{self._place(source, index)}: in this row is token {found}, the vocabulary "
+                    f"has {self._vocab_size}: changed since it was written; prepare the data again"
                 )
         return _batch(rows, [source for source, _ in places])
 

@@ -8,7 +8,7 @@ number.
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,13 @@ class Row(NamedTuple):
 
     tokens: npt.NDArray[np.int64]
     documents: npt.NDArray[np.int32]
+
+
+class Piece(NamedTuple):
+    """A document of the shard from one of its framed tokens on."""
+
+    document: int
+    start: int
 
 
 class Rows(ABC):
@@ -48,9 +55,17 @@ class Rows(ABC):
         self._num_offsets = num_offsets
         self._seed = seed
 
-    @abstractmethod
     def row(self, index: int) -> Row:
         """Row `index`, counted from 0 over all epochs."""
+        return self._fill(self._pieces(index))
+
+    def first_piece(self, index: int) -> Piece:
+        """Where the row begins."""
+        return next(iter(self._pieces(index)))
+
+    @abstractmethod
+    def _pieces(self, index: int) -> Iterator[Piece]:
+        """What follows from a row's beginning on, document by document; perhaps more than fits."""
 
     def _permutation(self, length: int, epoch: int, purpose: int = 0) -> npt.NDArray[np.int64]:
         if self._seed is None:
@@ -59,15 +74,16 @@ class Rows(ABC):
         words = np.random.PCG64([self._seed, epoch, purpose]).random_raw(length)
         return np.argsort(words, kind="stable")
 
-    def _fill(self, pieces: Iterable[npt.NDArray[Any]]) -> Row:
+    def _fill(self, pieces: Iterable[Piece]) -> Row:
         """The pieces, each of another document, as far as they fit; then padding."""
         length = self._row_tokens + self._num_offsets
         tokens = np.zeros(length, dtype=np.int64)
         documents = np.full(length, NO_DOCUMENT, dtype=np.int32)
         filled = 0
         for number, piece in enumerate(pieces):
-            end = min(filled + len(piece), length)
-            tokens[filled:end] = piece[: end - filled]
+            framed = self._shard.framed(piece.document)[piece.start :]
+            end = min(filled + len(framed), length)
+            tokens[filled:end] = framed[: end - filled]
             documents[filled:end] = number
             filled = end
             if filled == length:
@@ -88,35 +104,37 @@ class StreamRows(Rows):
         """Rows that begin in an epoch, the last of which may reach into the next one."""
         return -(-self._epoch_tokens // self._row_tokens)
 
-    def row(self, index: int) -> Row:
-        epoch, place = divmod(index * self._row_tokens, self._epoch_tokens)
-        return self._fill(self._pieces(epoch, place, last_epoch=None))
-
     def last_row(self) -> Row:
         """The last row of the first epoch, padded where `row` would go on into the next."""
         place = (self.rows_per_epoch - 1) * self._row_tokens
-        return self._fill(self._pieces(0, place, last_epoch=0))
+        return self._fill(self._behind(0, place, last_epoch=0))
 
-    def _pieces(self, epoch: int, place: int, last_epoch: int | None) -> Iterator[npt.NDArray[Any]]:
+    def _pieces(self, index: int) -> Iterator[Piece]:
+        epoch, place = divmod(index * self._row_tokens, self._epoch_tokens)
+        return self._behind(epoch, place, last_epoch=None)
+
+    def _behind(self, epoch: int, place: int, last_epoch: int | None) -> Iterator[Piece]:
         """What follows a place in an epoch, document by document, the first one perhaps cut."""
         order, ends = self._order(epoch)
         rank = int(np.searchsorted(ends, place, side="right"))
         skipped = place - int(ends[rank - 1]) if rank else place
         while last_epoch is None or epoch <= last_epoch:
             for document in order[rank:]:
-                yield self._shard.framed(document)[skipped:]
+                yield Piece(int(document), skipped)
                 skipped = 0
             epoch, rank = epoch + 1, 0
             order, _ = self._order(epoch)
 
     def _order(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The documents of an epoch in their order, and where each ends in it."""
-        if epoch not in self._epochs:
-            # Rows ask for one epoch after another, and at the border for two.
-            self._epochs = {kept: self._epochs[kept] for kept in list(self._epochs)[-1:]}
+        known = self._epochs
+        if (found := known.get(epoch)) is None:
             order = self._permutation(self._shard.num_documents, epoch)
-            self._epochs[epoch] = order, np.cumsum(self._shard.framed_lengths[order])
-        return self._epochs[epoch]
+            found = order, np.cumsum(self._shard.framed_lengths[order])
+            # Rows ask for one epoch after another, and at the border for two. Another thread may
+            # ask too, for a message: what is kept is never changed, only made anew.
+            self._epochs = dict([*known.items()][-1:]) | {epoch: found}
+        return found
 
 
 class WholeRows(Rows):
@@ -139,16 +157,14 @@ class WholeRows(Rows):
         self.rows_per_epoch: Final = int(self._row_of_rank.max()) + 1
         self._epoch: tuple[int, list[npt.NDArray[np.int64]]] | None = None
 
-    def row(self, index: int) -> Row:
+    def _pieces(self, index: int) -> Iterator[Piece]:
         epoch, place = divmod(index, self.rows_per_epoch)
-        length = self._row_tokens + self._num_offsets
-        return self._fill(
-            self._shard.framed(self._documents[piece])[self._starts[piece] :][:length]
-            for piece in self._pieces_by_row(epoch)[place]
-        )
+        for number in self._pieces_by_row(epoch)[place]:
+            yield Piece(int(self._documents[number]), int(self._starts[number]))
 
     def _pieces_by_row(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        if self._epoch is None or self._epoch[0] != epoch:
+        known = self._epoch
+        if known is None or known[0] != epoch:
             order = self._permutation(len(self._lengths), epoch)
             by_length = order[np.argsort(-self._lengths[order], kind="stable")]
             place_of_row = self._permutation(self.rows_per_epoch, epoch, purpose=1)
@@ -157,8 +173,8 @@ class WholeRows(Rows):
             shuffled = self._permutation(len(self._lengths), epoch, purpose=2)
             ranks = np.lexsort((shuffled, place_of_rank))
             borders = np.searchsorted(place_of_rank[ranks], np.arange(1, self.rows_per_epoch))
-            self._epoch = epoch, np.split(by_length[ranks], borders)
-        return self._epoch[1]
+            self._epoch = known = epoch, np.split(by_length[ranks], borders)
+        return known[1]
 
 
 def best_fit_decreasing(lengths: Iterable[int], capacity: int) -> npt.NDArray[np.int64]:

@@ -72,7 +72,7 @@ class Manifest(Strict):
 
 
 class Shard:
-    """The documents of one source and split."""
+    """The documents of one source and split, counted from 0."""
 
     def __init__(self, tokens: npt.NDArray[Any], borders: npt.NDArray[np.int64]) -> None:
         self._tokens = tokens
@@ -86,6 +86,10 @@ class Shard:
     def framed_lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each document with the ends of text on both sides."""
         return np.diff(self._borders) + 1
+
+    def place(self, document: int) -> int:
+        """Tokens that stand before a document, framed, in the file."""
+        return int(self._borders[document])
 
     def framed(self, document: int) -> npt.NDArray[Any]:
         """The tokens of a document, with the end of text before it and the one that ends it."""
@@ -208,6 +212,9 @@ class ShardSet:
 
     def shard(self, source: str, split: Split) -> Shard:
         return self._shards[source, split]
+
+    def tokens_path(self, source: str, split: Split) -> Path:
+        return _tokens_path(self.folder, source, split)
 
 
 def open_shards(folder: Path, check_all: bool = False) -> ShardSet:

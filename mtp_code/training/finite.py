@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,14 +24,19 @@ class _Seen(NamedTuple):
 
 
 class FiniteWatch:
-    """Looks at each step's losses and gradient norm: on a GPU one step late.
+    """Looks at each step's losses and gradient norm, perhaps a step late.
 
     A step that went wrong is written into the weights by then, so what is pending has to be
-    settled before a checkpoint.
+    settled before figures are logged and before a checkpoint.
     """
 
-    def __init__(self, run_dir: Path, batches: TrainingBatches) -> None:
-        self._run_dir, self._batches = run_dir, batches
+    @classmethod
+    def on(cls, device: torch.device, run_dir: Path, batches: TrainingBatches) -> Self:
+        """As late as nobody has to wait for the device."""
+        return cls(run_dir, batches, steps_late=int(device.type == "cuda"))
+
+    def __init__(self, run_dir: Path, batches: TrainingBatches, steps_late: int) -> None:
+        self._run_dir, self._batches, self._steps_late = run_dir, batches, steps_late
         self._pending: deque[_Seen] = deque()
 
     def see(self, step: int, figures: Figures, grad_norm: Tensor) -> None:
@@ -40,7 +45,7 @@ class FiniteWatch:
             step: counted from 1.
 
         Raises:
-            TrainingError: this step, or on a GPU the one before it, went wrong.
+            TrainingError: this step, or the one so many steps before it, went wrong.
         """
         on_gpu = grad_norm.is_cuda
         # To pinned memory, where the copy needs nobody to wait for it.
@@ -53,7 +58,7 @@ class FiniteWatch:
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
         self._pending.append(_Seen(step, loss, by_offset, norm, copied))
-        while len(self._pending) > int(on_gpu):
+        while len(self._pending) > self._steps_late:
             self._check(self._pending.popleft())
 
     def settle(self) -> None:
@@ -72,6 +77,6 @@ class FiniteWatch:
             return
         raise TrainingError(
             f"{self._run_dir}: loss by offset {seen.by_offset.tolist()} at step {seen.step} "
-            f"(gradient norm {seen.grad_norm.item():.3g}), on {self._batches.places(seen.step - 1)}"
-            "; the last checkpoint stands: look at those rows, or lower optim.lr"
+            f"(gradient norm {seen.grad_norm.item():.3g}); the last checkpoint stands: lower "
+            f"optim.lr, or look at the step's rows: {self._batches.places(seen.step - 1)}"
         )

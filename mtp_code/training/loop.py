@@ -196,7 +196,7 @@ def _train(
             metrics = stack.enter_context(MetricsLog(run_dir, state.step))
         loaded = stack.enter_context(loading(own_rows, range(state.step, num_steps), placed.device))
         window = [_as_tensors(figures, placed.device) for figures in state.window]
-        watch = FiniteWatch(run_dir, batches)
+        watch = FiniteWatch.on(placed.device, run_dir, batches)
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:

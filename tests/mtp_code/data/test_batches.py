@@ -1,4 +1,5 @@
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -215,5 +216,30 @@ def test_tokens_that_the_tokenizer_does_not_have_are_refused(
 ) -> None:
     batches = batches_of(shards, config)
     batches._vocab_size = 200
-    with pytest.raises(ShardError, match=r"row \d+ of [ab] holds token 256, the vocabulary 200"):
+    with pytest.raises(
+        ShardError, match=r"[ab]\.train\.bin from .* is token 256, the vocabulary has 200"
+    ):
         batches.batch(0)
+
+
+def test_where_rows_are_told_to_begin_they_are(shards: ShardSet, config: DataConfig) -> None:
+    """In the fourth epoch or so; as anybody can look it up."""
+    batches = batches_of(shards, config)
+    batch = batches.batch(99)
+    for row, place in enumerate(batches.places(99).split("; ")):
+        found = re.fullmatch(r"(.+) from token (\d+) \(document (\d+), its token (\d+)\)", place)
+        assert found is not None, place
+        first, document, start = (int(number) for number in found.groups()[1:])
+        of_first = batch.tokens[row][batch.documents[row] == 0].tolist()
+        file = np.fromfile(found[1], shards.manifest.token_type)[first:]
+        assert file[: len(of_first)].tolist() == of_first
+        assert Path(found[1]).name == f"{batch.sources[row]}.train.bin"
+        framed = shards.shard(batch.sources[row], "train").framed(document)[start:]
+        assert framed[: len(of_first)].tolist() == of_first
+    assert row == 3
+
+
+def test_of_many_rows_a_few_are_told(shards: ShardSet, config: DataConfig) -> None:
+    batches = TrainingBatches(shards, config, 9, row_tokens=32, num_offsets=3, seed=0)
+    assert batches.places(0).count("from token") == 4
+    assert batches.places(0).endswith("; and 5 more rows")

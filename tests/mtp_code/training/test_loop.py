@@ -2,17 +2,19 @@
 
 import errno
 import json
+import re
 import shutil
 import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors
 import torch
 
-from mtp_code.checkpoint import checkpoint_path, latest_checkpoint
+from mtp_code.checkpoint import checkpoint_path, latest_checkpoint, read_weights
 from mtp_code.config import validate
 from mtp_code.data.batches import Batch, TrainingBatches
 from mtp_code.data.prepare import prepare
@@ -20,9 +22,11 @@ from mtp_code.data.shards import ShardSet, open_shards
 from mtp_code.errors import AskedToEnd, CheckpointError, MachineError, RecipeError, TrainingError
 from mtp_code.files import alone_in
 from mtp_code.model.accounting import flops_per_token
-from mtp_code.model.mtp import build_model
+from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, load_run, read_run
+from mtp_code.training import loop
+from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.loop import Progress, _validations, train
 from mtp_code.training.loop import validate as validate_losses
 from mtp_code.training.metrics import read_metrics
@@ -309,14 +313,69 @@ def test_what_a_kill_left_beside_the_checkpoints_is_cleared_away(folder, shards,
     assert not leftover.exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(folder, shards):
-    values = recipe_for(folder).model_dump()
-    values["optim"] |= {"lr": 1e30, "kind": "adamw", "clip_norm": None}
-    values["training"] |= {"checkpoint_every": 1}
-    run_dir = folder / "diverged"
-    with pytest.raises(TrainingError, match=r"diverged: loss .* at step \d+ .*lower optim.lr"):
-        train(validate(Recipe, values, where="test"), shards, run_dir)
-    assert latest_checkpoint(run_dir) is not None
+class Poison:
+    """A step whose gradients are no numbers, in a run that looks at each a step late or at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: int, steps_late: int) -> None:
+        self.weights_before: dict[str, torch.Tensor] = {}
+        backward, num_calls = loop.backward, 0
+
+        def poisoned(model: MTPModel, *arguments: Any) -> Any:
+            nonlocal num_calls
+            num_calls += 1
+            figures = backward(model, *arguments)
+            if num_calls == step:
+                weights = model.state_dict().items()
+                self.weights_before = {name: weight.clone() for name, weight in weights}
+                gradient = model.norm.weight.grad
+                assert gradient is not None
+                gradient.fill_(torch.nan)
+            return figures
+
+        monkeypatch.setattr(loop, "backward", poisoned)
+        monkeypatch.setattr(
+            FiniteWatch,
+            "on",
+            lambda device, run_dir, batches: FiniteWatch(run_dir, batches, steps_late),
+        )
+
+    def assert_kept(self, run_dir: Path, step: int) -> None:
+        """The newest checkpoint is of that step, finite, and what the bad step began from."""
+        newest = latest_checkpoint(run_dir)
+        assert newest == checkpoint_path(run_dir, step)
+        kept, _ = read_weights(newest)
+        assert all(weight.isfinite().all() for weight in kept.values())
+        assert all(torch.equal(kept[name], weight) for name, weight in self.weights_before.items())
+        assert len(self.weights_before) >= len(kept) > 0
+
+
+@pytest.mark.parametrize("steps_late", [0, 1])
+def test_a_step_that_is_no_number_is_neither_logged_nor_kept(
+    folder, shards, tmp_path, monkeypatch, steps_late
+):
+    poison = Poison(monkeypatch, 7, steps_late)
+    told = r"at step 7 \(gradient norm nan\).* texts\.train\.bin from token \d+ \(document \d+"
+    tokens = re.escape(str(folder / "tokens"))
+    with pytest.raises(TrainingError, match=told.replace(" texts", f"{tokens}/texts")):
+        train(recipe_for(folder, checkpoint_every=1), shards, tmp_path)
+    poison.assert_kept(tmp_path, 6)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [*range(1, 7)]
+
+
+@pytest.mark.parametrize("steps_late", [0, 1])
+def test_asked_to_end_in_a_step_that_is_no_number_it_keeps_the_checkpoint_before(
+    folder, shards, tmp_path, monkeypatch, steps_late
+):
+    """Step 7 is not one that is logged, and so looked at, before its checkpoint."""
+    poison = Poison(monkeypatch, 7, steps_late)
+
+    def ask(progress: Progress) -> None:
+        if progress.step == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(TrainingError, match="at step 7 "):
+        train(recipe_for(folder, checkpoint_every=2, log_every=2), shards, tmp_path, ask)
+    poison.assert_kept(tmp_path, 6)
 
 
 def test_steps_without_any_label_count_in_no_mean(folder, shards, tmp_path, monkeypatch, caplog):
