@@ -1,6 +1,7 @@
 """Our recipes: each loads, and says what it costs before anybody rents a machine."""
 
 import functools
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -87,3 +88,21 @@ def test_the_papers_recipes_have_its_hyperparameters(name, width, num_layers, nu
     assert (schedule.decay, schedule.final_share) == ("cosine", 0.03)
     assert (optim.kind, optim.lr, optim.betas) == ("adamw", 3e-4, (0.9, 0.95))
     assert (optim.weight_decay, optim.clip_norm) == (0.1, 1.0)
+
+
+def test_what_the_documentation_sets_is_a_recipe(tmp_path):
+    """Each block of its page on training, on top of tiny."""
+    page = Path(__file__).parents[2] / "docs/training.md"
+    blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        path = tmp_path / "documented.toml"
+        path.write_text(block if block.startswith("base") else f'base = "tiny"\n{block}')
+        load_recipe(str(path))
+
+
+def test_the_documentation_names_every_recipe():
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    listed = page.partition("### Recipes")[2].partition("###")[0]
+    named = re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\|([^|]*)\|", listed, re.MULTILINE)))
+    assert sorted(named) == NAMES

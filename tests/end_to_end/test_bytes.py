@@ -1,0 +1,100 @@
+"""The recipe for bytes, cut short: trained by its curriculum, decoded with its own eight heads."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtp_code.data.prepare import prepare
+from mtp_code.data.shards import open_shards
+from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.requests import Request
+from mtp_code.model.mtp import fresh_weights
+from mtp_code.recipe import load_recipe
+from mtp_code.run_folder import load_run
+from mtp_code.training.loop import train
+from mtp_code.training.metrics import read_metrics
+
+NUM_STEPS = 20
+RECIPE = f"""
+base = "bytes8-tiny"
+name = "short"
+
+[data.sources.micro]
+path = "{{folder}}/texts.jsonl"
+
+[data.sources.stdlib]
+kind = "folder"
+path = "{{folder}}/source"
+
+[model]
+width = 32
+num_layers = 10
+ffn_width = 48
+
+[schedule]
+num_steps = {NUM_STEPS}
+warmup_steps = 2
+
+[training]
+row_tokens = 64
+log_every = 1
+validate_every = {NUM_STEPS}
+validation_tokens = 256
+checkpoint_every = {NUM_STEPS}
+"""
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "source").mkdir()
+    texts = [f"def add{i}(x):\n    return x + {i}\n" for i in range(40)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    for i, text in enumerate(texts[:20]):
+        (folder / f"source/{i}.py").write_text(text.replace("add", "sub") * 3)
+    (folder / "short.toml").write_text(RECIPE.format(folder=folder))
+    recipe = load_recipe(str(folder / "short.toml"))
+    prepare(recipe.data, recipe.tokenizer, folder / "tokens")
+    train(recipe, open_shards(folder / "tokens"), folder / "run")
+    return folder / "run"
+
+
+def test_a_head_joins_in_at_each_stage_and_all_of_them_learn(run_dir):
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if row["kind"] == "train"]
+    active = [len(row["loss_by_offset"]) for row in rows]
+    assert active == sorted(active)
+    assert set(active) == set(range(1, 9))
+    for row, number in zip(rows, active, strict=True):
+        assert row.get("weight_by_offset", [1.0] * 8) == [1.0] * number + [0.0] * (8 - number)
+    last = rows[-1]["loss_by_offset"]
+    assert len(last) == 8
+    assert all(loss < math.log(257) for loss in last), "better than any byte as likely as another"
+
+
+def test_each_offset_has_an_unembedding_that_was_trained(run_dir):
+    model = load_run(run_dir).model
+    unembeddings = [model.unembedding_for(offset).weight for offset in range(1, 9)]
+    assert unembeddings[0].shape == (257, 32)
+    fresh = {id(parameter): values for parameter, values in fresh_weights(model, seed=0)}
+    for weight in unembeddings:
+        assert all(not torch.equal(weight, other) for other in unembeddings if other is not weight)
+        assert not torch.allclose(weight, fresh[id(weight)])
+
+
+@pytest.mark.parametrize("num_drafts", [7, "auto"])
+def test_drafts_of_its_own_heads_change_no_byte(run_dir, num_drafts):
+    """Text beyond ASCII, too: a character is several bytes, of which drafts may hold some."""
+    generated = []
+    for drafts in (0, num_drafts):
+        engine = Engine.load(run_dir, num_rows=2, num_drafts=drafts)
+        prompts = [engine.tokenizer.encode_prompt(text) for text in ("def add7(", "# é")]
+        generated.append(engine.generate([Request(prompt, 24) for prompt in prompts]))
+    plain, drafted = generated
+    assert [c.tokens for c in plain.completions] == [c.tokens for c in drafted.completions]
+    assert all(len(completion.tokens) > 0 for completion in plain.completions)
+    if num_drafts == 7:
+        assert all(count > 0 for count in drafted.stats.drafted)
+        assert len(drafted.stats.drafted) == 7
