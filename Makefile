@@ -156,8 +156,14 @@ $(eval $(call remembered,$(RUN)/.asked-decode,$(DECODE_TOKENS)))
 $(DECODED): $(RUN)/decode-%.json: $(TRAINED) $(RUN)/.asked-decode | $(READY)
 	@$(MTP_CODE) bench decode $(RUN) --benchmark $* --max-new-tokens $(DECODE_TOKENS)
 
-bench-gpu-train: $(READY) ## memory, time and precision of training; at a small size without a GPU
+bench-gpu-train: $(VENV)/.kernels ## memory, time and precision of training; at a small size without a GPU
 	@$(MTP_CODE) bench train --out report/train.json
+
+# Other people's loss kernels, where there is a GPU to run them; without them the bench says so.
+$(VENV)/.kernels: $(READY)
+	@! command -v nvidia-smi >/dev/null || { $(BIN)/python -m pip install -qq --disable-pip-version-check \
+		-c constraints.txt $(PIP_ARGS) -e '.[kernels]' && touch $@; } || \
+		echo "bench-gpu-train: without loss kernels, they could not be installed" >&2
 
 bench-gpu-decode: $(READY) ## decoding of shapes with random weights; at a small size without a GPU
 	@$(MTP_CODE) bench decode-shapes --out report/decode-shapes.json

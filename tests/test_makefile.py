@@ -150,6 +150,23 @@ def test_the_sandbox_is_measured_with_what_is_asked_for(checkout):
     assert make(checkout, "fuzz-sandbox") == []
 
 
+def test_loss_kernels_are_installed_once_where_there_is_a_gpu_to_run_them(checkout, monkeypatch):
+    installed = checkout / "installed.log"
+    python = checkout / ".venv/bin/python"
+    python.write_text('#!/bin/bash\n[ "$2" = pip ] && echo "$*" >> installed.log\nexit 0\n')
+    assert make(checkout, "bench-gpu-train") == ["bench train --out report/train.json"]
+    assert not installed.exists()
+    (checkout / "gpu").mkdir()
+    (checkout / "gpu/nvidia-smi").write_text("#!/bin/bash\n")
+    (checkout / "gpu/nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{checkout / 'gpu'}:{os.environ['PATH']}")
+    for _ in range(2):
+        assert make(checkout, "bench-gpu-train") == ["bench train --out report/train.json"]
+    (line,) = installed.read_text().splitlines()
+    assert line.startswith("-m pip install")
+    assert line.endswith("-c constraints.txt -e .[kernels]")
+
+
 def test_the_judge_is_measured_with_what_is_asked_for(checkout):
     (measured,) = make(checkout, "bench-judge", "EVALPLUS_PYTHON=peers/python")
     assert measured == "bench judge --out report/judge.json --evalplus-python peers/python"

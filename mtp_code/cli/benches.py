@@ -1,7 +1,7 @@
 """Commands that measure, side by side in one run."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -11,7 +11,7 @@ import evals.errors
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
 from mtp_code.cli.options import BenchmarkName, ModelDir, NumThreads
 from mtp_code.cli.samplers import figures_folder
-from mtp_code.cli.show import progress_bar
+from mtp_code.cli.show import progress_bar, short_size
 from mtp_code.cli.trained_bench import trained_lines
 from mtp_code.errors import did_you_mean
 
@@ -237,8 +237,8 @@ def bench_train(
     sections: Annotated[
         str | None,
         typer.Option(
-            help="Names with commas: gradients, steps, trained, losses, attention, vocabulary. "
-            "[default: all, in this order]"
+            help="Names with commas: gradients, steps, vocabulary, trained, losses, attention, "
+            "predictions. [default: all, in this order]"
         ),
     ] = None,
     rounds: Annotated[
@@ -257,9 +257,9 @@ def bench_train(
 
     import torch
 
-    from mtp_code.cli.trained_bench import PLANS, TrainedBench
+    from mtp_code.cli.trained_bench import PLANS, SHARE_OF_BENCH, TrainedBench
     from mtp_code.files import write_json
-    from mtp_code.training.bench import Bench
+    from mtp_code.training.bench import Bench, Section
 
     torch.set_num_threads(num_threads)
     measuring = Bench(
@@ -277,30 +277,16 @@ def bench_train(
     with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as folder:
         trained = TrainedBench(PLANS[measuring.size], Path(folder), measuring.left_s)
         known = measuring.sections()
-        # As soon as there are steps: the others can fill what time is left.
-        known = {name: known[name] for name in ("gradients", "steps")} | {
-            "trained": trained.rows
-        } | known  # fmt: skip
-        record = measuring.run(_listed("--sections", sections, known), keep)
-    for row in record.get("steps", {"rows": []})["rows"]:
-        typer.echo(
-            f"{row['shape']} n={row['num_mtp_heads']} | {row['overhead']:.3f}x the next-token step "
-            f"| {row['flops_ratio']:.3f}x its arithmetic | {row['over_flop_matched']:.3f}x of "
-            f"FLOP-matched | {len(row['over_flop_matched_each'])} pairs"
+        first = ("gradients", "steps", "vocabulary")
+        known = (
+            {name: known[name] for name in first}
+            | {"trained": Section(trained.rows, SHARE_OF_BENCH)}
+            | known
         )
-    for row in record.get("trained", {"rows": []})["rows"]:
-        for line in trained_lines(row):
-            typer.echo(line)
-    errors = [
-        f"{name}: {part['error']}"
-        for name, part in record.items()
-        if isinstance(part, dict) and "error" in part
-    ]
-    errors += [
-        f"trained: {row['left_out']}"
-        for row in record.get("trained", {"rows": []})["rows"]
-        if "left_out" in row
-    ]
+        record = measuring.run(_listed("--sections", sections, known), keep)
+    for line in _train_lines(record):
+        typer.echo(line)
+    errors = list(_train_errors(record))
     for error in errors:
         typer.echo(error, err=True)
     if errors:
@@ -540,6 +526,74 @@ def _sizes(given: str, most: int) -> list[int]:
             f"--batches {given}: expected sizes of 1 to {most} with commas, as in 1,4,16"
         )
     return sizes
+
+
+def _train_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What `bench train` found, in words; what failed is among the errors."""
+    for row in _rows(record, "gradients"):
+        yield (
+            f"{row['shape']} {row['precision']} | gradients {row['distance']:.2g} from fp64, the "
+            f"worst parameter's {row['worst_parameter']:.2g}"
+        )
+    for row in _rows(record, "steps"):
+        yield (
+            f"{row['shape']} V={row['vocab_size']} n={row['num_mtp_heads']} | "
+            f"{row['overhead']:.3f}x the next-token step | {row['flops_ratio']:.3f}x its "
+            f"arithmetic | {row['over_flop_matched']:.3f}x of FLOP-matched | "
+            f"{len(row['over_flop_matched_each'])} pairs | {_speed(row)}"
+        )
+    for row in _rows(record, "vocabulary"):
+        yield (f"{row['shape']} V={row['vocab_size']} n={row['num_mtp_heads']} | {_speed(row)}")
+    for row in _rows(record, "trained"):
+        yield from trained_lines(row)
+    for row in _rows(record, "losses"):
+        found = f"left out: {row['left_out']}" if "left_out" in row else None
+        if "step_s" in row:
+            found = f"{_speed(row)} | gradients {row['distance']:.2g} from fp64"
+        if found is not None:
+            yield f"{row['shape']} loss {row['loss']} | {found}"
+    for row in _rows(record, "attention"):
+        apart = f" | {row['distance']:.2g} from dense" if "distance" in row else ""
+        yield f"{row['shape']} attention {row['attention']} | {_speed(row)}{apart}"
+    for row in _rows(record, "predictions"):
+        measured = (
+            "" if row["peak_bytes"] is None else f" | measured {short_size(row['peak_bytes'])}"
+        )
+        yield (
+            f"{row['shape']} V={row['vocab_size']} n={row['num_mtp_heads']} | peak predicted "
+            f"{short_size(row['predicted_peak_bytes'])}{measured}"
+        )
+
+
+def _train_errors(record: Mapping[str, Any]) -> Iterator[str]:
+    """What failed, is missing or broke a bound, of a section or a row of it."""
+    for name, part in record.items():
+        if not isinstance(part, dict) or "rows" not in part:
+            continue
+        if "error" in part:
+            yield f"{name}: {part['error']}"
+        for row in part["rows"]:
+            error = row.get("error", row.get("left_out") if name == "trained" else None)
+            about = (row[key] for key in ("shape", "precision", "loss", "attention") if key in row)
+            if error is not None:
+                yield f"{' '.join((name, *about))}: {error}"
+
+
+def _rows(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = record.get(name, {"rows": []})["rows"]
+    return rows
+
+
+def _speed(row: Mapping[str, Any]) -> str:
+    """Of a step, as far as it is known."""
+    known = [f"{1000 * row['step_s']:.1f} ms"]
+    if "tokens_per_s" in row:
+        known.append(f"{row['tokens_per_s'] / 1000:.1f}k tok/s")
+    if "mfu" in row:
+        known.append(f"{100 * row['mfu']:.1f} % MFU")
+    if "peak_bytes" in row:
+        known.append(f"peak {short_size(row['peak_bytes'])}")
+    return ", ".join(known)
 
 
 def _listed(option: str, given: str | None, known: Mapping[str, T]) -> Mapping[str, T]:

@@ -19,8 +19,10 @@ NUM_HEADS: Final = (4, 1)
 PROBE_STEPS: Final = 6
 LEAST_S: Final = 60.0
 """For less it does not begin: data has to be prepared first."""
-SHARE_OF_TIME: Final = 0.5
-"""Of what is left when the data is ready; sampling, judging, decoding and other sections have the
+SHARE_OF_BENCH: Final = 0.38
+"""Of the time of the whole bench, beside all other sections."""
+SHARE_OF_TIME: Final = 0.6
+"""Of what is left when the data is ready, for training; sampling, judging and decoding have the
 rest."""
 
 
@@ -73,7 +75,7 @@ class TrainedBench:
         """
         Args:
             folder: for tokens and runs.
-            left_s: seconds until all should be done.
+            left_s: seconds until all of it should be done; none of its parts begins behind them.
         """
         self._plan, self._folder, self._left_s = plan, folder, left_s
 
@@ -81,7 +83,7 @@ class TrainedBench:
         """The corpus; then, of each number of heads, losses; then pass@1 and acceptance.
 
         Raises:
-            OutOfTimeError: there is no time left for training.
+            OutOfTimeError: there is no time left for training, or for what comes after it.
         """
         from mtp_code.training.bench import OutOfTimeError
 
@@ -100,9 +102,11 @@ class TrainedBench:
             yield about[n] | self._trained(n, num_steps)
         for n in NUM_HEADS:
             trained = self._load(n)
-            yield about[n] | self._passed(n, trained)
-            if n > 1:
-                yield about[n] | {"decoding": self._decoded(trained)}
+            parts = [self._passed] if n == 1 else [self._passed, self._decoded]
+            for part in parts:
+                if self._left_s() < 0:
+                    raise OutOfTimeError
+                yield about[n] | part(n, trained)
 
     def _recipe(self, num_heads: int, num_steps: int, log_every: int = 1) -> "Recipe":
         from mtp_code.config import validate
@@ -247,7 +251,7 @@ class TrainedBench:
         judge(samples, part, folder / VERDICTS_FILE)
         return score(folder / VERDICTS_FILE, part)
 
-    def _decoded(self, trained: "TrainedModel") -> list[dict[str, Any]]:
+    def _decoded(self, num_heads: int, trained: "TrainedModel") -> dict[str, Any]:
         """Acceptance and speed by number of drafts, on a few prompts of micro."""
         from mtp_code.decoding.bench import NUM_ROUNDS, measure
         from mtp_code.decoding.requests import Request
@@ -258,7 +262,7 @@ class TrainedBench:
             Request(trained.tokenizer.encode_prompt(prompt), self._plan.max_new_tokens)
             for prompt in chosen
         ]
-        return measure(trained.model, trained.tokenizer, requests)
+        return {"decoding": measure(trained.model, trained.tokenizer, requests)}
 
     @property
     def _tokens(self) -> Path:

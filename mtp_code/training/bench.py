@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from mtp_code.model.accounting import flops_per_token, flops_ratio, model_flops_
 from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import Recipe, load_recipe
 from mtp_code.training.loop import backward
-from mtp_code.training.losses.backends import load_backend
+from mtp_code.training.losses.backends import LossName, load_backend
 from mtp_code.training.memory import predict_peak
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.placement import Placement, choose_device, choose_placement, place
@@ -33,8 +33,27 @@ from mtp_code.training.speed import peak_flops_per_s
 log = logging.getLogger(__name__)
 
 Size = Literal["smoke", "cpu", "gpu"]
-Section = Callable[[], Iterator[dict[str, Any]]]
-NUM_HEADS: Final = (1, 2, 4, 8)
+NUM_HEADS: Final = (4, 1, 2, 8)
+"""Four, the paper's choice, and the next-token model come first, should time run out."""
+GRID_STEPS: Final = 2
+"""Timed steps of each model of the grid, which has many."""
+BOUNDS: Final = {"fp32": 1e-4, "bf16": 0.05}
+"""On the relative distance of a gradient from fp64's."""
+ATTENTION_BOUND: Final = 1e-2
+"""On the relative distance of all gradients by blocks from those by booleans."""
+
+
+class Section(NamedTuple):
+    """A table of rows, one after another.
+
+    A row with an `error` is of a measurement that failed, or broke a bound.
+
+    Attributes:
+        share: of the time; what a section leaves over, those behind it have.
+    """
+
+    rows: Callable[[], Iterator[dict[str, Any]]]
+    share: float
 
 
 @dataclass(frozen=True)
@@ -45,11 +64,13 @@ class Plan:
         shapes: recipes whose models are measured, by name, and what is set in them.
         vocab_sizes: of the grid of memory and time.
         num_rounds: of interleaved steps, behind one that warms up and compiles.
+        step_vocab_sizes: of steps against the next-token twin's; none is the recipe's own.
     """
 
     shapes: Mapping[str, tuple[str, ...]]
     vocab_sizes: tuple[int, ...]
     num_rounds: int
+    step_vocab_sizes: tuple[int, ...] = ()
 
 
 _SMALL = ("optim.kind=adamw", "training.mask_documents=false", "training.micro_batches=1")
@@ -60,18 +81,20 @@ PLANS: Final[Mapping[Size, Plan]] = {
         {"smoke": (*_SMALL, "model.num_layers=8", "training.rows=1", "training.row_tokens=32")},
         (256, 1000),
         1,
+        (256, 1000),
     ),
     "cpu": Plan(
         {"tiny": (*_SMALL, "model.num_layers=10", "training.rows=2", "training.row_tokens=256")},
         (256, 4096, 32_000),
         5,
+        (1024, 256, 8192, 32_000),
     ),
     "gpu": Plan(
         {
             "code-350m": (*_GPU, "training.rows=8", "training.row_tokens=2048"),
             "code-1b": (*_GPU, "training.rows=2", "training.row_tokens=4096"),
         },
-        (256, 32_000, 128_000),
+        (32_000, 256, 128_000),
         5,
     ),
 }
@@ -103,7 +126,8 @@ class Bench:
         self.size: Size = size or ("gpu" if self._device.type == "cuda" else "cpu")
         plan = PLANS[self.size]
         self._plan = plan if num_rounds is None else replace(plan, num_rounds=num_rounds)
-        self._ends_at_s = time.monotonic() + limit_s
+        self._ends_at_s = self._section_ends_at_s = time.monotonic() + limit_s
+        self._peaks: dict[tuple[str, int, int], int | None] = {}
         self._on_progress = on_progress
         # Blocks share one code object, and each shape of them that is measured is a compilation of
         # it. Behind torch's limit of 8, Dynamo would leave them uncompiled.
@@ -112,15 +136,17 @@ class Bench:
     def sections(self) -> dict[str, Section]:
         """All that can be measured here, by name, the most wanted first."""
         return {
-            "gradients": self.gradients,
-            "steps": self.steps,
-            "losses": self.losses,
-            "attention": self.attention,
-            "vocabulary": self.vocabulary,
+            "gradients": Section(self.gradients, 0.07),
+            "steps": Section(self.steps, 0.18),
+            "vocabulary": Section(self.vocabulary, 0.20),
+            "losses": Section(self.losses, 0.09),
+            "attention": Section(self.attention, 0.05),
+            "predictions": Section(self.predictions, 0.03),
         }
 
     def left_s(self) -> float:
-        return self._ends_at_s - time.monotonic()
+        """Until the section that runs should have ended."""
+        return self._section_ends_at_s - time.monotonic()
 
     def run(
         self,
@@ -132,12 +158,26 @@ class Bench:
         Args:
             on_row: sees the record as it is so far, whenever there is more of it.
         """
-        record: dict[str, Any] = {"size": self.size, "device": self._device_name()}
+        all_s = max(0.0, self._ends_at_s - time.monotonic())
+        shares = {name: section.share for name, section in sections.items()}
+        planned_s = {name: all_s * share / sum(shares.values()) for name, share in shares.items()}
+        self._on_progress(
+            "planned: " + ", ".join(f"{name} {each_s:.0f} s" for name, each_s in planned_s.items())
+        )
+        record: dict[str, Any] = {
+            "size": self.size,
+            "device": self._device_name(),
+            "planned_s": planned_s,
+        }
+        later_s = sum(planned_s.values())
         for name, section in sections.items():
+            later_s -= planned_s[name]
+            self._section_ends_at_s = self._ends_at_s - later_s
+            begun_s = time.monotonic()
             rows: list[dict[str, Any]] = []
             record[name] = {"rows": rows}
             try:
-                for row in section():
+                for row in section.rows():
                     rows.append(row)
                     self._on_progress(f"{name}: {row}")
                     on_row(record)
@@ -148,6 +188,7 @@ class Bench:
             except Exception as error:  # whatever it is, the other sections are worth having
                 log.exception("%s", name)
                 record[name]["error"] = f"{type(error).__name__}: {error}"
+            record[name]["elapsed_s"] = time.monotonic() - begun_s
             on_row(record)
             self._tidy()
         return record
@@ -157,43 +198,34 @@ class Bench:
         for name in self._plan.shapes:
             recipe = self._recipe(name, "model.num_layers=8", "model.num_mtp_heads=4")
             batch = self._batch(recipe, num_rows=1)
-            states: dict[str, Any] = {}
-            exact: dict[str, torch.Tensor] = {}
+            exact: Gradients = {}
             for precision in ("fp64", "fp32", "bf16"):
-                asked = "fp32" if precision == "fp64" else precision
-                training = recipe.training.model_copy(
-                    update={"precision": asked, "tf32": False, "rows": 1}
-                )
+                asked = {
+                    "precision": "fp32" if precision == "fp64" else precision,
+                    "tf32": False,
+                    "rows": 1,
+                }
+                if precision != "bf16":  # what training uses is what has to be compiled
+                    asked["compile"] = False
+                training = recipe.training.model_copy(update=asked)
                 model = self._model(recipe)
-                if states:
-                    model.load_state_dict(states)
-                states = {key: value.clone() for key, value in model.state_dict().items()}
-                off = {"compile": False} if precision == "fp64" else {}
-                placement = place(model, training.model_copy(update=off), self._device)
+                placement = place(model, training, self._device)
                 if precision == "fp64":
                     model.double()
                 with placement.autocast():
                     backward(model, batch, training, (1.0,) * 4)
-                found = {
-                    key: p.grad.double()
-                    for key, p in model.named_parameters()
-                    if p.grad is not None
-                }
-                if not exact:
+                found = _gradients_of(model)
+                if precision == "fp64":
                     exact = found
                     continue
-                apart = {key: (found[key] - grad).norm() for key, grad in exact.items()}
-                every = (
-                    torch.stack(list(apart.values())).norm()
-                    / torch.stack([grad.norm() for grad in exact.values()]).norm()
-                )
-                worst = max((apart[key] / grad.norm()).item() for key, grad in exact.items())
-                yield {
+                every, worst = _distances(found, exact)
+                row = {
                     "shape": name,
                     "precision": precision,
-                    "distance": every.item(),
+                    "distance": every,
                     "worst_parameter": worst,
                 }
+                yield row | _beyond("a parameter's gradient", worst, BOUNDS[precision])
 
     def steps(self) -> Iterator[dict[str, Any]]:
         """Whole steps by number of heads at equal layers, in turns with the next-token twin's.
@@ -203,80 +235,124 @@ class Bench:
         arithmetic that is logits: that, and not the heads, is what a table of overheads by number
         of heads shows (Gloeckle et al. 2024, arXiv 2404.19737, appendix on training speed).
         """
-        for name in self._plan.shapes:
-            # Four, the paper's choice, comes first, should time run out.
-            for n in sorted(NUM_HEADS[1:], key=lambda number: (number != 4, number)):
-                ratios = [
-                    ratio
-                    for _ in range(2 if self.size == "gpu" else 1)
-                    for ratio in self._ratios_to_twin(name, n)
-                ]
-                recipe = self._recipe(name, f"model.num_mtp_heads={n}")
-                own = flops_per_token(recipe.model, recipe.training.row_tokens)
-                twin_recipe = self._recipe(name, "model.num_mtp_heads=1")
-                twin = flops_per_token(twin_recipe.model, recipe.training.row_tokens)
-                overhead = statistics.median(ratios)
-                arithmetic = flops_ratio(recipe.model, recipe.training.row_tokens)
-                more = own.total - twin.total
-                yield {
-                    "shape": name,
-                    "vocab_size": recipe.model.vocab_size,
-                    "num_mtp_heads": n,
-                    "overhead": overhead,
-                    "flops_ratio": arithmetic,
-                    "over_flop_matched": overhead / arithmetic,
-                    "over_flop_matched_each": [ratio / arithmetic for ratio in ratios],
-                    "unembedding_share": (own.unembedding - twin.unembedding) / more,
-                }
+        for n in NUM_HEADS:
+            if n == 1:
+                continue
+            for name in self._plan.shapes:
+                for vocab_size in self._plan.step_vocab_sizes or (None,):
+                    set_vocab = () if vocab_size is None else (f"model.vocab_size={vocab_size}",)
+                    yield self._against_twin(name, n, set_vocab)
 
-    def _ratios_to_twin(self, name: str, num_heads: int) -> list[float]:
-        """Time of a step ÷ that of the next-token twin's beside it, of models made anew."""
-        runs = [_Run(self, self._recipe(name, f"model.num_mtp_heads={n}")) for n in (1, num_heads)]
-        for run in runs:
-            run.step()
-        ratios = []
-        for _ in range(self._plan.num_rounds):
-            twin_s, own_s = (run.timed_step() for run in runs)
-            ratios.append(own_s / twin_s)
-        del run, runs  # the loop's too, or it holds a model
-        self._tidy()
-        return ratios
+    def _against_twin(self, name: str, num_heads: int, more: tuple[str, ...]) -> dict[str, Any]:
+        recipes = [self._recipe(name, f"model.num_mtp_heads={n}", *more) for n in (1, num_heads)]
+        times_s: list[tuple[float, float]] = []
+        peaks: list[dict[str, int]] = []
+        for _ in range(2 if self.size == "gpu" else 1):  # models made anew
+            peaks = []
+            runs = []
+            for recipe in recipes:  # while one warms up, the others hold what they hold
+                runs.append(_Run(self, recipe))
+                runs[-1].step()
+                runs[-1].step()
+                peaks.append(runs[-1].measured_peak())
+            for _ in range(self._plan.num_rounds):
+                twin_s, own_s = (run.timed_step() for run in runs)
+                times_s.append((twin_s, own_s))
+            del runs
+            self._tidy()
+        training = recipes[0].training
+        twin, own = (flops_per_token(recipe.model, training.row_tokens) for recipe in recipes)
+        ratios = [own_s / twin_s for twin_s, own_s in times_s]
+        overhead = statistics.median(ratios)
+        arithmetic = flops_ratio(recipes[1].model, training.row_tokens)
+        speeds = [
+            self._speed(recipe, statistics.median(each_s)) | peak
+            for recipe, each_s, peak in zip(recipes, zip(*times_s, strict=True), peaks, strict=True)
+        ]
+        return {
+            "shape": name,
+            "vocab_size": recipes[1].model.vocab_size,
+            "num_mtp_heads": num_heads,
+            **speeds[1],
+            "twin": speeds[0],
+            "overhead": overhead,
+            "flops_ratio": arithmetic,
+            "over_flop_matched": overhead / arithmetic,
+            "over_flop_matched_each": [ratio / arithmetic for ratio in ratios],
+            "unembedding_share": (own.unembedding - twin.unembedding) / (own.total - twin.total),
+        }
 
     def losses(self) -> Iterator[dict[str, Any]]:
-        """Steps of four heads with each way to compute the loss, in turns."""
+        """Steps of four heads with each way to compute the loss, in turns.
+
+        With the peak of each, and how far its gradients are from fp64's on states at random.
+        """
         for name in self._plan.shapes:
-            runs: dict[str, _Run] = {}
-            for loss in ("chunked", "torch", "liger", "cut"):
-                try:
-                    load_backend(loss, self._device)
-                except (MachineError, ImportError) as error:
-                    yield {"shape": name, "loss": loss, "left_out": str(error)}
-                    continue
+            run: _Run | None = None
+            runs: dict[LossName, _Run] = {}
+            rows: dict[LossName, dict[str, Any]] = {}
+            for loss in get_args(LossName):
+                row = rows[loss] = {"shape": name, "loss": loss}
                 recipe = self._recipe(
                     name, "model.num_mtp_heads=4", f"training.objective.loss={loss}"
                 )
                 try:
-                    runs[loss] = _Run(self, recipe)
-                    runs[loss].step()
+                    load_backend(loss, self._device)
+                    row |= self._loss_distances(recipe)
+                    run = _Run(self, recipe)
+                    run.step()
+                    run.step()
+                    row |= run.measured_peak()
+                    runs[loss] = run
                 except OutOfTimeError:
                     raise
-                except Exception as error:  # noqa: BLE001 - a kernel's own; the others go on
-                    runs.pop(loss, None)
-                    yield {"shape": name, "loss": loss, "left_out": repr(error)}
-            times_s: dict[str, list[float]] = {loss: [] for loss in runs}
+                except (MachineError, ImportError) as error:
+                    row["error" if self._device.type == "cuda" else "left_out"] = str(error)
+                except Exception as error:
+                    log.exception("%s", loss)  # a kernel's own; the others go on
+                    row["error"] = f"{type(error).__name__}: {error}"
+            times_s: dict[LossName, list[float]] = {loss: [] for loss in runs}
             for _ in range(self._plan.num_rounds):
-                for loss in runs:
-                    times_s[loss].append(runs[loss].timed_step())
-            for loss, found_s in times_s.items():
-                yield {"shape": name, "loss": loss, "step_s": statistics.median(found_s)}
-            del runs
+                for loss, run in runs.items():
+                    times_s[loss].append(run.timed_step())
+            for loss, row in rows.items():
+                yield row | ({"step_s": statistics.median(times_s[loss])} if loss in runs else {})
+            run = None  # the loop's too, or it holds a model
+            runs.clear()
             self._tidy()
+
+    def _loss_distances(self, recipe: Recipe) -> dict[str, Any]:
+        """One loss alone, in the precision of training: gradients by states and unembedding."""
+        model, training = recipe.model, recipe.training
+        precision = choose_placement(training, model.head_width, self._device).precision
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        num_states = training.rows * training.row_tokens
+        generator = torch.Generator(self._device).manual_seed(0)
+        options: dict[str, Any] = {"device": self._device, "generator": generator}
+        states_ND = torch.randn(num_states, model.width, **options).to(dtype)
+        weight_VD = 0.02 * torch.randn(model.vocab_size, model.width, **options)
+        weight_VD = weight_VD.to(dtype).float()  # as the product reads it
+        labels_N = torch.randint(0, model.vocab_size, (num_states,), **options)
+        logits_bytes = training.objective.logits_bytes(self._device)
+        found = []
+        for name, kind in (("chunked", torch.float64), (training.objective.loss, dtype)):
+            weight = weight_VD.to(torch.promote_types(kind, torch.float32))
+            weight_grad_VD = torch.zeros_like(weight)
+            _, states_grad_ND = load_backend(name, self._device)(
+                states_ND.to(kind), weight, weight_grad_VD, labels_N, 1 / num_states, logits_bytes
+            )
+            found.append(
+                {"states": states_grad_ND.double(), "unembedding": weight_grad_VD.double()}
+            )
+        exact, own = found
+        _, worst = _distances(own, exact)
+        return {"distance": worst} | _beyond("a gradient", worst, BOUNDS[precision])
 
     def attention(self) -> Iterator[dict[str, Any]]:
         """Rows of several documents, kept apart by booleans and by blocks."""
         kinds = ("dense", "flex") if self._device.type == "cuda" else ("dense",)
         for name in self._plan.shapes:
-            norms: list[float] = []
+            dense: Gradients = {}
             for kind in kinds:
                 recipe = self._recipe(
                     name,
@@ -285,51 +361,85 @@ class Bench:
                     f"training.attention={kind}",
                 )
                 run = _Run(self, recipe)
-                norms.append(run.step())
-                row = {"shape": name, "attention": kind, "grad_norm": norms[-1]}
+                row: dict[str, Any] = {"shape": name, "attention": kind}
+                run.backward()
+                if kind == "dense":
+                    dense = run.gradients_on_host()
+                else:
+                    every, worst = _distances(run.gradients_on_host(), dense)
+                    row |= {"distance": every, "worst_parameter": worst}
+                    row |= _beyond("the gradient", every, ATTENTION_BOUND)
+                run.update()
                 step_s = statistics.median(run.timed_step() for _ in range(self._plan.num_rounds))
                 yield row | {"step_s": step_s} | run.measured_peak()
                 del run
                 self._tidy()
 
     def vocabulary(self) -> Iterator[dict[str, Any]]:
-        """Peak memory beside what was predicted, step time and MFU: heads × vocabulary."""
-        for name in self._plan.shapes:
-            for vocab_size in self._plan.vocab_sizes:
-                for n in NUM_HEADS:
-                    recipe = self._recipe(
-                        name, f"model.num_mtp_heads={n}", f"model.vocab_size={vocab_size}"
-                    )
-                    run = _Run(self, recipe)
-                    run.step()
-                    times_s = [run.timed_step() for _ in range(self._plan.num_rounds)]
-                    step_s = statistics.median(times_s)
-                    rate = recipe.training.rows * recipe.training.row_tokens / step_s
-                    row = {
-                        "shape": name,
-                        "vocab_size": vocab_size,
-                        "num_mtp_heads": n,
-                        "step_s": step_s,
-                        "tokens_per_s": rate,
-                        "predicted_peak_bytes": predict_peak(recipe, self._device.type).total_bytes,
-                    } | run.measured_peak()
-                    flops = flops_per_token(recipe.model, recipe.training.row_tokens)
-                    mfu = model_flops_utilization(rate, flops, peak_flops_per_s(self._device))
-                    yield row if mfu is None else row | {"mfu": mfu}
-                    del run
-                    self._tidy()
+        """Peak memory, step time and MFU: heads × vocabulary."""
+        for name, vocab_size, n in self._grid():
+            recipe = self._recipe(
+                name, f"model.num_mtp_heads={n}", f"model.vocab_size={vocab_size}"
+            )
+            run = _Run(self, recipe)
+            run.step()
+            step_s = min(run.timed_step() for _ in range(GRID_STEPS))
+            peak = run.measured_peak()
+            self._peaks[name, vocab_size, n] = peak.get("peak_bytes")
+            key = {"shape": name, "vocab_size": vocab_size, "num_mtp_heads": n}
+            yield key | self._speed(recipe, step_s) | peak
+            del run
+            self._tidy()
+
+    def predictions(self) -> Iterator[dict[str, Any]]:
+        """The peaks of the grid as they are predicted, beside what was measured.
+
+        A matter of the processor alone, seconds for each: as many as there is time for.
+        """
+        for name, vocab_size, n in self._grid():
+            if self.left_s() < 0:
+                return
+            recipe = self._recipe(
+                name, f"model.num_mtp_heads={n}", f"model.vocab_size={vocab_size}"
+            )
+            predicted = predict_peak(recipe, self._device.type).total_bytes
+            yield {
+                "shape": name,
+                "vocab_size": vocab_size,
+                "num_mtp_heads": n,
+                "predicted_peak_bytes": predicted,
+                "peak_bytes": self._peaks.get((name, vocab_size, n)),
+            }
+
+    def _grid(self) -> Iterator[tuple[str, int, int]]:
+        """Shape, vocabulary and number of heads, the most wanted first."""
+        for pair in (NUM_HEADS[:2], NUM_HEADS[2:]):
+            for name in self._plan.shapes:
+                for vocab_size in self._plan.vocab_sizes:
+                    for n in pair:
+                        yield name, vocab_size, n
+
+    def _speed(self, recipe: Recipe, step_s: float) -> dict[str, float]:
+        """A step's time as what it is worth."""
+        training = recipe.training
+        rate = training.rows * training.row_tokens / step_s
+        flops = flops_per_token(recipe.model, training.row_tokens)
+        mfu = model_flops_utilization(rate, flops, peak_flops_per_s(self._device))
+        speed = {"step_s": step_s, "tokens_per_s": rate}
+        return speed if mfu is None else speed | {"mfu": mfu}
 
     def _recipe(self, name: str, *overrides: str) -> Recipe:
         return load_recipe(name, [*self._plan.shapes[name], *overrides])
 
     def _model(self, recipe: Recipe) -> MTPModel:
-        """With torch's own fresh weights, which a GPU draws itself.
+        """With torch's own fresh weights, which a GPU draws itself: the same for each of a shape.
 
         Raises:
             OutOfTimeError: it is too late for a further model.
         """
         if self.left_s() < 0:
             raise OutOfTimeError
+        torch.manual_seed(0)
         with self._device:
             model = MTPModel(recipe.model)
             for weight in model.vocabulary_weights():
@@ -375,16 +485,25 @@ class _Run:
         self._optimizers: list[Optimizer] = build_optimizers(self._model, recipe.optim)
         self._batch = bench._batch(recipe, recipe.training.rows)
 
-    def step(self) -> float:
-        """One step; the gradient's norm."""
+    def backward(self) -> None:
         weights = (1.0,) * self._model.num_mtp_heads
         with self._placement.autocast():
             backward(self._model, self._batch, self._recipe.training, weights)
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+
+    def gradients_on_host(self) -> "Gradients":
+        """Copies, which take no room of the peak."""
+        gradients = _gradients_of(self._model)
+        return {name: grad.to("cpu", copy=True) for name, grad in gradients.items()}
+
+    def update(self) -> None:
+        nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return norm.item()
+
+    def step(self) -> None:
+        self.backward()
+        self.update()
 
     def timed_step(self) -> float:
         """Seconds of a step: of the processor on a CPU, which others may use too."""
@@ -404,3 +523,27 @@ class _Run:
             return {}
         peak = torch.cuda.max_memory_allocated(self._placement.device)
         return {"peak_bytes": peak - self._held_before}
+
+
+Gradients = dict[str, torch.Tensor]
+"""By parameter."""
+
+
+def _gradients_of(model: MTPModel) -> Gradients:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _distances(found: Gradients, exact: Gradients) -> tuple[float, float]:
+    """Relative distance (norm of the difference ÷ norm) of all together, and the largest of one."""
+    apart = torch.stack(
+        [(found[key].double() - grad.double()).norm() for key, grad in exact.items()]
+    )
+    norms = torch.stack([grad.double().norm() for grad in exact.values()])
+    return (apart.norm() / norms.norm()).item(), (apart / norms).max().item()
+
+
+def _beyond(what: str, distance: float, bound: float) -> dict[str, str]:
+    """An `error` for the row, if rounding does not explain the distance."""
+    if distance <= bound:  # NaN is not
+        return {}
+    return {"error": f"{what} is {distance:.2g} from what it should be, {bound:g} at most"}

@@ -67,6 +67,25 @@ def test_without_time_for_a_few_steps_the_corpus_is_all_there_is(tmp_path, monke
         next(rows)
 
 
+def test_no_part_begins_behind_the_time_that_is_reserved(tmp_path, monkeypatch):
+    """What was trained by then is kept."""
+    left_s = 100.0
+
+    def trained(bench: TrainedBench, num_heads: int, num_steps: int) -> dict[str, Any]:
+        nonlocal left_s
+        left_s -= 50.5
+        return {}
+
+    monkeypatch.setattr(TrainedBench, "_prepare", lambda bench: {"tokens": {}})
+    monkeypatch.setattr(TrainedBench, "_probed_step_s", lambda bench, num_heads: 1.0)
+    monkeypatch.setattr(TrainedBench, "_trained", trained)
+    monkeypatch.setattr(TrainedBench, "_load", lambda bench, num_heads: None)
+    rows = TrainedBench(PLANS["gpu"], tmp_path, lambda: left_s).rows()
+    assert [next(rows).get("num_mtp_heads") for _ in range(3)] == [None, 4, 1]
+    with pytest.raises(OutOfTimeError):
+        next(rows)
+
+
 def test_sections_are_chosen_by_name():
     known = {"gradients": 1, "steps": 2, "trained": 3}
     assert _listed("--sections", None, known) == known

@@ -1,51 +1,145 @@
 """The bench at its smallest: every section answers, and one that fails leaves the others alone."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from mtp_code.cli.benches import _train_errors
+from mtp_code.errors import MachineError
 from mtp_code.training import bench
-from mtp_code.training.bench import Bench, Plan
+from mtp_code.training.bench import Bench, Plan, Section
 
 
 @pytest.fixture(scope="module", autouse=True)
 def smaller() -> Any:
     plan = bench.PLANS["smoke"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            bench, "PLANS", {"smoke": Plan(plan.shapes, plan.vocab_sizes[:1], plan.num_rounds)}
-        )
-        patch.setattr(bench, "NUM_HEADS", (1, 4))
+        smoke = Plan(plan.shapes, plan.vocab_sizes[:1], plan.num_rounds, plan.step_vocab_sizes)
+        patch.setattr(bench, "PLANS", {"smoke": smoke})
+        patch.setattr(bench, "NUM_HEADS", (4, 1))
         yield
 
 
-def test_every_section_answers(monkeypatch):
-    def broken(self: Bench) -> Any:
+@pytest.fixture(scope="module")
+def measured() -> tuple[dict[str, Any], list[str], list[str]]:
+    """The record, the lines that were told, and what was kept on the way."""
+
+    def broken() -> Any:
         yield {"kept": 1}
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(Bench, "attention", broken)
     lines: list[str] = []
     kept: list[str] = []
-    bench = Bench("smoke", 300, lines.append)
-    record = bench.run(bench.sections(), lambda so_far: kept.append(json.dumps(so_far)))
-    assert len(kept) == len(lines) + len(bench.sections()), "with each row, and as a section ends"
+    measuring = Bench("smoke", 300, lines.append)
+    sections = measuring.sections() | {"attention": Section(broken, 0.1)}
+    record = measuring.run(sections, lambda so_far: kept.append(json.dumps(so_far)))
+    return record, lines, kept
+
+
+SECTIONS = ("gradients", "steps", "vocabulary", "losses", "attention", "predictions")
+
+
+def test_every_section_answers_and_a_broken_one_leaves_the_others(measured):
+    record, lines, kept = measured
+    num_rows = sum(len(record[name]["rows"]) for name in SECTIONS)
+    assert len(lines) == 1 + num_rows, "the plan, and each row"
+    assert len(kept) == num_rows + len(SECTIONS), "with each row, and as a section ends"
     assert json.loads(kept[-1]) == record
-    assert list(json.loads(kept[0])) == ["size", "device", "gradients"]
-    assert record["attention"] == {
-        "rows": [{"kept": 1}], "error": "RuntimeError: no such kernel"
-    }  # fmt: skip
-    fp32, bf16 = record["gradients"]["rows"]
-    assert fp32["worst_parameter"] < 1e-4 < bf16["worst_parameter"] < 0.1
-    (four,) = record["steps"]["rows"]
-    assert four["over_flop_matched"] == pytest.approx(four["overhead"] / four["flops_ratio"])
-    assert four["unembedding_share"] == pytest.approx(1)  # a layer a head, taken from the trunk
-    assert {row["loss"] for row in record["losses"]["rows"]} == {"chunked", "torch", "liger", "cut"}
-    assert [row["num_mtp_heads"] for row in record["vocabulary"]["rows"]] == [1, 4]
-    assert len(lines) == sum(len(record[name]["rows"]) for name in (
-        "gradients", "steps", "losses", "attention", "vocabulary"
-    ))  # fmt: skip
+    assert list(json.loads(kept[0])) == ["size", "device", "planned_s", "gradients"]
+    attention = record["attention"]
+    assert (attention["rows"], attention["error"]) == (
+        [{"kept": 1}], "RuntimeError: no such kernel"
+    )  # fmt: skip
+    assert [name for name in SECTIONS if "error" in record[name]] == ["attention"]
+    assert all(record[name]["elapsed_s"] > 0 for name in SECTIONS)
+
+
+def test_gradients_are_within_their_bounds(measured):
+    fp32, bf16 = measured[0]["gradients"]["rows"]
+    assert fp32["worst_parameter"] < 1e-4 < bf16["worst_parameter"] < 0.05
+    assert "error" not in fp32 | bf16
+
+
+def test_a_step_comes_with_its_twins_and_with_what_both_are_worth(measured):
+    rows = measured[0]["steps"]["rows"]
+    assert [(row["num_mtp_heads"], row["vocab_size"]) for row in rows] == [(4, 256), (4, 1000)]
+    for row in rows:
+        assert row["over_flop_matched"] == pytest.approx(row["overhead"] / row["flops_ratio"])
+        assert row["unembedding_share"] == pytest.approx(1)  # a layer a head, taken from the trunk
+        assert row["overhead"] == pytest.approx(row["step_s"] / row["twin"]["step_s"])  # one pair
+        for speed in (row, row["twin"]):
+            assert speed["tokens_per_s"] == pytest.approx(32 / speed["step_s"])
+
+
+def test_each_loss_is_left_out_or_timed_and_near_fp64(measured):
+    rows = measured[0]["losses"]["rows"]
+    assert [row["loss"] for row in rows] == ["chunked", "torch", "liger", "cut"]
+    for row in rows:
+        assert ("left_out" in row) != ("step_s" in row)
+    assert "step_s" in rows[0]
+    assert all(row["distance"] < 1e-4 for row in rows if "step_s" in row)
+
+
+def test_the_grid_begins_with_four_heads_and_one_and_is_predicted_behind(measured):
+    for name in ("vocabulary", "predictions"):
+        rows = measured[0][name]["rows"]
+        assert [(row["num_mtp_heads"], row["vocab_size"]) for row in rows] == [(4, 256), (1, 256)]
+    assert all(row["predicted_peak_bytes"] > 2**20 for row in rows)
+
+
+def test_a_distance_beyond_its_bound_is_an_error(monkeypatch):
+    monkeypatch.setitem(bench.BOUNDS, "fp32", 1e-12)
+    measuring = Bench("smoke", 300, lambda line: None)
+    (fp32, bf16) = measuring.gradients()
+    assert "a parameter's gradient is " in fp32["error"]
+    assert "error" not in bf16
+    assert list(_train_errors({"gradients": {"rows": [fp32, bf16]}})) == [
+        f"gradients smoke fp32: {fp32['error']}"
+    ]
+    assert "error" in bench._beyond("it", float("nan"), 0.1)
+
+
+def test_a_way_to_compute_the_loss_that_a_gpu_lacks_is_an_error(monkeypatch):
+    measuring = Bench("smoke", 300, lambda line: None)
+    # Only what is asked of the device is its type, until something runs on it.
+    monkeypatch.setattr(measuring, "_device", torch.device("cuda"))
+    monkeypatch.setattr(bench, "load_backend", _lacking)
+    rows = {row["loss"]: row for row in measuring.losses()}
+    assert all("left_out" not in row for row in rows.values())
+    assert rows["liger"]["error"] == "liger is not installed"
+
+
+def _lacking(loss: str, device: torch.device) -> None:
+    raise MachineError(f"{loss} is not installed")
+
+
+def test_a_section_has_its_share_and_what_those_before_left(monkeypatch):
+    """And nothing of those behind it, however long it takes."""
+    now_s, lines = 0.0, list[str]()
+    monkeypatch.setattr(bench, "time", SimpleNamespace(monotonic=lambda: now_s))
+    measuring = Bench("smoke", 100, lines.append)
+    left_s: dict[str, float] = {}
+
+    def taking(name: str, elapsed_s: float) -> Any:
+        def rows() -> Any:
+            nonlocal now_s
+            left_s[name] = measuring.left_s()
+            now_s += elapsed_s
+            yield {}
+
+        return rows
+
+    sections = {
+        "short": Section(taking("short", 10.0), 0.2),
+        "long": Section(taking("long", 70.0), 0.2),
+        "reserved": Section(taking("reserved", 0.0), 0.4),
+    }
+    measuring.run(sections)
+    assert lines[0] == "planned: short 25 s, long 25 s, reserved 50 s"
+    assert left_s == {"short": 25.0, "long": 40.0, "reserved": 20.0}
 
 
 def test_without_time_each_section_says_so():
