@@ -5,7 +5,7 @@ the unembedding's goes straight to where it is wanted: no second matrix of its s
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -28,8 +28,13 @@ class Target(Protocol):
     def chunks(self, num_rows: int) -> Iterator[Rows]:
         """The positions that have something to learn, so many at a time."""
 
-    def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
-        """Summed loss in nats; turns the log-probabilities into its gradient by the logits."""
+    def loss_and_gradient(
+        self, states_RD: Tensor, weight_VD: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor]:
+        """Summed loss in nats, and its gradient by the logits `states @ weight.T`, (R, V).
+
+        In fp32 at least, or in the states' type.
+        """
 
 
 class Labels:
@@ -42,16 +47,39 @@ class Labels:
     def chunks(self, num_rows: int) -> Iterator[Rows]:
         return chunks_of(self._known_N, num_rows)
 
-    def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
+    def loss_and_gradient(
+        self, states_RD: Tensor, weight_VD: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor]:
         labels_R1 = self._labels_N[rows, None]
         if isinstance(rows, slice):
-            labels_R1 = labels_R1.clamp(min=0)
-            loss = -(log_probs_RV.gather(1, labels_R1) * self._known_N[rows, None]).sum()
-        else:
-            loss = -log_probs_RV.gather(1, labels_R1).sum()
+            in_few_passes = _compiled() if states_RD.is_cuda else loss_and_gradient_of_logits
+            return in_few_passes(states_RD @ weight_VD.T, labels_R1)
+        log_probs_RV = log_probs(states_RD, weight_VD)
+        loss = -log_probs_RV.gather(1, labels_R1).sum()
+        # In place: operations of a CPU are not fused, and a matrix of each would be held.
         log_probs_RV.exp_().scatter_add_(1, labels_R1, -torch.ones_like(log_probs_RV[:, :1]))
-        blank_(log_probs_RV, self._known_N, rows)
-        return loss
+        return loss, log_probs_RV
+
+
+def loss_and_gradient_of_logits(logits_RV: Tensor, labels_R1: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy and its gradient, (R, V), in the logits' type; `IGNORED` rows give 0.
+
+    Computed in fp32 at least. Made for a compiler: behind the sums over each row, all that has
+    (R, V) elements is one pass that reads logits and writes the gradient.
+    """
+    wide_RV = logits_RV.to(_at_least_fp32(logits_RV.dtype))
+    known_R1 = labels_R1 != IGNORED
+    log_sum_R1 = wide_RV.logsumexp(dim=-1, keepdim=True)
+    right_R1 = wide_RV.gather(1, labels_R1.clamp(min=0))
+    loss = ((log_sum_R1 - right_R1) * known_R1).sum()
+    is_right_RV = torch.arange(logits_RV.shape[1], device=logits_RV.device) == labels_R1
+    gradient_RV = ((wide_RV - log_sum_R1).exp() - is_right_RV.to(wide_RV.dtype)) * known_R1
+    return loss, gradient_RV.to(logits_RV.dtype)
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return torch.compile(loss_and_gradient_of_logits)
 
 
 def chunks_of(known_N: Tensor, num_rows: int) -> Iterator[Rows]:
@@ -115,7 +143,7 @@ def chunked_loss(states_ND: Tensor, weight_VD: Tensor, target: Target, logits_by
     states_ND, weight_VD = _to_compute(states_ND, weight_VD)
     with torch.autocast(states_ND.device.type, enabled=False):
         for rows in target.chunks(rows_of(logits_bytes, len(weight_VD))):
-            total += target.loss_and_gradient_(log_probs(states_ND[rows], weight_VD), rows)
+            total += target.loss_and_gradient(states_ND[rows], weight_VD, rows)[0]
     return total
 
 
@@ -146,11 +174,13 @@ def _chunk_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """One chunk's loss and its gradient by the states, not scaled; its logits end with the call."""
-    log_probs_RV = log_probs(states_RD, weight_VD)
-    loss = target.loss_and_gradient_(log_probs_RV, rows)
+    loss, grad_RV = target.loss_and_gradient(states_RD, weight_VD, rows)
+    narrow_RV = grad_RV.to(weight_VD.dtype)
     if summed_VD is not None:
-        _add_product(summed_VD, log_probs_RV, states_RD, scale)
-    return loss, log_probs_RV.to(weight_VD.dtype) @ weight_VD
+        # A CPU multiplies in the sum's type, and takes the gradient as exact as there is one.
+        left_RV = narrow_RV if summed_VD.is_cuda else grad_RV
+        _add_product(summed_VD, left_RV, states_RD, scale)
+    return loss, narrow_RV @ weight_VD
 
 
 def log_probs(states_RD: Tensor, weight_VD: Tensor) -> Tensor:

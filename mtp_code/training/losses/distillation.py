@@ -50,7 +50,10 @@ class Teacher:
         # Two heads' logits share a chunk's room.
         return chunks_of(self._known_N, max(1, num_rows // 2))
 
-    def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
+    def loss_and_gradient(
+        self, states_RD: Tensor, weight_VD: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor]:
+        log_probs_RV = log_probs(states_RD, weight_VD)
         places_R = torch.arange(len(self._known_N), device=log_probs_RV.device)[rows]
         ahead_R = (places_R + self._shift).clamp(max=len(self._known_N) - 1)
         teacher_RV = log_probs(self._states_ND[ahead_R], self._weight_VD)
@@ -59,4 +62,4 @@ class Teacher:
             loss_RV = loss_RV * self._known_N[rows, None]
         log_probs_RV.exp_().sub_(teacher_RV.exp_())
         blank_(log_probs_RV, self._known_N, rows)
-        return loss_RV.sum()
+        return loss_RV.sum(), log_probs_RV

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from mtp_code.config import Strict
-from mtp_code.training.losses.chunked import Rows, blank_, chunks_of
+from mtp_code.training.losses.chunked import Rows, blank_, chunks_of, log_probs
 
 
 class TokenOrderConfig(Strict):
@@ -38,12 +38,15 @@ class TokenOrder:
     def chunks(self, num_rows: int) -> Iterator[Rows]:
         return chunks_of(self._known_N, num_rows)
 
-    def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
+    def loss_and_gradient(
+        self, states_RD: Tensor, weight_VD: Tensor, rows: Rows
+    ) -> tuple[Tensor, Tensor]:
+        log_probs_RV = log_probs(states_RD, weight_VD)
         tokens_RW, shares_RW = self._shares(rows, log_probs_RV)
         loss = -(log_probs_RV.gather(1, tokens_RW) * shares_RW).sum()
         log_probs_RV.exp_().scatter_add_(1, tokens_RW, -shares_RW)
         blank_(log_probs_RV, self._known_N, rows)
-        return loss
+        return loss, log_probs_RV
 
     def _shares(self, rows: Rows, like: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens ahead of each row and their shares, 0 for a token that came before."""

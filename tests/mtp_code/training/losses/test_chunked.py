@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtp_code.training.losses.chunked import IGNORED, Labels, Rows, chunked_backward, chunked_loss
+from mtp_code.training.losses.chunked import (
+    IGNORED,
+    Labels,
+    Rows,
+    chunked_backward,
+    chunked_loss,
+    loss_and_gradient_of_logits,
+)
 from mtp_code.training.losses.distillation import Teacher
 from mtp_code.training.losses.token_order import TokenOrder
 
@@ -152,9 +159,12 @@ def test_only_one_chunk_of_logits_is_ever_held():
     assert peak_of_held_bytes(backward(Labels(labels_N)), chunk_bytes // 2) == 2 * chunk_bytes
 
     class Keeping(Labels):
-        def loss_and_gradient_(self, log_probs_RV: Tensor, rows: Rows) -> Tensor:
-            kept.append(log_probs_RV)
-            return super().loss_and_gradient_(log_probs_RV, rows)
+        def loss_and_gradient(
+            self, states_RD: Tensor, weight_VD: Tensor, rows: Rows
+        ) -> tuple[Tensor, Tensor]:
+            loss, gradient_RV = super().loss_and_gradient(states_RD, weight_VD, rows)
+            kept.append(gradient_RV)
+            return loss, gradient_RV
 
     kept: list[Tensor] = []  # control: what is kept is seen
     assert peak_of_held_bytes(backward(Keeping(labels_N)), chunk_bytes // 2) > 2 * chunk_bytes
@@ -226,3 +236,56 @@ def test_sums_over_many_chunks_keep_fp32_under_states_in_bf16():
         chunked_backward(states, weight, summed, Labels(labels_N), 1.0, VOCAB_SIZE * 4 * rows)
         errors.append(((summed - exact).norm() / exact.norm()).item())
     assert errors[0] < 1.5 * errors[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_give_torchs_loss_and_gradient_in_their_own_type(dtype):
+    """What is compiled on a GPU; rows without a label give nothing."""
+    states_ND, weight_VD, labels_N = problem()
+    logits_RV = (states_ND @ weight_VD.T).to(dtype)
+    wide_RV = logits_RV.double().requires_grad_()
+    expected = F.cross_entropy(wide_RV, labels_N, ignore_index=IGNORED, reduction="sum")
+    expected.backward()
+    loss, gradient_RV = loss_and_gradient_of_logits(logits_RV, labels_N[:, None])
+    assert (loss.dtype, gradient_RV.dtype) == (torch.float32, dtype)
+    torch.testing.assert_close(loss.double(), expected.detach(), rtol=1e-6, atol=0)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 8e-3}[dtype]
+    torch.testing.assert_close(gradient_RV.double(), wide_RV.grad, rtol=tolerance, atol=1e-6)
+    assert not gradient_RV[labels_N == IGNORED].any()
+
+
+@pytest.mark.thorough
+def test_compiled_it_gives_the_same():
+    """By the compiler of a CPU; kernels for a GPU are made on one."""
+    states_ND, weight_VD, labels_N = problem()
+    logits_RV = (states_ND @ weight_VD.T).bfloat16()
+    compiled = torch.compile(loss_and_gradient_of_logits)
+    for rows in (slice(0, 40), slice(40, 60)):  # the last chunk has fewer
+        for ours, theirs in zip(
+            loss_and_gradient_of_logits(logits_RV[rows], labels_N[rows, None]),
+            compiled(logits_RV[rows], labels_N[rows, None]),
+            strict=True,
+        ):
+            assert ours.dtype == theirs.dtype
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_on_a_gpu_the_gradient_by_the_logits_is_rounded_once(monkeypatch):
+    """Both products take what the loss wrote in their own type."""
+    by_slices(monkeypatch)
+    states_ND, weight_VD, labels_N = problem()
+    rounded: list[Tensor] = []
+
+    class Noted(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten._to_copy.default and result.dtype == torch.bfloat16:
+                rounded.append(result)
+            return result
+
+    weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
+    target = Labels(labels_N)
+    narrow = (states_ND.bfloat16(), weight_VD.bfloat16(), weight_grad_VD)
+    with Noted():
+        chunked_backward(*narrow, target, 1.0, VOCAB_SIZE * 4 * 20)
+    assert [tuple(each.shape) for each in rounded] == [(20, VOCAB_SIZE)] * 3
