@@ -59,9 +59,52 @@ def test_each_recipe_says_what_it_costs(name):
     "name, gpu", [("code-130m", "NVIDIA A100-SXM4-40GB"), ("code-1b", "NVIDIA H200")]
 )
 def test_it_fits_where_it_says(name, gpu):
+    assert peak_of(name).total_bytes < 0.9 * memory_of(gpu)
+
+
+def memory_of(gpu: str) -> int:
     known = gpu_named(gpu)
     assert known is not None
-    assert peak_of(name).total_bytes < 0.9 * known.memory_bytes
+    return known.memory_bytes
+
+
+@functools.cache
+def extrapolated_bytes(name: str) -> float:
+    """The peak at the recipe's depth, from two small ones: layers are alike."""
+    recipe = load_recipe(name)
+    few, more = (recipe.model.num_mtp_heads + trunk for trunk in (1, 3))
+    num_processes = recipe.training.num_processes or 1
+    at_few, at_more = (
+        predict_peak(
+            load_recipe(name, [f"model.num_layers={depth}"]), num_processes=num_processes
+        ).total_bytes
+        for depth in (few, more)
+    )
+    return at_few + (at_more - at_few) / (more - few) * (recipe.model.num_layers - few)
+
+
+A100 = "NVIDIA A100-SXM4"
+
+
+@pytest.mark.parametrize(
+    "name, gpu",
+    [
+        ("code-350m", f"{A100}-40GB"),
+        pytest.param("7b-200b", f"{A100}-80GB", marks=pytest.mark.thorough),
+        pytest.param("13b", f"{A100}-80GB", marks=pytest.mark.thorough),
+    ],
+)
+def test_by_its_layers_it_fits_where_it_says(name, gpu):
+    """Of 7b-200b and 13b, what one of 64 processes holds."""
+    assert 0.3 * memory_of(gpu) < extrapolated_bytes(name) < 0.9 * memory_of(gpu)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["code-350m", "7b-200b", "13b"])
+def test_a_peak_by_two_depths_is_that_of_all_layers(name):
+    recipe = load_recipe(name)
+    peak = predict_peak(recipe, num_processes=recipe.training.num_processes or 1)
+    assert peak.total_bytes == pytest.approx(extrapolated_bytes(name), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Two processes on gloo against one: gradients, collectives, optimizers, checkpoints, runs."""
 
 import datetime
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtp_code import shard_files
 from mtp_code.checkpoint import (
     TrainingState,
     checkpoint_path,
@@ -36,7 +38,7 @@ from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model, outline
 from mtp_code.processes import ALONE, World, is_sharded, whole_tensor
 from mtp_code.recipe import Recipe, load_recipe
-from mtp_code.training.config import ShardingConfig
+from mtp_code.training.config import ShardingConfig, TrainingConfig
 from mtp_code.training.distributed import (
     BY_LAYER,
     Parallel,
@@ -51,7 +53,7 @@ from mtp_code.training.memory import PARTS, Part, follow_steps, predict_peak, ru
 from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
 from mtp_code.training.optim import OptimConfig, build_optimizers
-from mtp_code.training.placement import Placement
+from mtp_code.training.placement import Placement, prepare_layers
 from mtp_code.training.schedule import learning_rate_share
 from tests import processes
 from tests.mtp_code.training.test_loop import recipe_for
@@ -67,6 +69,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 KINDS = ("ddp", "fsdp")
 CPU = torch.device("cpu")
+IN_FP32, IN_BF16 = (
+    Placement(CPU, precision, "dense", compiles=False) for precision in ("fp32", "bf16")
+)
 
 
 SHARDINGS = {
@@ -78,8 +83,19 @@ SHARDINGS = {
 }
 
 
+GATHER, REDUCE_SCATTER, ALL_REDUCE = "all-gather", "reduce-scatter", "all-reduce"
+COLLECTIVES = {
+    "_allgather_base_": GATHER,
+    "all_gather_into_tensor": GATHER,
+    "_reduce_scatter_base_": REDUCE_SCATTER,
+    "reduce_scatter_tensor": REDUCE_SCATTER,
+    "allreduce_": ALL_REDUCE,
+}
+NO_MESSAGE = ("wait_tensor", "_wrap_tensor_autograd")
+
+
 class Messages(TorchDispatchMode):
-    """Counts collectives by kind. (torch's CommDebugMode loses its way among several backwards.)
+    """Counts collectives by name. (torch's CommDebugMode loses its way among several backwards.)
 
     Attributes:
         ahead: gathers before anything is multiplied.
@@ -91,12 +107,11 @@ class Messages(TorchDispatchMode):
         self.ahead: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("c10d", "_c10d_functional"):
-            kinds = [kind for kind in ("gather", "reduce") if kind in func._opname]
-            if kinds:
-                self.counts[kinds[0]] += 1
+        if "c10d" in func.namespace:
+            if func._opname not in NO_MESSAGE:  # what is not expected counts by its own name
+                self.counts[COLLECTIVES.get(func._opname, func._opname)] += 1
         if self.ahead is None and func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
-            self.ahead = self.counts["gather"]
+            self.ahead = self.counts[GATHER]
         return func(*args, **(kwargs or {}))
 
 
@@ -118,24 +133,34 @@ def batch_for(num_offsets: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def parallel_for(
-    name: str, kind: str, world: World, sharding: ShardingConfig = BY_LAYER
+    name: str,
+    kind: str,
+    world: World,
+    sharding: ShardingConfig = BY_LAYER,
+    placement: Placement = IN_FP32,
 ) -> Parallel:
-    """A model of seed 1, begun as a run begins it: to be sharded, from its outline."""
+    """A model of seed 1, begun as a run begins it: to be sharded, from its outline.
+
+    In bf16 with layers recomputed, as 7b-200b and 13b are trained.
+    """
     is_sharded = is_to_be_sharded(kind, world)
     model = outline(config_of(name)) if is_sharded else build_model(config_of(name), seed=1)
+    checkpointing = "blocks" if placement is IN_BF16 else "none"
+    training = TrainingConfig(row_tokens=12, rows=ROWS, activation_checkpointing=checkpointing)
+    prepare_layers(model, training, placement)
     parallel = parallelize(model, kind, world, CPU, sharding)
     if is_sharded:
         give_fresh_weights(model, seed=1)
     return parallel
 
 
-def step(parallel: Parallel, world: World) -> dict[str, Any]:
+def step(parallel: Parallel, world: World, placement: Placement = IN_FP32) -> dict[str, Any]:
     """One step in micro-batches of a row: gradients, norm and what was sent."""
     model = parallel.model
     tokens_BS, documents_BS = batch_for(model.num_mtp_heads)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
     rows = rows_of_process(ROWS, world)
-    with Messages() as messages, parallel.step():
+    with Messages() as messages, placement.autocast(), parallel.step():
         for row in rows:
             part = slice(row, row + MICRO_ROWS)
             backward_by_head(model, tokens_BS[part], documents_BS[part], num_labels_K, True)
@@ -207,11 +232,37 @@ def in_two(rank: int, folder: Path) -> None:
         step(parallel, world)  # what it leaves must not be in the way of the next
         parallel.model.zero_grad()
         found[name] = step(parallel, world)
+    for name in ("parallel", "sequential, tied"):
+        parallel = parallel_for(name, "fsdp", world, placement=IN_BF16)
+        found["bf16, recomputed", name] = step(parallel, world, IN_BF16)
+    found["full disk"] = on_a_full_disk(world, folder / "full")
     found["memory"] = peaks_of(world, SHARDED)
     found["errors"] = errors_of(world)
     found["runs"] = runs_of(world, folder)
     torch.save(found, folder / f"found-{rank}.pt")
     dist.destroy_process_group()
+
+
+def on_a_full_disk(world: World, folder: Path) -> tuple[str, int | None]:
+    """What each process is told when there is no room for the second one's shards."""
+    parallel = parallel_for("causal, tied", "fsdp", world)
+    model, writer = parallel.model, shard_files.HuggingFaceStorageWriter
+    optimizers = build_optimizers(model, OptimConfig(kind="adamw", lr=1e-2))
+
+    def keep(number: int) -> None:
+        state = TrainingState(step=number, num_tokens=0, cpu_s=0, elapsed_s=0)
+        save(folder, model, optimizers, state, keep_last=1, world=world)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    keep(1)
+    with patch.object(writer, "write_data", full if world.rank == 1 else writer.write_data):
+        try:
+            keep(2)
+        except OSError as error:
+            return str(error), error.errno
+    return "nothing", None
 
 
 SMALL = (
@@ -395,12 +446,22 @@ def test_what_memory_is_paid_for_changes_no_gradient(found, name):
         assert_close(found[rank][name]["gradients"], found[rank]["fsdp", "parallel"]["gradients"])
 
 
+@pytest.mark.parametrize("name", ["parallel", "sequential, tied"])
+def test_sharded_and_recomputed_in_bf16_gradients_are_those_of_one_process(found, name):
+    parallel = parallel_for(name, "none", ALONE, placement=IN_BF16)
+    expected = step(parallel, ALONE, IN_BF16)["gradients"]
+    for rank in range(2):
+        assert_close(found[rank]["bf16, recomputed", name]["gradients"], expected)
+    in_fp32 = found[0]["fsdp", name]["gradients"]
+    assert any(not torch.allclose(in_fp32[key], value) for key, value in expected.items())
+
+
 SHARED = 3
 """Embedding, norm and unembedding: gathered once and reduced once a step, whatever layers are."""
 TRUNK, HEADS, MICRO_BATCHES = 2, 3, ROWS // 2 // MICRO_ROWS
 EACH_TIME = {
-    "gather": SHARED + (2 * TRUNK + HEADS) * MICRO_BATCHES,
-    "reduce": SHARED + (TRUNK + HEADS) * MICRO_BATCHES,
+    GATHER: SHARED + (2 * TRUNK + HEADS) * MICRO_BATCHES,
+    REDUCE_SCATTER: SHARED + (TRUNK + HEADS) * MICRO_BATCHES,
 }
 ONCE = SHARED + TRUNK + HEADS
 
@@ -411,16 +472,39 @@ ONCE = SHARED + TRUNK + HEADS
         (("fsdp", "parallel"), EACH_TIME),
         ("layers, two ahead", EACH_TIME),
         ("layers, none ahead", EACH_TIME),
-        ("weights kept", EACH_TIME | {"gather": ONCE}),
-        ("reduced once", EACH_TIME | {"reduce": ONCE}),
-        ("kept, reduced once", {"gather": ONCE, "reduce": ONCE}),
+        ("weights kept", EACH_TIME | {GATHER: ONCE}),
+        ("reduced once", EACH_TIME | {REDUCE_SCATTER: ONCE}),
+        ("kept, reduced once", {GATHER: ONCE, REDUCE_SCATTER: ONCE}),
     ],
     ids=str,
 )
 def test_what_is_sent_in_a_step(found, name, expected):
     """A layer of the trunk is gathered for its forward and its backward, a head for both."""
     assert config_of("parallel").num_layers == TRUNK + HEADS
-    assert found[0][name]["messages"] == expected
+    for rank in range(2):
+        assert found[rank][name]["messages"] == expected
+
+
+@pytest.mark.parametrize(
+    "name, shared, trunk, heads, read",
+    [
+        ("causal, tied", 2, 2, 3, 2),
+        ("anticausal", 3, 2, 3, 2),
+        ("sequential, tied", 2, 3, 2, 1),
+    ],
+)
+def test_heads_of_a_chain_are_gathered_once_more_where_another_reads_them(
+    found, name, shared, trunk, heads, read
+):
+    """For the forward without a graph; and for forward and backward each, as the trunk's layers.
+
+    Head 1 of sequential heads is the trunk's states, and no layer.
+    """
+    for rank in range(2):
+        assert found[rank]["fsdp", name]["messages"] == {
+            GATHER: shared + (2 * trunk + read + 2 * heads) * MICRO_BATCHES,
+            REDUCE_SCATTER: shared + (trunk + heads) * MICRO_BATCHES,
+        }
 
 
 @pytest.mark.parametrize(
@@ -460,7 +544,8 @@ def test_weights_that_are_kept_are_predicted_to_cost_what_they_take():
 
 
 def test_replicas_add_up_once_a_step(found):
-    assert found[0]["ddp", "parallel"]["messages"] == {"reduce": 1}
+    for name in MODELS:
+        assert found[0]["ddp", name]["messages"] == {ALL_REDUCE: 1}
 
 
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
@@ -506,6 +591,19 @@ def test_a_changed_shard_is_refused_by_its_name(found, folder):
     shard.unlink()
     with pytest.raises(CheckpointError, match=r"model/shard-00002.*: cannot be read"):
         load_weights(path, model)
+
+
+def test_without_room_for_one_processs_shards_all_are_told_and_the_checkpoint_before_stands(
+    found, folder
+):
+    for rank in range(2):
+        told, number = found[rank]["full disk"]
+        assert number == errno.ENOSPC
+        assert "No space left on device" in told
+        assert "step-00000002" in told
+    names = [path.name for path in (folder / "full/checkpoints").iterdir()]
+    assert [name for name in names if not name.startswith(".")] == ["step-00000001"]
+    load_weights(checkpoint_path(folder / "full", 1), build_model(config_of("causal, tied"), 2))
 
 
 def test_what_fails_in_one_process_fails_in_all_and_one_says_why(found):
