@@ -20,11 +20,13 @@ from typing import Any, Final
 import tokenizers
 
 from mtp_code.config import validate
+from mtp_code.data.batches import TrainingBatches
 from mtp_code.data.config import DataConfig
 from mtp_code.data.contamination import Contamination, Reference
 from mtp_code.data.corpora import StandardLibrary
 from mtp_code.data.documents import Document
 from mtp_code.data.prepare import prepare
+from mtp_code.data.shards import open_shards
 from mtp_code.tokenizer import (
     DEFINITION_FILE,
     BytesConfig,
@@ -48,6 +50,11 @@ _CONDITIONS: Final[dict[str, dict[str, Any]]] = {
     "bytes, near-duplicates": {"near_duplicates": {}},
 }
 
+BATCH_ROWS: Final = 64
+BATCH_TOKENS: Final = 2048
+NUM_BATCHES: Final = 20
+"""Of so many rows of so many positions, as code-130m reads them, with labels for 4 offsets."""
+
 OnProgress = Callable[[int, int], None]
 
 
@@ -56,7 +63,7 @@ def run(
 ) -> dict[str, Any]:
     """All figures; speeds in MB of text per CPU second, the median round's."""
     texts = library_texts()
-    num_steps, done = rounds * (len(_CONDITIONS) + 1) + 1, 0
+    num_steps, done = rounds * (len(_CONDITIONS) + 1) + 2, 0
     speeds: dict[str, list[float]] = {name: [] for name in _CONDITIONS}
     speeds |= {"tokenizers": [], "bpe": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +88,8 @@ def run(
                 else:
                     cpu_s = _encode(texts, definition / DEFINITION_FILE)
                 speeds[name].append(num_bytes / 1e6 / cpu_s)
+        on_progress(done := done + 1, num_steps)
+        batch_speeds = batches_per_cpu_s(corpus, references, rounds)
     ratios = [
         theirs / ours for theirs, ours in zip(speeds["tokenizers"], speeds["bpe"], strict=True)
     ]
@@ -93,6 +102,7 @@ def run(
         "mb_per_cpu_s_by_round": {
             name: [round(speed, 2) for speed in found] for name, found in speeds.items()
         },
+        "batch_tokens_per_cpu_s": batch_speeds,
         "bpe_time_over_tokenizers": round(statistics.median(ratios), 3),
         "decontamination": contamination_figures(references, texts),
     }
@@ -105,11 +115,39 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
         kind = "the tokenizers library alone" if name == "tokenizers" else f"prepared: {name}"
         yield f"{speed:7.1f} MB per CPU second | {kind}"
     yield f"{record['bpe_time_over_tokenizers']:7.2f} × the tokenizers library's time, for BPE"
+    for packing, speed in record["batch_tokens_per_cpu_s"].items():
+        yield f"{speed / 1e6:7.1f} M tokens per CPU second | training batches, packing = {packing}"
     found = record["decontamination"]
     for name, share in found["found"].items():
         yield f"{share:7.1%} of {found['num_tasks']} tasks found | {name}"
     for name, share in found["false_flags"].items():
         yield f"{share:7.2%} flagged falsely | {name}"
+
+
+def batches_per_cpu_s(
+    corpus: Path, references: Sequence[Reference], rounds: int
+) -> dict[str, float]:
+    """Input positions of training batches a CPU second, by packing: the median round's.
+
+    As the thread makes them that works ahead of training. The first batch, which orders an epoch's
+    documents, is part of it; reading from a disk is not, the tokens are in memory.
+    """
+    with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:
+        tokens = Path(folder, "tokens")
+        prepare(_config(corpus), BytesConfig(kind="bytes"), tokens, references, num_workers=1)
+        shards = open_shards(tokens)
+        found: dict[str, float] = {}
+        for packing in ("stream", "whole"):
+            config = _config(corpus, packing=packing)
+            speeds = []
+            for _ in range(rounds):
+                batches = TrainingBatches(shards, config, BATCH_ROWS, BATCH_TOKENS, 4, seed=0)
+                before = _cpu_s()
+                for number in range(NUM_BATCHES):
+                    batches.batch(number)
+                speeds.append(NUM_BATCHES * BATCH_ROWS * BATCH_TOKENS / (_cpu_s() - before))
+            found[packing] = round(statistics.median(speeds))
+    return found
 
 
 def contamination_figures(
@@ -203,12 +241,16 @@ def _prepare(
     references: Sequence[Reference],
 ) -> float:
     """CPU seconds of a preparation."""
-    sources = {"library": {"kind": "jsonl", "path": str(corpus)}}
-    config = validate(DataConfig, {"sources": sources, **options}, where="bench")
+    config = _config(corpus, **options)
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:
         before = _cpu_s()
         prepare(config, tokenizer, Path(folder, "tokens"), references, num_workers=1)
         return _cpu_s() - before
+
+
+def _config(corpus: Path, **options: Any) -> DataConfig:
+    sources = {"library": {"kind": "jsonl", "path": str(corpus)}}
+    return validate(DataConfig, {"sources": sources, **options}, where="bench")
 
 
 def _encode(texts: Sequence[str], definition: Path) -> float:

@@ -2,11 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from mtp_code.checkpoint import latest_checkpoint
 from mtp_code.data.prepare import prepare
 from mtp_code.data.shards import open_shards
 from mtp_code.decoding.engine import Engine
@@ -98,3 +102,27 @@ def test_drafts_of_its_own_heads_change_no_byte(run_dir, num_drafts):
     if num_drafts == 7:
         assert all(count > 0 for count in drafted.stats.drafted)
         assert len(drafted.stats.drafted) == 7
+
+
+def test_sigterm_ends_a_process_that_trains_with_status_75_and_a_checkpoint(run_dir, tmp_path):
+    """A process of its own, as a cluster's scheduler ends it."""
+    begun = tmp_path / "run"
+    command = [sys.executable, "-m", "mtp_code.cli", "train", run_dir.with_name("short.toml")]
+    command += ["--tokens", run_dir.with_name("tokens"), "--run", begun]
+    command += ["--set", "schedule.num_steps=100000", "--set", "training.checkpoint_every=100000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, text=True) as process:
+        metrics = begun / "metrics.jsonl"
+        give_up_s = time.monotonic() + 300
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < give_up_s
+            time.sleep(0.05)
+        process.terminate()
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 75, told
+    checkpoint = latest_checkpoint(begun)
+    assert checkpoint is not None
+    last = told.strip().splitlines()[-1]
+    number = int(checkpoint.name.removeprefix("step-"))
+    assert f"ended at step {number} of 100000, as asked; its checkpoint is kept" in last
+    assert "Traceback" not in told

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtp_code.config import validate
+from mtp_code.data import bench
 from mtp_code.data.batches import Mixture, TrainingBatches, validation_batches
 from mtp_code.data.config import DataConfig
 from mtp_code.data.prepare import prepare
@@ -243,3 +244,14 @@ def test_of_many_rows_a_few_are_told(shards: ShardSet, config: DataConfig) -> No
     batches = TrainingBatches(shards, config, 9, row_tokens=32, num_offsets=3, seed=0)
     assert batches.places(0).count("from token") == 4
     assert batches.places(0).endswith("; and 5 more rows")
+
+
+def test_the_speed_of_batches_is_measured_for_each_packing(tmp_path: Path) -> None:
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text("".join(f'{{"text": "x{i} = {i}"}}\n' for i in range(300)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "NUM_BATCHES", 2)
+        patch.setattr(bench, "BATCH_ROWS", 2)
+        found = bench.batches_per_cpu_s(corpus, (), rounds=1)
+    assert list(found) == ["stream", "whole"]
+    assert all(1e3 < speed < 1e9 for speed in found.values())

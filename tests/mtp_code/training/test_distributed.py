@@ -107,9 +107,9 @@ class Messages(TorchDispatchMode):
         self.ahead: int | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "c10d" in func.namespace:
-            if func._opname not in NO_MESSAGE:  # what is not expected counts by its own name
-                self.counts[COLLECTIVES.get(func._opname, func._opname)] += 1
+        if "c10d" in func.namespace and func._opname not in NO_MESSAGE:
+            # What is not expected counts by its own name.
+            self.counts[COLLECTIVES.get(func._opname, func._opname)] += 1
         if self.ahead is None and func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
             self.ahead = self.counts[GATHER]
         return func(*args, **(kwargs or {}))
