@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Any, Final, NoReturn
 
-from sandbox import contain, libc, namespaces, rehearsal, zygote
+from sandbox import contain, hot_pages, libc, namespaces, rehearsal, rlimits, zygote
 from sandbox.messages import Message, receive, send
 from sandbox.plan import Plan
 
@@ -25,11 +25,11 @@ _MORE: Final = "raise the limits of processes, memory and open files, or use few
 
 # What programs import most: a first import costs a sample more than all the rest of its run. But
 # each library that is mapped costs every fork some 10 microseconds, so what one program in hundreds
-# imports is left out (cmath, csv, queue, tempfile, unicodedata, uuid).
+# imports is left out (cmath, csv, hashlib, queue, secrets, tempfile, unicodedata, uuid).
 _WARM: Final = """
 abc array ast base64 bisect calendar collections.abc contextlib copy dataclasses datetime decimal
-enum fractions functools hashlib heapq inspect io itertools json math numbers operator os random re
-secrets statistics string struct sys textwrap threading time traceback types typing
+enum fractions functools heapq inspect io itertools json math numbers operator os random re
+statistics string struct sys textwrap threading time traceback types typing
 """.split()  # noqa: SIM905
 _WARM_FOR_CHECKS: Final = """
 collections copy datetime decimal fractions functools itertools json math random re string typing
@@ -39,6 +39,7 @@ collections copy datetime decimal fractions functools itertools json math random
 def main(*, for_checks: bool) -> NoReturn:
     """Fork rooms until the harness is gone, and until they are, too."""
     _take_signals_back()
+    rlimits.lock_much()
     _warm_up(for_checks=for_checks)
     namespaces.forbid_tracing()  # it is not contained
     # The harness sees by a descriptor when a room ends; nobody waits for it.
@@ -87,6 +88,8 @@ def _warm_up(*, for_checks: bool) -> None:
         del sys.modules[name]
     gc.collect()
     gc.freeze()
+    if not for_checks:
+        hot_pages.find(rehearsal.as_samples())
 
 
 def _become_room(message: Message) -> NoReturn:

@@ -1,6 +1,6 @@
 """Numbers of the system calls that the sandbox makes and libc has no function for, by machine."""
 
-import platform
+import os
 from typing import Final
 
 from sandbox.errors import SandboxUnavailable
@@ -9,6 +9,8 @@ ARCHITECTURES: Final = ("x86_64", "aarch64")
 
 # name: its number on each of ARCHITECTURES
 NUMBERS: Final[dict[str, tuple[int, int]]] = {
+    "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425),
     "landlock_add_rule": (445, 445),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),
@@ -24,7 +26,7 @@ def architecture() -> str:
     Raises:
         SandboxUnavailable: it is another one, for which there is no filter.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in ARCHITECTURES:
         raise SandboxUnavailable(
             f"no system call filter for the architecture {machine!r}",

@@ -23,7 +23,7 @@ from collections import (
     defaultdict,
     deque,
 )
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -36,6 +36,7 @@ with contextlib.suppress(ImportError):  # on Windows, where the package can only
 MAX_FRAME_BYTES: Final = 8 << 20
 MAX_DEPTH: Final = 100
 _SHORT_INT: Final = 1 << 53
+_CONSTANTS: Final = {bool, type(None)}
 _FEW: Final = 64
 _MAX_FRACTION_BITS: Final = 1 << 15
 
@@ -97,6 +98,14 @@ class Files:
         while data:
             data = data[os.pwrite(self._sink, data, end - len(data)) :]
         self._written = end
+
+    def messages(self) -> Iterator[Json]:
+        """What is in the file to begin with, which must be as `frame` has it; read at once."""
+        text = os.pread(self._source, os.fstat(self._source).st_size, 0).decode("latin-1")
+        end = 0
+        while end < len(text):
+            message, end = _scan(text, end + _HEADER.size)
+            yield message
 
     def cut(self) -> None:
         """Say that there is no answer to what follows."""
@@ -216,6 +225,13 @@ def encode(value: object, refer: Refer, depth: int = 0) -> Json:
         return value if math.isfinite(value) else ["float", str(value)]  # type: ignore[arg-type]
     if depth >= MAX_DEPTH:
         raise Unsendable(f"nested deeper than {MAX_DEPTH}")
+    if kind is list or kind is tuple:
+        parts = (
+            value
+            if _stand_for_themselves(value)
+            else [encode(part, refer, depth + 1) for part in value]
+        )  # type: ignore
+        return [kind.__name__, *parts]
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
         return encoder(value, lambda part: encode(part, refer, depth + 1))
@@ -248,7 +264,9 @@ def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
     if decoder is None:
         raise ProtocolError(f"unknown tag {tag[:20]!r}")
     try:
-        return decoder([decode(part, resolve, depth + 1) for part in parts])
+        return decoder(
+            [decode(part, resolve, depth + 1) if type(part) is list else part for part in parts]
+        )
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ProtocolError(f"a broken {tag} ({error})") from None
 
@@ -256,6 +274,20 @@ def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
 def reference(key: int, label: str) -> Json:
     """What stands for the object that the sender knows by ``key``; ``label`` is for people."""
     return ["ref", key, label]
+
+
+def _stand_for_themselves(parts: Sequence[Any]) -> bool:
+    """Whether all of them do, told at once: that they are of one kind and none is special."""
+    kinds = set(map(type, parts))
+    if len(kinds) != 1:
+        return not kinds
+    if int in kinds:
+        return min(parts) > -_SHORT_INT and max(parts) < _SHORT_INT
+    if str in kinds:
+        return "".join(parts).isascii()
+    if float in kinds:
+        return all(map(math.isfinite, parts))
+    return kinds <= _CONSTANTS
 
 
 def _is_unicode(text: str) -> bool:
@@ -373,8 +405,6 @@ _TYPES: Final[dict[str, type]] = {
 _TYPE_NAMES: Final[dict[object, str]] = {kind: name for name, kind in _TYPES.items()}
 
 _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
-    list: _tagged("list", iter),
-    tuple: _tagged("tuple", iter),
     dict: _tagged("dict", _pairs),
     set: _sorted("set"),
     frozenset: _sorted("frozenset"),

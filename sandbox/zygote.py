@@ -26,6 +26,7 @@ from sandbox import (
     candidate,
     contain,
     desk,
+    hot_pages,
     libc,
     namespaces,
     shown,
@@ -61,6 +62,8 @@ def main(control: socket.socket, plan: Plan) -> NoReturn:
             import tempfile  # compression libraries come with it, for every fork to map
 
             workspace = Path(tempfile.mkdtemp(prefix="sandbox-none-"))
+        if plan.tier is Tier.NONE and not plan.for_checks:
+            hot_pages.pin()
         _settle_in(plan, workspace)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
         _say_why(control, error)
@@ -156,7 +159,7 @@ def _run_sample(
     steps: tuple[libc.Prepared, ...],
 ) -> dict[str, Any]:
     """Fork, wait until the sample ends or must, and say what it took."""
-    places = _places(**job.descriptors)
+    places = places_of(**job.descriptors)
     started_s = time.monotonic()
     pid = _fork(plan)
     if pid == 0:
@@ -262,37 +265,41 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _become_sample(role: str, places: "_Places") -> NoReturn:
+def _become_sample(role: str, places: "Places") -> NoReturn:
     code = 1
     try:
-        libc.run(places.from_spare)
-        os.closerange(places.num_taken, _MAX_DESCRIPTORS)
-        descriptors = places.numbers
-        orders = descriptors["orders"]
-        source, *more = wire.parse(os.pread(orders, os.fstat(orders).st_size, 0))
-        os.close(orders)
-        match role:
-            case "program":
-                files, argv = more
-                note = descriptors["note"]
-                code = candidate.run_program(source, note, files=dict(files), argv=argv)
-            case "live":
-                candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
-            case "recorded":
-                calls = wire.Files(descriptors["requests"], descriptors["answers"])
-                candidate.answer_recorded(source, calls)
-                code = 0
-            case "beside":
-                checks, names = more
-                beside.run(source, checks, names, descriptors["note"])
-                code = 0
-        sys.stdout.flush()
-        sys.stderr.flush()
+        code = act_as_sample(role, places)
     finally:
         os._exit(code)
 
 
-class _Places(NamedTuple):
+def act_as_sample(role: str, places: "Places") -> int:
+    """What a sample does once it is contained; its exit code."""
+    libc.run(places.from_spare)
+    os.closerange(places.num_taken, _MAX_DESCRIPTORS)
+    descriptors = places.numbers
+    orders = descriptors["orders"]
+    source, *more = wire.parse(os.pread(orders, os.fstat(orders).st_size, 0))
+    os.close(orders)
+    code = 0
+    match role:
+        case "program":
+            files, argv = more
+            code = candidate.run_program(source, descriptors["note"], files=dict(files), argv=argv)
+        case "live":
+            candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
+        case "recorded":
+            calls = wire.Files(descriptors["requests"], descriptors["answers"])
+            candidate.answer_recorded(source, calls)
+        case "beside":
+            checks, names = more
+            beside.run(source, checks, names, descriptors["note"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+class Places(NamedTuple):
     """How a sample's descriptors get to where it expects them: by way of numbers that nothing has,
     since a place may be where another one comes from."""
 
@@ -303,7 +310,7 @@ class _Places(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _places(**given: int) -> _Places:
+def places_of(**given: int) -> Places:
     """Standard streams first, then the others; nothing else is to stay open.
 
     Standard input is empty and standard output goes where standard error does, unless given.
@@ -324,7 +331,7 @@ def _places(**given: int) -> _Places:
             to_spare.append(libc.prepare("dup2", source, spare + place))
             from_spare.append(libc.prepare("dup2", spare + place, place))
     numbers = {name: number for number, name in enumerate(rest, 3)}
-    return _Places(tuple(to_spare), tuple(from_spare), numbers, len(sources))
+    return Places(tuple(to_spare), tuple(from_spare), numbers, len(sources))
 
 
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
