@@ -89,9 +89,9 @@ def _written_by(trial: Callable[[], None]) -> set[int]:
             os.kill(os.getpid(), signal.SIGSTOP)
         finally:
             os._exit(1)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), "a trial did not come to its end"
     try:
-        _, status = os.waitpid(child, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), "a trial did not come to its end"
         return _own_pages(child)
     finally:
         os.kill(child, signal.SIGKILL)
