@@ -78,7 +78,7 @@ def answer(source: str, stream: wire.Stream) -> None:
 
 def serve(source: str, stream: wire.Stream) -> NoReturn:
     """Run a program as a module, then answer calls to it until killed."""
-    answer(source, stream)
+    answer(source, wire.ReadAhead(stream))
     # The checks are through, or know that there is nothing to call. What is left is to be killed.
     while True:
         threading.Event().wait()

@@ -40,7 +40,7 @@ _CONSTANTS: Final = {bool, type(None)}
 _FEW: Final = 64
 _MAX_FRACTION_BITS: Final = 1 << 15
 
-_READ_AHEAD_BYTES: Final = 1 << 13
+READ_AHEAD_BYTES: Final = 1 << 13
 
 _HEADER: Final = struct.Struct("!I")
 # In place of a frame's header: the program answered no further, though it was asked more.
@@ -66,6 +66,24 @@ class Stream(Protocol):
     def recv(self, size: int, /) -> bytes: ...
 
 
+class ReadAhead:
+    """A Stream of another, of which as much is read at once as has arrived."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._ahead = b""
+
+    def sendall(self, data: bytes) -> None:
+        self._stream.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        """Up to so many bytes; none where the other side is gone."""
+        if not self._ahead:
+            self._ahead = self._stream.recv(max(size, READ_AHEAD_BYTES))
+        part, self._ahead = self._ahead[:size], self._ahead[size:]
+        return part
+
+
 class Files:
     """A Stream over two files: reads what is in one, appends to the other.
 
@@ -83,7 +101,7 @@ class Files:
     def recv(self, size: int) -> bytes:
         if len(self._ahead) < size:
             end = self._read + len(self._ahead)
-            self._ahead += os.pread(self._source, max(size, _READ_AHEAD_BYTES), end)
+            self._ahead += os.pread(self._source, max(size, READ_AHEAD_BYTES), end)
         part, self._ahead = self._ahead[:size], self._ahead[size:]
         self._read += len(part)
         return part
