@@ -5,7 +5,6 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 """
 
 import atexit
-import base64
 import errno
 import json
 import linecache
@@ -49,10 +48,7 @@ def run_program(
 
     ``files`` are placed in the working folder first; their contents come in base 64.
     """
-    for name, content in (files or {}).items():
-        path = Path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(content))
+    _place(files or {})
     module = make_module("__main__", source)
     sys.argv += argv or []
     try:
@@ -67,6 +63,17 @@ def run_program(
     threading._shutdown()  # type: ignore[attr-defined] # as the interpreter would: wait for threads
     atexit._run_exitfuncs()
     return code
+
+
+def _place(files: dict[str, str]) -> None:
+    if not files:
+        return
+    import base64  # a compression library comes with it, for every fork to map
+
+    for name, content in files.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(content))
 
 
 def answer(source: str, stream: wire.Stream) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import wire
 from sandbox.candidate import SPECIAL
-from sandbox.examination import Outcome
+from sandbox.outcome import Outcome
 
 FILE_NAME: Final = "checks.py"
 _MAX_DETAIL: Final = 2000

@@ -101,7 +101,7 @@ def _written_by(trial: Callable[[], None]) -> set[int]:
 def _own_pages(pid: int) -> set[int]:
     """Addresses where a forked child has pages of its own, and this process one that it had from
     it: what one of the two wrote to."""
-    pages = set()
+    pages: set[int] = set()
     with _pagemap("self") as ours, _pagemap(str(pid)) as theirs:
         for start, end in _writable_areas():
             place, count = start // _PAGE_BYTES, (end - start) // _PAGE_BYTES

@@ -15,9 +15,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from sandbox import scratch, wire
 from sandbox.checker import OUT_OF_PROTOCOL
 from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
-from sandbox.examination import Answer, Checks, Examination, Opaque, Outcome
+from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
 from sandbox.limits import Limits
+from sandbox.outcome import Outcome
 from sandbox.program import Program
 from sandbox.room import Report, Room
 from sandbox.scratch import Note, Output, Scratch, orders

@@ -17,7 +17,7 @@ from sandbox import beside, candidate, checker, libc, rlimits, wire, zygote
 from sandbox.limits import Limits
 
 # The interpreter specializes what has run about ten times.
-_NUM_TIMES: Final = 16
+_NUM_TIMES: Final = 10
 
 _PROGRAM: Final = '''
 from typing import Dict, List, Optional, Tuple

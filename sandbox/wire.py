@@ -226,7 +226,7 @@ def _receive_exactly(stream: Stream, size: int) -> bytes | None:
     return bytes(received)
 
 
-def encode(value: object, refer: Refer, depth: int = 0) -> Json:
+def encode(value: Any, refer: Refer, depth: int = 0) -> Json:
     """``value`` as JSON; ``refer`` gives the JSON that stands for an object that is not plain data.
 
     Raises:
@@ -234,22 +234,19 @@ def encode(value: object, refer: Refer, depth: int = 0) -> Json:
     """
     kind = type(value)
     if kind is int:
-        return value if -_SHORT_INT < value < _SHORT_INT else ["int", hex(value)]  # type: ignore[operator, arg-type]
+        return value if -_SHORT_INT < value < _SHORT_INT else ["int", hex(value)]
     if value is None or kind is bool:
         return value
     if kind is str:
-        return value if _is_unicode(value) else ["str", _units(value)]  # type: ignore[arg-type]
+        return value if _is_unicode(value) else ["str", _units(value)]
     if kind is float:
-        return value if math.isfinite(value) else ["float", str(value)]  # type: ignore[arg-type]
+        return value if math.isfinite(value) else ["float", str(value)]
     if depth >= MAX_DEPTH:
         raise Unsendable(f"nested deeper than {MAX_DEPTH}")
     if kind is list or kind is tuple:
-        parts = (
-            value
-            if _stand_for_themselves(value)
-            else [encode(part, refer, depth + 1) for part in value]
-        )  # type: ignore
-        return [kind.__name__, *parts]
+        if _stand_for_themselves(value):
+            return [kind.__name__, *value]
+        return [kind.__name__, *[encode(part, refer, depth + 1) for part in value]]
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
         return encoder(value, lambda part: encode(part, refer, depth + 1))
@@ -300,7 +297,7 @@ def _stand_for_themselves(parts: Sequence[Any]) -> bool:
     if len(kinds) != 1:
         return not kinds
     if int in kinds:
-        return min(parts) > -_SHORT_INT and max(parts) < _SHORT_INT
+        return bool(min(parts) > -_SHORT_INT and max(parts) < _SHORT_INT)
     if str in kinds:
         return "".join(parts).isascii()
     if float in kinds:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox import checker, desk, messages, recording, wire
-from sandbox.examination import Outcome
+from sandbox.outcome import Outcome
 from sandbox.scratch import Note
 
 NUM_SESSIONS = int(os.environ.get("MTP_CODE_FUZZ", "3000"))
