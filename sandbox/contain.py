@@ -30,7 +30,6 @@ from typing import Final, NamedTuple
 
 from sandbox import (
     capabilities,
-    hot_pages,
     landlock,
     libc,
     namespaces,
@@ -49,7 +48,6 @@ CONTROL: Final = 0  # the descriptor through which the harness speaks to the roo
 _PROC: Final = 1  # the host's /proc, until the room has no more use for it
 _SCORE: Final = 3  # how soon the kernel picks the zygote where memory runs out
 _THIS: Final = 4  # the zygote, as a pidfd
-_PINNED: Final = 5  # keeps pages that samples write to for the fork to copy
 
 # Between all that runs on the machine and a sample, which goes first.
 _ZYGOTES_SCORE: Final = 900
@@ -172,7 +170,7 @@ def _go_first(plan: Plan) -> None:
 
 def _become_nobody(plan: Plan) -> None:
     namespaces.become_nobody(_PROC)
-    _close_up(plan)
+    _close_up()
 
 
 def _leave_root(plan: Plan) -> None:
@@ -199,17 +197,14 @@ def _leave_root(plan: Plan) -> None:
                 f"an unprivileged user may not read {path}",
                 "use an interpreter that everybody may read, or do not run as root",
             )
-    _close_up(plan)
+    _close_up()
 
 
-def _close_up(plan: Plan) -> None:
+def _close_up() -> None:
     """Keep nobody else's hands on this process, and one of its own on what is asked for later."""
     score = os.open("self/oom_score_adj", os.O_RDWR, dir_fd=_PROC)
     os.dup2(score, _SCORE)
     os.dup2(os.pidfd_open(os.getpid()), _THIS)
-    os.closerange(_THIS + 1, os.sysconf("SC_OPEN_MAX"))
-    if not plan.for_checks:  # few desks are forked
-        hot_pages.pin(_PINNED)
     namespaces.forbid_tracing()
     namespaces.die_with_parent()  # a change of user ends what was said of that before
 
@@ -219,8 +214,7 @@ def _let_go_of_the_host(plan: Plan) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
-    if null > 2:
-        os.close(null)
+    os.closerange(_THIS + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _give_up_capabilities(plan: Plan) -> None:

@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Any, Final, NoReturn
 
-from sandbox import contain, hot_pages, libc, namespaces, rehearsal, rlimits, zygote
+from sandbox import contain, libc, namespaces, rehearsal, zygote
 from sandbox.messages import Message, receive, send
 from sandbox.plan import Plan
 
@@ -40,7 +40,6 @@ collections copy datetime decimal fractions functools itertools json math random
 def main(*, for_checks: bool) -> NoReturn:
     """Fork rooms until the harness is gone, and until they are, too."""
     _take_signals_back()
-    rlimits.lock_much()
     _warm_up(for_checks=for_checks)
     namespaces.forbid_tracing()  # it is not contained
     # The harness sees by a descriptor when a room ends; nobody waits for it.
@@ -89,8 +88,6 @@ def _warm_up(*, for_checks: bool) -> None:
         del sys.modules[name]
     gc.collect()
     gc.freeze()
-    if not for_checks:
-        hot_pages.find(rehearsal.as_samples())
 
 
 def _become_room(message: Message) -> NoReturn:

@@ -9,12 +9,10 @@ import linecache
 import os
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sandbox import beside, candidate, checker, libc, rlimits, wire, zygote
-from sandbox.limits import Limits
+from sandbox import beside, candidate, checker, wire
 
 # The interpreter specializes what has run about ten times.
 _NUM_TIMES: Final = 10
@@ -44,16 +42,6 @@ def give(text: str, numbers: List[int], *rest, **named) -> Dict[str, Tuple[int, 
 assert work([1, 3], 2) and Node(1, a=2).value == 1 and math.sqrt(4) == 2.0
 '''
 _NAMES: Final = ("give", "work")
-_SMALL_PROGRAM: Final = '''
-def double(number, others):
-    """Twice the number, if it is even."""
-    result = []
-    for other in others:
-        if number % 2 == 0:
-            result.append(str(other))
-    return number * 2
-'''
-_ANSWERS_BYTES: Final = 1 << 12
 _CHECKS: Final = """
 def check(candidate):
     assert candidate("The quick fox", [3, 1, 2]) == {"the": (0,), "quick": (0, 1), "fox": (0, 1, 2)}
@@ -61,8 +49,7 @@ def check(candidate):
 check(give)
 assert work([1, 3], 2) is True, "work"
 """
-_Call = tuple[str, tuple[object, ...], tuple[str, ...]]  # function, arguments, names of the last
-_CALLS: Final[tuple[_Call, ...]] = (
+_CALLS: Final[tuple[tuple[str, tuple[object, ...], tuple[str, ...]], ...]] = (
     ("give", ("The quick fox", [3, 1, 2]), ()),
     ("give", ("", [], 1.5, None), ("last",)),
     ("work", ([1, 3], 2), ()),
@@ -85,45 +72,13 @@ def rehearse() -> None:
     checker.compile_checks.cache_clear()
 
 
-def _requests(names: tuple[str, ...] = _NAMES, calls: tuple[_Call, ...] = _CALLS) -> bytes:
-    frames = [wire.frame(["names", [*names]])]
-    for name, arguments, named in calls:
+def _requests() -> bytes:
+    frames = [wire.frame(["names", [*_NAMES]])]
+    for name, arguments, named in _CALLS:
         places = [*range(len(arguments))]
         data = wire.encode(arguments, _refuse)
-        frames.append(wire.frame(["call", names.index(name), data, places, [*named]]))
+        frames.append(wire.frame(["call", _NAMES.index(name), data, places, [*named]]))
     return b"".join(frames)
-
-
-def as_samples() -> list[Callable[[], None]]:
-    """What samples do from their first call to their last answer, each for a forked process. What
-    all of them write to, samples write to whatever they run.
-    """
-    small = _requests(("double",), (("double", (2, [1, 3]), ()),))
-    return [_as_sample(_PROGRAM, _requests()), _as_sample(_SMALL_PROGRAM, small)]
-
-
-def _as_sample(program: str, requests: bytes) -> Callable[[], None]:
-    """Prepared beforehand, as the zygote does."""
-    steps = [libc.prepare("setsid"), *rlimits.sample_limits(Limits())]
-    places = zygote.places_of(
-        orders=_file(wire.dump([program])),
-        output=_file(b""),
-        requests=_file(requests),
-        answers=_file(bytes(_ANSWERS_BYTES)),
-    )
-
-    def act() -> None:
-        libc.run(places.to_spare)
-        libc.run(steps)
-        zygote.act_as_sample("recorded", places)
-
-    return act
-
-
-def _file(content: bytes) -> int:
-    descriptor = os.memfd_create("rehearsal", os.MFD_CLOEXEC)
-    os.write(descriptor, content)
-    return descriptor
 
 
 def _refuse(value: object) -> wire.Json:

@@ -17,15 +17,6 @@ _MAX_PENDING_SIGNALS: Final = 256
 _SPARE_PROCESSES: Final = 1  # the zygote counts among the processes of its namespace
 
 
-def lock_much() -> None:
-    """Let this process, and rooms until `limit_room`, lock as much memory as may be."""
-    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    for limit in (resource.RLIM_INFINITY, hard):
-        with contextlib.suppress(ValueError, OSError):  # that is for root
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
-            return
-
-
 def limit_room(limits: Limits) -> None:
     """Limits that hold for a room and everything in it."""
     # Not 0, which binds none but files: where the host pipes cores to a program, the kernel skips a

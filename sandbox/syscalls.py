@@ -9,8 +9,6 @@ ARCHITECTURES: Final = ("x86_64", "aarch64")
 
 # name: its number on each of ARCHITECTURES
 NUMBERS: Final[dict[str, tuple[int, int]]] = {
-    "io_uring_register": (427, 427),
-    "io_uring_setup": (425, 425),
     "landlock_add_rule": (445, 445),
     "landlock_create_ruleset": (444, 444),
     "landlock_restrict_self": (446, 446),

@@ -26,7 +26,6 @@ from sandbox import (
     candidate,
     contain,
     desk,
-    hot_pages,
     libc,
     namespaces,
     shown,
@@ -62,8 +61,6 @@ def main(control: socket.socket, plan: Plan) -> NoReturn:
             import tempfile  # compression libraries come with it, for every fork to map
 
             workspace = Path(tempfile.mkdtemp(prefix="sandbox-none-"))
-        if plan.tier is Tier.NONE and not plan.for_checks:
-            hot_pages.pin()
         _settle_in(plan, workspace)
     except Exception as error:  # noqa: BLE001 - whatever it is, nothing runs
         _say_why(control, error)
@@ -159,7 +156,7 @@ def _run_sample(
     steps: tuple[libc.Prepared, ...],
 ) -> dict[str, Any]:
     """Fork, wait until the sample ends or must, and say what it took."""
-    places = places_of(**job.descriptors)
+    places = _places(**job.descriptors)
     started_s = time.monotonic()
     pid = _fork(plan)
     if pid == 0:
@@ -265,41 +262,37 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _become_sample(role: str, places: "Places") -> NoReturn:
+def _become_sample(role: str, places: "_Places") -> NoReturn:
     code = 1
     try:
-        code = act_as_sample(role, places)
+        libc.run(places.from_spare)
+        os.closerange(places.num_taken, _MAX_DESCRIPTORS)
+        descriptors = places.numbers
+        orders = descriptors["orders"]
+        source, *more = wire.parse(os.pread(orders, os.fstat(orders).st_size, 0))
+        os.close(orders)
+        match role:
+            case "program":
+                files, argv = more
+                note = descriptors["note"]
+                code = candidate.run_program(source, note, files=dict(files), argv=argv)
+            case "live":
+                candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
+            case "recorded":
+                calls = wire.Files(descriptors["requests"], descriptors["answers"])
+                candidate.answer_recorded(source, calls)
+                code = 0
+            case "beside":
+                checks, names = more
+                beside.run(source, checks, names, descriptors["note"])
+                code = 0
+        sys.stdout.flush()
+        sys.stderr.flush()
     finally:
         os._exit(code)
 
 
-def act_as_sample(role: str, places: "Places") -> int:
-    """What a sample does once it is contained; its exit code."""
-    libc.run(places.from_spare)
-    os.closerange(places.num_taken, _MAX_DESCRIPTORS)
-    descriptors = places.numbers
-    orders = descriptors["orders"]
-    source, *more = wire.parse(os.pread(orders, os.fstat(orders).st_size, 0))
-    os.close(orders)
-    code = 0
-    match role:
-        case "program":
-            files, argv = more
-            code = candidate.run_program(source, descriptors["note"], files=dict(files), argv=argv)
-        case "live":
-            candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
-        case "recorded":
-            calls = wire.Files(descriptors["requests"], descriptors["answers"])
-            candidate.answer_recorded(source, calls)
-        case "beside":
-            checks, names = more
-            beside.run(source, checks, names, descriptors["note"])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return code
-
-
-class Places(NamedTuple):
+class _Places(NamedTuple):
     """How a sample's descriptors get to where it expects them: by way of numbers that nothing has,
     since a place may be where another one comes from."""
 
@@ -310,7 +303,7 @@ class Places(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def places_of(**given: int) -> Places:
+def _places(**given: int) -> _Places:
     """Standard streams first, then the others; nothing else is to stay open.
 
     Standard input is empty and standard output goes where standard error does, unless given.
@@ -331,7 +324,7 @@ def places_of(**given: int) -> Places:
             to_spare.append(libc.prepare("dup2", source, spare + place))
             from_spare.append(libc.prepare("dup2", spare + place, place))
     numbers = {name: number for number, name in enumerate(rest, 3)}
-    return Places(tuple(to_spare), tuple(from_spare), numbers, len(sources))
+    return _Places(tuple(to_spare), tuple(from_spare), numbers, len(sources))
 
 
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
