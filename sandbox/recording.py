@@ -7,9 +7,9 @@ two differ, the program is run again, live.
 
 A program that is sent several calls at once can look at the later ones before it answers the first.
 So a call that gives away what an earlier answer is compared with, as in ``assert encode(x) == y;
-assert decode(y) == x``, begins a turn of its own: it is sent when the answers to all before it are
-in. So does each call after an answer of which that cannot be seen, since the unknown went into code
-that is not Python.
+assert decode(y) == x``, begins another turn: it is sent when the answers to all before it are in.
+Nothing is recorded where what an answer is compared with cannot be seen, since the unknown went
+into code that is not Python; nor in turns where it cannot be told of which answer it is expected.
 """
 
 import ast
@@ -99,7 +99,8 @@ class _Recorder(checker.Program):
         self._arguments: list[wire.Json] = []  # of each call
         self._starts: list[int] = []  # of each call, in `requests`
         self._expected: dict[str, list[int]] = {}  # as `_atoms` has it, with its calls in order
-        self._blind: set[int] = set()
+        self._blind_from: int | None = None
+        self._is_entangled = False  # the answer to one call met that to another
         self._thread = threading.get_ident()
 
     def load(self, names: Iterable[str]) -> dict[str, object]:
@@ -124,7 +125,10 @@ class _Recorder(checker.Program):
     def note(self, call: int, operands: Iterable[object]) -> None:
         """Remember what the answer to a call met."""
         for operand in operands:
-            if type(operand) is Unknown or callable(operand):
+            if type(operand) is Unknown:
+                self._is_entangled |= operand._call != call
+                continue
+            if callable(operand):
                 continue
             try:
                 text = _as_text(wire.encode(operand, _refuse))
@@ -138,24 +142,25 @@ class _Recorder(checker.Program):
 
     def go_blind(self, call: int) -> None:
         """The answer to a call went where what it meets is not seen."""
-        self._blind.add(call)
+        self._blind_from = call if self._blind_from is None else min(call, self._blind_from)
 
     def recording(self) -> Recording | None:
-        """What was recorded; None where so many calls have a turn of their own that it is no use to
-        know them beforehand."""
+        """What was recorded; None where it may give away too much, or where so many calls have a
+        turn of their own that it is no use to know them beforehand."""
+        if self._blind_from is not None and self._blind_from < len(self._starts) - 1:
+            return None
         turns = [self._starts[call] for call in self._turns()]
-        if len(turns) > min(_MAX_TURNS, len(self._starts) / 2):
+        # What two answers are compared with together is noted for one of them only.
+        if turns and (self._is_entangled or len(turns) > min(_MAX_TURNS, len(self._starts) / 2)):
             return None
         return Recording(bytes(self.requests), tuple(turns))
 
     def _turns(self) -> Iterator[int]:
         """The calls that are to wait for the answers to all before them."""
-        inside = {
-            text[1:-1]: calls for text, calls in self._expected.items() if _is_long_text(text)
-        }
+        inside = {text[1:-1]: of for text, of in self._expected.items() if _is_long_text(text)}
         first = 0  # of the turn
         for call, arguments in enumerate(self._arguments):
-            if call - 1 in self._blind or self._shows(arguments, range(first, call), inside):
+            if self._shows(arguments, range(first, call), inside):
                 yield call
                 first = call
 
