@@ -36,7 +36,7 @@ from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model, outline
 from mtp_code.processes import ALONE, World, is_sharded, whole_tensor
 from mtp_code.recipe import Recipe, load_recipe
-from mtp_code.training.config import ShardingConfig
+from mtp_code.training.config import OptimConfig, ShardingConfig
 from mtp_code.training.distributed import (
     BY_LAYER,
     Parallel,
@@ -50,7 +50,7 @@ from mtp_code.training.loop import train
 from mtp_code.training.memory import PARTS, Part, follow_steps, predict_peak, run_steps
 from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
-from mtp_code.training.optim import OptimConfig, build_optimizers
+from mtp_code.training.optim import build_optimizers
 from mtp_code.training.placement import Placement
 from mtp_code.training.schedule import learning_rate_share
 from tests import processes

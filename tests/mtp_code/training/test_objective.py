@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.training.config import ObjectiveConfig
 from mtp_code.training.losses.chunked import IGNORED
 from mtp_code.training.objective import (
-    ObjectiveConfig,
     backward_by_head,
     count_labels,
     labels_for,
