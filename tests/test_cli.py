@@ -66,7 +66,8 @@ def test_without_arguments_it_says_what_it_can_do(tmp_path):
         assert command in done.stdout
 
 
-def test_an_unknown_recipe_key_is_named_with_the_nearest(tmp_path):
+def test_an_unknown_recipe_key_is_named_with_the_nearest_before_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     done = mtp_code_process("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
     line = complaint(done, 2)
     assert line.endswith("unknown key model.num_mtp_head; did you mean num_mtp_heads?")
