@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+commands = typer.Typer()
+commands.add_typer(bench, name="bench")
 
 
 @bench.command("decode")
