@@ -36,6 +36,7 @@ with contextlib.suppress(ImportError):  # on Windows, where the package can only
 MAX_FRAME_BYTES: Final = 8 << 20
 MAX_DEPTH: Final = 100
 _SHORT_INT: Final = 1 << 53
+_A_COUPLE: Final = 2  # of so many it is as fast to ask one by one
 _CONSTANTS: Final = {bool, type(None)}
 _FEW: Final = 64
 _MAX_FRACTION_BITS: Final = 1 << 15
@@ -244,9 +245,10 @@ def encode(value: Any, refer: Refer, depth: int = 0) -> Json:
     if depth >= MAX_DEPTH:
         raise Unsendable(f"nested deeper than {MAX_DEPTH}")
     if kind is list or kind is tuple:
-        if _stand_for_themselves(value):
-            return [kind.__name__, *value]
-        return [kind.__name__, *[encode(part, refer, depth + 1) for part in value]]
+        tag = "list" if kind is list else "tuple"
+        if len(value) > _A_COUPLE and _stand_for_themselves(value):
+            return [tag, *value]
+        return [tag, *[encode(part, refer, depth + 1) for part in value]]
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
         return encoder(value, lambda part: encode(part, refer, depth + 1))
