@@ -71,6 +71,8 @@ class Stats:
     """Of the batch: all that ran, also for rows that were done or cancelled."""
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    recording_s: float = 0.0
+    """Taking rounds down before they first ran, on a GPU; not in `decode_s`."""
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     rounds_by_accepted: list[int] = field(default_factory=list)
@@ -163,6 +165,7 @@ class Engine:
         prefill_tokens: int = PREFILL_TOKENS,
         rounds_a_look: int | None = None,
         exact: bool = False,
+        captures: bool = True,
         advance: Advance = advance,
     ) -> None:
         """
@@ -176,6 +179,8 @@ class Engine:
                 batch: n tokens a row, all rows, all slots. Then tokens are those of plain decoding
                 (`num_drafts=0, exact=True`, the same num_rows) in any precision, if the machine's
                 kernels treat the rows of a product alike. Slower.
+            captures: on a GPU, rounds are recorded once and replayed; else each runs kernel by
+                kernel.
             advance: a round; another one is for checks, which must notice that it is wrong.
 
         Raises:
@@ -218,7 +223,7 @@ class Engine:
         self._state = DecodeState(model, num_rows, num_spare, self.max_drafts)
         self._shapes = Shapes.FIXED if exact else Shapes.BUCKETS if is_cuda else Shapes.TIGHT
         direct = Direct(model, self._drafter, advance)
-        self._runner: Runner = Graphed(direct) if is_cuda else direct
+        self._runner: Runner = Graphed(direct) if is_cuda and captures else direct
         # Rows being answered come first, then at most one whose prompt is being read.
         self._rows: list[_Row] = []
         self._waiting: deque[tuple[int, Answer]] = deque()
@@ -293,7 +298,7 @@ class Engine:
         num_rounds = self._num_rounds(live)
         plan = self._plan(live, shape, num_rounds)
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
-        outcomes, was_recorded = self._runner.run(state, plan, num_rounds)
+        outcomes, recording_s = self._runner.run(state, plan, num_rounds)
         told = _told(outcomes, len(live))
         before = [len(row.answer.completion.tokens) for row in live]
         brought: list[Round] = []
@@ -313,10 +318,11 @@ class Engine:
                 )
             )
         events = [_event(row, since) for row, since in zip(live, before, strict=True)]
-        elapsed_s = time.perf_counter() - begun_s
-        self._policy.observe(shape, brought, None if was_recorded else elapsed_s)
+        elapsed_s = time.perf_counter() - begun_s - recording_s
+        self._policy.observe(shape, brought, None if recording_s else elapsed_s)
         self.stats.num_rounds += num_rounds
         self.stats.decode_s += elapsed_s
+        self.stats.recording_s += recording_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
         for place in done:
             self.stats.add(live[place].answer.completion)
