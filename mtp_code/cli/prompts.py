@@ -57,7 +57,8 @@ def named_prompts(
     if name in QUESTIONS:
         found = (_asked(question, tokenizer) for question in load_questions(name))
     elif name not in BENCHMARKS and path.exists() and not name.endswith((".jsonl", ".jsonl.gz")):
-        name, found = path.resolve().stem, _pieces(path, tokenizer, piece_tokens)
+        name = path.resolve().name if path.is_dir() else path.stem
+        found = _pieces(path, tokenizer, piece_tokens)
     elif name in BENCHMARKS or "@" in name or path.exists():
         loaded = named_benchmark(name)
         name = loaded.name

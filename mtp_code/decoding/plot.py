@@ -67,13 +67,13 @@ def _draw_speed_ups(axes: Axes, rows: Sequence[Row]) -> None:
             capsize=3, label=f"{batch} side by side" if batch > 1 else "1 at a time",
         )  # fmt: skip
     axes.axhline(1, color="#888888", linewidth=1, linestyle="--")
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, fontsize=9.5)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("speed-up over plain decoding")
     axes.grid(axis="y", color="#DDDDDD")
     if len(batches) > 1:
-        axes.legend(frameon=False, loc="best")
+        axes.legend(frameon=False, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _draw_parts(axes: Axes, rows: Sequence[Row]) -> None:
@@ -98,4 +98,4 @@ def _draw_parts(axes: Axes, rows: Sequence[Row]) -> None:
 def _name(row: Row) -> str:
     if row["mode"] == "speculative":
         return f"{row['drafts']} draft{'s' if row['drafts'] > 1 else ''}"
-    return str(row["mode"]).replace("transformers ", "transformers\n")
+    return str(row["mode"]).replace(" ", "\n")
