@@ -73,8 +73,8 @@ def bench_decode(
             if synthetic:
                 with progress_bar(f"drafts that stand as told, {size} side by side") as on_progress:
                     told += agreement(model, tokenizer, requests, size, on_progress)
-        except MachineError as error:
-            left_out.append(f"{size} side by side: {error}")
+        except (MachineError, torch.OutOfMemoryError) as error:
+            left_out.append(f"{size} side by side: {str(error).splitlines()[0]}")
     if not rows:
         raise MachineError(left_out[0])
     record = {
@@ -163,7 +163,11 @@ def _decode_line(row: dict[str, Any], num_prompts: int, names_batch: bool) -> st
 def _way(row: dict[str, Any], names_batch: bool) -> str:
     drafts = "auto" if row["mode"] == "auto" else f"{row['drafts']} drafts"
     name = f"speculative, {drafts}" if row["drafts"] else row["mode"]
-    return f"{name}, {row['batch_rows']} rows" if names_batch else name
+    return f"{name}{_batch(row)}" if names_batch else name
+
+
+def _batch(row: dict[str, Any]) -> str:
+    return f", {row['batch_rows']} row{'s' if row['batch_rows'] > 1 else ''}"
 
 
 def _parts_line(row: dict[str, Any], names_batch: bool) -> str:
@@ -176,7 +180,7 @@ def _parts_line(row: dict[str, Any], names_batch: bool) -> str:
 
 
 def _told_line(row: dict[str, Any], names_batch: bool) -> str:
-    rows = f", {row['batch_rows']} rows" if names_batch else ""
+    rows = _batch(row) if names_batch else ""
     return (
         f"{row['drafts']} drafts as told{rows}: {row['ratio']:.3f}× "
         f"({row['ratio_low']:.3f}–{row['ratio_high']:.3f}) the heads' tokens a second, "

@@ -87,7 +87,10 @@ def _draw_parts(axes: Axes, rows: Sequence[Row]) -> None:
         begins = [begin + width for begin, width in zip(begins, widths, strict=True)]
     names = ["plain" if not row["drafts"] else _name(row).replace("\n", " ") for row in rows]
     if several:
-        names = [f"{name}, {row['batch_rows']} rows" for name, row in zip(names, rows, strict=True)]
+        names = [
+            f"{name}, {row['batch_rows']} row{'s' if row['batch_rows'] > 1 else ''}"
+            for name, row in zip(names, rows, strict=True)
+        ]
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds a round, by part")

@@ -63,7 +63,7 @@ def test_figures_of_all_batches_are_one_file_beside_a_picture(measured, texts):
 def test_words_tell_speed_parts_and_agreement(measured):
     lines = measured[0].stdout.splitlines()
     assert len(lines) == 2 * (6 + 4 + 3)
-    assert lines[0].startswith("plain, 1 rows")
+    assert lines[0].startswith("plain, 1 row ")
     assert "4/4 identical" in lines[0]
     assert "of what memory allows" in lines[0]
     (parts,) = [line for line in lines if "by its parts" in line and "3 drafts, 2 rows" in line]
