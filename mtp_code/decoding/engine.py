@@ -30,6 +30,7 @@ from mtp_code.decoding.tree import MAX_NODES, Tree
 from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
+from mtp_code.run_folder import TrainedModel
 from mtp_code.tokenizer import Tokenizer
 
 NumDrafts = int | Literal["auto", "tree"] | Tree
@@ -231,18 +232,25 @@ class Engine:
         self.stats = self._fresh_stats()
 
     @classmethod
-    def load(cls, run_dir: Path, num_rows: int = 8, num_drafts: NumDrafts = "auto") -> Self:
+    def load(
+        cls,
+        run_dir: Path,
+        num_rows: int = 8,
+        num_drafts: NumDrafts = "auto",
+        trained: TrainedModel | None = None,
+    ) -> Self:
         """An engine for a run's newest checkpoint, its weights laid out for decoding.
 
         Args:
             run_dir: a run folder, or what else `load_model` takes.
+            trained: what `load_for_decoding` made of it, if it did already.
 
         Raises:
             InputError: the folder holds no model, or a damaged one, or one of too few heads for so
                 many drafts.
             MachineError: memory does not suffice for so many rows; it says how many fit.
         """
-        trained = load_for_decoding(run_dir)
+        trained = trained or load_for_decoding(run_dir)
         most = trained.model.num_mtp_heads - 1
         if isinstance(num_drafts, int) and not 0 <= num_drafts <= most:
             raise CheckpointError(f"{run_dir}: {num_drafts} drafts: it has heads for 0..{most}")

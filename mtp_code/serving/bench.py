@@ -59,7 +59,7 @@ def measure(
         run_dir: what the server loads.
         trained: the same, for the engine alone.
     """
-    engine = Engine(trained.model, trained.tokenizer, num_clients, num_drafts)
+    engine = Engine.load(run_dir, num_clients, num_drafts, trained)
     requests = [
         Request(engine.tokenizer.encode_prompt(prompt), max_new_tokens) for prompt in prompts
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mtp_code.decoding.prepare import load_for_decoding
 from mtp_code.errors import CheckpointError
 from mtp_code.serving import bench
 from mtp_code.tokenizer import BytesTokenizer
@@ -106,7 +107,10 @@ def test_more_drafts_than_heads_are_one_line(run):
     assert refused.returncode == 2
     assert refused.stderr.endswith("9 drafts: it has heads for 0..0\n")
     with pytest.raises(CheckpointError, match=r"1 drafts: it has heads for 0\.\.0"):
-        bench.measure(run, ["x"], 4, num_clients=1, num_drafts=1, num_rounds=1, num_threads=1)
+        bench.measure(
+            run, load_for_decoding(run), ["x"], 4,
+            num_clients=1, num_drafts=1, num_rounds=1, num_threads=1,
+        )  # fmt: skip
 
 
 def test_a_missing_package_is_one_line_that_names_the_extra(run, tmp_path):
