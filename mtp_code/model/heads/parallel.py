@@ -45,8 +45,9 @@ class StackedHeads:
                 bias_KO[:, :q_width].flatten(),
                 bias_KO[:, q_width:].flatten(),
             )
-        self._query = qkv_KOD[:, :q_width].flatten(0, 1), query_bias
-        self._key_value = qkv_KOD[:, q_width:].flatten(0, 1), key_value_bias
+        like = attns[0].qkv.weight
+        self._query = _laid_out(qkv_KOD[:, :q_width].flatten(0, 1), like), query_bias
+        self._key_value = _laid_out(qkv_KOD[:, q_width:].flatten(0, 1), like), key_value_bias
         if config.qk_norm:
             self._q_norm_Kd = torch.stack([attn.q_norm.weight for attn in attns])
             self._k_norm_Kd = torch.stack([attn.k_norm.weight for attn in attns])
@@ -124,3 +125,9 @@ class StackedHeads:
         """A projection of all heads, cut into its parts, each (K, B, T, H, d)."""
         shape = (*x_BTX.shape[:2], len(self._out_KOD), num_parts, -1, self._config.head_width)
         return x_BTX.view(shape).permute(3, 2, 0, 1, 4, 5).unbind()
+
+
+def _laid_out(matrix_OD: Tensor, like_OD: Tensor) -> Tensor:
+    """The same matrix, stored by input where another is."""
+    is_by_input = like_OD.stride(0) == 1
+    return matrix_OD.t().contiguous().t() if is_by_input else matrix_OD
