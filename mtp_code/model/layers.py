@@ -162,17 +162,22 @@ class Attention(nn.Module):
         return self.out(mixed_BHTd.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _project(self, x_BTD: Tensor, attending: Attending) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all tokens; queries and keys are normed and turned at once,
-        since with few tokens a call costs more than its arithmetic."""
+        """Queries, keys and values of all tokens."""
         num_q, num_kv = self.num_heads, self.num_kv_heads
+        cos, sin = attending.cos_BT1d, attending.sin_BT1d
         x_BTHd = self._by_head(self.qkv(x_BTD))
-        both_BTHd, value_BTHd = x_BTHd.split((num_q + num_kv, num_kv), dim=2)
+        if self.q_norm is not None and not _takes_few_calls(x_BTHd):
+            query, key, value = x_BTHd.split((num_q, num_kv, num_kv), dim=2)
+            query, key = _normed_by(self.q_norm, query), _normed_by(self.k_norm, key)
+            return rotate(query, cos, sin), rotate(key, cos, sin), value
+        # Queries and keys at once: with few tokens a call costs more than its arithmetic.
+        both, value = x_BTHd.split((num_q + num_kv, num_kv), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
+            assert self.q_norm.eps is not None
             gains = (self.q_norm.weight.expand(num_q, -1), self.k_norm.weight.expand(num_kv, -1))
-            both_BTHd = self._normed(both_BTHd, torch.cat(gains))
-        both_BTHd = rotate(both_BTHd, attending.cos_BT1d, attending.sin_BT1d)
-        query_BTHd, key_BTHd = both_BTHd.split((num_q, num_kv), dim=2)
-        return query_BTHd, key_BTHd, value_BTHd
+            both = normed(both, self.q_norm.eps) * torch.cat(gains)
+        query, key = rotate(both, cos, sin).split((num_q, num_kv), dim=2)
+        return query, key, value
 
     def _project_chosen(
         self, x_BTD: Tensor, attending: Attending, chosen_B: Tensor
@@ -183,20 +188,19 @@ class Attention(nn.Module):
         q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
         query = self._by_head(F.linear(choose(x_BTD, chosen_B), weight[:width], q_bias))
         key, value = self._by_head(F.linear(x_BTD, weight[width:], kv_bias)).chunk(2, dim=2)
-        if self.q_norm is not None and self.k_norm is not None:
-            query = self._normed(query, self.q_norm.weight)
-            key = self._normed(key, self.k_norm.weight)
+        query, key = _normed_by(self.q_norm, query), _normed_by(self.k_norm, key)
         query = rotate(query, choose(cos, chosen_B), choose(sin, chosen_B))
         return query, rotate(key, cos, sin), value
 
     def _by_head(self, x_BTX: Tensor) -> Tensor:
         return x_BTX.view(*x_BTX.shape[:2], -1, self.head_width)
 
-    def _normed(self, x_BTHd: Tensor, gain: Tensor) -> Tensor:
-        """In the gain's own type: under autocast products are in bf16 and norms are not."""
-        assert self.q_norm is not None
-        assert self.q_norm.eps is not None
-        return (normed(x_BTHd.type_as(gain), self.q_norm.eps) * gain).type_as(x_BTHd)
+
+def _normed_by(norm: RMSNorm | None, x: Tensor) -> Tensor:
+    """In the norm's own type: under autocast products are in bf16 and norms are not."""
+    if norm is None:
+        return x
+    return norm(x.type_as(norm.weight)).type_as(x)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
