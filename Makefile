@@ -74,7 +74,8 @@ endif
 
 .PHONY: all help setup train-code train-twin eval-humaneval eval-mbpp eval-micro bench-decode \
 	bench-exactness bench-gpu-decode bench-gpu-train bench-sandbox bench-judge soak-sandbox \
-	fuzz-sandbox report check test test-cluster test-vllm bench-vllm ci-regression clean FORCE
+	fuzz-sandbox report check test test-all test-cluster test-vllm bench-vllm ci-regression clean \
+	FORCE
 .PRECIOUS: $(TOKENS)/manifest.json
 
 # $(call remembered,FILE,TEXT): a file that changes when the text is another than the last time.
@@ -113,7 +114,7 @@ $(READY): pyproject.toml constraints.txt
 train-code: $(TRAINED) ## train RECIPE into RUN; goes on where it was stopped
 
 $(eval $(call remembered,corpora/.asked,$(MICRO_DOCUMENTS)))
-$(MICRO): corpora/.asked $(wildcard evals/benchmarks/micro/*.py) | $(READY)
+$(MICRO): corpora/.asked $(wildcard evals/benchmarks/micro/*.*) | $(READY)
 	@$(MTP_CODE) micro --split train --count $(MICRO_DOCUMENTS) --out $@
 
 $(TOKENS)/manifest.json: $(MICRO) $(RECIPES) | $(READY)
@@ -192,6 +193,9 @@ check: $(READY) ## format, lint, types
 
 test: $(READY) ## the tests; no GPU, hub or root needed
 	@$(BIN)/python -m pytest $(PYTEST_ARGS) $(TESTS)
+
+test-all: $(READY) ## the tests, and those marked thorough: claims once more at full size
+	@$(BIN)/python -m pytest -m "" $(PYTEST_ARGS) $(TESTS)
 
 # Ray goes into a layer over .venv, which stays as it is.
 CLUSTER := $(VENV)/cluster

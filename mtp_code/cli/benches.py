@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
 bench.add_typer(decode_benches.commands)
+commands = typer.Typer()
+commands.add_typer(bench, name="bench")
 
 
 @bench.command("exactness")

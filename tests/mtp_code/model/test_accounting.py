@@ -17,7 +17,8 @@ from mtp_code.model.accounting import (
 )
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import build_model
-from mtp_code.training.objective import ObjectiveConfig, backward_by_head, count_labels
+from mtp_code.training.config import ObjectiveConfig
+from mtp_code.training.objective import backward_by_head, count_labels
 
 HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
 ROWS, ROW_TOKENS = 2, 16
