@@ -65,7 +65,7 @@ def named_prompts(
         found = (tokenizer.encode_prompt(task.prompt) for task in loaded.tasks)
     else:
         raise evals.errors.InputError(
-            f"--prompts {name}: no file or folder either"
+            f"--prompts {name}: no set of prompts, file or folder"
             f"{did_you_mean(name, [*BENCHMARKS, *QUESTIONS])}"
         )
     taken = list(islice(found, count))
