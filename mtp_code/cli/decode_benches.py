@@ -152,7 +152,7 @@ def _decode_line(row: dict[str, Any], num_prompts: int, names_batch: bool) -> st
         f"{_way(row, names_batch):<26} {row['tokens_per_s']:7.0f} tok/s "
         f"| {row['tokens_per_forward']:.2f} a forward "
         f"| {row['speed_up']:.2f}× ({row['speed_up_low']:.2f}–{row['speed_up_high']:.2f}), "
-        f"{row['cpu_speed_up']:.2f}× by CPU time, {row['speed_up_of_tokens']:.2f}× of its tokens "
+        f"{row['cpu_speed_up']:.2f}× by CPU time, {row['speed_up_of_tokens']:.2f} of what its tokens promise "
         f"| {row['identical_outputs']}/{num_prompts} identical"
     )
     if "share_of_bandwidth" in row:
@@ -161,8 +161,10 @@ def _decode_line(row: dict[str, Any], num_prompts: int, names_batch: bool) -> st
 
 
 def _way(row: dict[str, Any], names_batch: bool) -> str:
-    drafts = "auto" if row["mode"] == "auto" else f"{row['drafts']} drafts"
-    name = f"speculative, {drafts}" if row["drafts"] else row["mode"]
+    name = row["mode"]
+    if row["drafts"]:
+        chosen = f"{row['drafts']} draft{'s' if row['drafts'] > 1 else ''}"
+        name = f"speculative, {chosen if name == 'speculative' else name}"
     return f"{name}{_batch(row)}" if names_batch else name
 
 
@@ -175,7 +177,7 @@ def _parts_line(row: dict[str, Any], names_batch: bool) -> str:
     listed = ", ".join(f"{part} {1000 * parts[part]:.2f}" for part in parts if parts[part])
     return (
         f"{_way(row, names_batch):<26} {1000 * sum(parts.values()):7.2f} ms a round by its parts: "
-        f"{listed} | {1000 * row['round_s']:.2f} unwatched"
+        f"{listed} | {1000 * row['round_s']:.2f} of wall clock, unwatched"
     )
 
 

@@ -167,16 +167,16 @@ class Attention(nn.Module):
         cos, sin = attending.cos_BT1d, attending.sin_BT1d
         x_BTHd = self._by_head(self.qkv(x_BTD))
         if self.q_norm is not None and not _takes_few_calls(x_BTHd):
-            query, key, value = x_BTHd.split((num_q, num_kv, num_kv), dim=2)
+            query, key, value = torch.split_with_sizes(x_BTHd, (num_q, num_kv, num_kv), 2)
             query, key = _normed_by(self.q_norm, query), _normed_by(self.k_norm, key)
             return rotate(query, cos, sin), rotate(key, cos, sin), value
         # Queries and keys at once: with few tokens a call costs more than its arithmetic.
-        both, value = x_BTHd.split((num_q + num_kv, num_kv), dim=2)
+        both, value = torch.split_with_sizes(x_BTHd, (num_q + num_kv, num_kv), 2)
         if self.q_norm is not None and self.k_norm is not None:
             assert self.q_norm.eps is not None
             gains = (self.q_norm.weight.expand(num_q, -1), self.k_norm.weight.expand(num_kv, -1))
             both = normed(both, self.q_norm.eps) * torch.cat(gains)
-        query, key = rotate(both, cos, sin).split((num_q, num_kv), dim=2)
+        query, key = torch.split_with_sizes(rotate(both, cos, sin), (num_q, num_kv), 2)
         return query, key, value
 
     def _project_chosen(
