@@ -152,7 +152,8 @@ def _decode_line(row: dict[str, Any], num_prompts: int, names_batch: bool) -> st
         f"{_way(row, names_batch):<26} {row['tokens_per_s']:7.0f} tok/s "
         f"| {row['tokens_per_forward']:.2f} a forward "
         f"| {row['speed_up']:.2f}× ({row['speed_up_low']:.2f}–{row['speed_up_high']:.2f}), "
-        f"{row['cpu_speed_up']:.2f}× by CPU time, {row['speed_up_of_tokens']:.2f} of what its tokens promise "
+        f"{row['cpu_speed_up']:.2f}× by CPU time, "
+        f"{row['speed_up_of_tokens']:.2f} of what its tokens promise "
         f"| {row['identical_outputs']}/{num_prompts} identical"
     )
     if "share_of_bandwidth" in row:
