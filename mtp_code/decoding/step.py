@@ -98,19 +98,23 @@ def advance(
         drafts_Bkr = draft(model, drafter, state, plan)
         tokens_BT = torch.cat((last_B1, _in_order(drafts_Bkr, plan.tree).clamp(min=0)), dim=1)
     # verify
-    depths_T = torch.arange(tokens_BT.shape[1], device=lengths_B.device)
     branches = None
     if plan.tree is not None:
         nodes = tensors_of(plan.tree, lengths_B.device)
-        depths_T, branches = nodes.depths_N, Branches(nodes.depths_N, nodes.sees_NN)
+        branches = Branches(nodes.depths_N, nodes.sees_NN)
     read_BT = tokens_BT
     if plan.width > tokens_BT.shape[1]:
         read_BT = F.pad(tokens_BT, (0, plan.width - tokens_BT.shape[1]))
     span = state.span(0, read_BT.shape[1], plan.end, plan.start, branches)
     reading = model.read(read_BT, model.trunk.attend_span(state.cache, span))
-    logits_BTV = reading.logits(1)[:, : tokens_BT.shape[1]]
+    logits_BTV = reading.logits(1)
+    if read_BT is not tokens_BT:
+        logits_BTV = logits_BTV[:, : tokens_BT.shape[1]]
     uniforms_BT = None
     if not plan.is_greedy:
+        depths_T = torch.arange(tokens_BT.shape[1], device=lengths_B.device)
+        if branches is not None:
+            depths_T = branches.depths_T
         uniforms_BT = state.uniforms_BC.gather(1, lengths_B[:, None] + depths_T + 1)
     sampling = state.sampling(plan.is_greedy, plan.is_cut)
     targets_BT = choose_tokens(logits_BTV, sampling, uniforms_BT)

@@ -63,8 +63,10 @@ def normed(x: Tensor, eps: float) -> Tensor:
 
     Source: RMSNorm, Zhang and Sennrich 2019, arXiv 1910.07467, without its gain.
     """
-    if not _takes_few_calls(x):
-        return F.rms_norm(x, x.shape[-1:], eps=eps)
+    return _in_few_calls(x, eps) if _takes_few_calls(x) else F.rms_norm(x, x.shape[-1:], eps=eps)
+
+
+def _in_few_calls(x: Tensor, eps: float) -> Tensor:
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     mean_square = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1])
     return x * mean_square.rsqrt_()
@@ -77,7 +79,7 @@ class RMSNorm(nn.RMSNorm):
         if not _takes_few_calls(x):
             return super().forward(x)
         assert self.eps is not None
-        return normed(x, self.eps) * self.weight
+        return _in_few_calls(x, self.eps) * self.weight
 
 
 def _takes_few_calls(x: Tensor) -> bool:
@@ -112,6 +114,11 @@ class Rotary(nn.Module):
     def forward(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The factors for `rotate`, (B, T, 1, d) each."""
         return self.cos_T1d[positions_BT], self.sin_T1d[positions_BT]  # type: ignore[index]
+
+    def in_a_row(self, start: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The same for positions in a row, (1, T, 1, d): views, which take no look-up."""
+        row = slice(start, start + num_tokens)
+        return self.cos_T1d[None, row], self.sin_T1d[None, row]  # type: ignore[index]
 
 
 def rotate(x_BTHd: Tensor, cos_BT1d: Tensor, sin_BT1d: Tensor) -> Tensor:
@@ -175,7 +182,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             assert self.q_norm.eps is not None
             gains = (self.q_norm.weight.expand(num_q, -1), self.k_norm.weight.expand(num_kv, -1))
-            both = normed(both, self.q_norm.eps) * torch.cat(gains)
+            both = _in_few_calls(both, self.q_norm.eps) * torch.cat(gains)
         query, key = torch.split_with_sizes(rotate(both, cos, sin), (num_q, num_kv), 2)
         return query, key, value
 
