@@ -401,10 +401,11 @@ def _sampling_beside(samples: _Samples, benchmark: Benchmark) -> Sampling | None
     if not path.exists():
         return None
     sampling = read_record(Sampling, path)
-    if (sampling.benchmark, sampling.data_sha256) != (benchmark.name, benchmark.data_sha256):
+    data_sha256 = sampling.data_sha256 or benchmark.data_sha256
+    if (sampling.benchmark, data_sha256) != (benchmark.name, benchmark.data_sha256):
         raise InputError(
             f"{path}: the samples were drawn for {sampling.benchmark} with data "
-            f"{sampling.data_sha256[:12]}, not {benchmark.name} with {benchmark.data_sha256[:12]}"
+            f"{data_sha256[:12]}, not {benchmark.name} with {benchmark.data_sha256[:12]}"
         )
     num_samples = len(benchmark.tasks) * sampling.num_samples
     if samples.num_samples != num_samples:

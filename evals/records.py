@@ -158,13 +158,14 @@ class Sampling(Strict):
     """Everything about how samples were drawn that could move a score (sampling.json).
 
     `model` says which model: free fields, such as its name, step and the checkpoint's sha256.
-    `prompts_sha256` is of what it read, see `evals.prompts.prompts_sha256`; None where another
-    harness wrote this.
+    `prompts_sha256` is of what it read, see `evals.prompts.prompts_sha256`, and `seed_rule` says
+    how a sample's seed follows from `seed`. What may be None is what another harness may not know;
+    docs/gate.md tells its authors of every field.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     benchmark: str
-    data_sha256: str
+    data_sha256: str | None = None
     prompt_format: str
     prompts_sha256: str | None = None
     post_processing: str
@@ -172,7 +173,8 @@ class Sampling(Strict):
     temperature: NonNegativeFloat
     top_p: float = Field(gt=0, le=1)
     max_new_tokens: PositiveInt
-    seed: int
+    seed: int | None = None
+    seed_rule: str | None = None
     model: dict[str, Any]
     versions: dict[str, str]
 

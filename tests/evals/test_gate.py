@@ -8,7 +8,7 @@ from evals.errors import IncomparableError, InputError
 from evals.gate import EXIT_STATUS, GateResult, finding, gate, refused
 from evals.metrics import PARSED, PASS_AT_1, metric_named
 from evals.records import KeptSample, References
-from tests.evals.scored import baseline, letters_drawn, letters_of, sampling, score
+from tests.evals.scored import UNRECORDED, baseline, letters_drawn, letters_of, sampling, score
 
 LETTERS = ["PWWW", "PPPP", "WWWW"]
 NUM_TASKS, NUM_SAMPLES = 150, 8
@@ -138,6 +138,36 @@ def test_incomparable_scores_are_refused() -> None:
     result = refused(score(LETTERS), "isolation differs")
     assert (result.outcome, result.exit_status) == ("incomparable", 3)
     assert result.problems == ("isolation differs",)
+
+
+def test_samples_of_which_nobody_recorded_how_they_were_drawn_are_noted_or_refused() -> None:
+    before, after = baseline(LETTERS, **UNRECORDED), score(LETTERS, **UNRECORDED)
+    result = gate(before, after)
+    assert result.outcome == "pass"
+    assert result.notes[0].startswith(
+        "nothing says how these samples were drawn, nor the baseline's (sampling, prompt_format, "
+        "prompts_sha256, post_processing, seed_rule): "
+    )
+    with pytest.raises(
+        IncomparableError,
+        match=r"not recorded for the baseline \(sampling, .*, seed_rule\); put a sampling.json",
+    ):
+        gate(before, after, requires_sampling=True)
+    # The field that differs is not what the user is to mend.
+    with pytest.raises(IncomparableError, match=r"not recorded now \(sampling, "):
+        gate(baseline(LETTERS), after, requires_sampling=True)
+
+
+def test_what_is_recorded_in_part_is_named() -> None:
+    part = {"prompts_sha256": None}
+    before, after = baseline(LETTERS, **part), score(LETTERS, **part)
+    (note, *_) = gate(before, after).notes
+    assert note.startswith("not all is recorded of how these samples were drawn")
+    assert "(prompts_sha256)" in note
+    with pytest.raises(IncomparableError, match=r"\(prompts_sha256\)"):
+        gate(before, after, requires_sampling=True)
+    whole = gate(baseline(LETTERS), score(LETTERS), requires_sampling=True)
+    assert not any("recorded" in note for note in whole.notes)
 
 
 def test_metrics_beyond_the_samples_are_bad_input() -> None:

@@ -209,6 +209,32 @@ def test_samples_drawn_for_another_benchmark_are_refused(
         judge(samples, toy, verdicts)
 
 
+def test_another_harness_need_not_know_all_of_how_samples_were_drawn(
+    toy: Benchmark, pool: FakePool, tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples.jsonl"
+    write(samples, "held", "held", "held")
+    said = {
+        "benchmark": "toy",
+        "prompt_format": "theirs",
+        "post_processing": "theirs",
+        "num_samples": 1,
+        "temperature": 0.2,
+        "top_p": 0.95,
+        "max_new_tokens": 512,
+        "model": {"name": "theirs"},
+        "versions": {},
+    }
+    (tmp_path / "sampling.json").write_text(json.dumps(said))
+    judge(samples, toy, tmp_path / "verdicts.jsonl")
+    sampling = read_record(Judging, tmp_path / "judging.json").sampling
+    assert sampling is not None
+    assert (sampling.prompt_format, sampling.seed, sampling.seed_rule) == ("theirs", None, None)
+    (tmp_path / "sampling.json").write_text(json.dumps(said | {"benchmark": "other"}))
+    with pytest.raises(InputError, match="the samples were drawn for other"):
+        judge(samples, toy, tmp_path / "verdicts.jsonl")
+
+
 def test_a_broken_line_is_found_before_anything_runs(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
