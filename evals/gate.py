@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy import special
@@ -326,5 +326,22 @@ def _notes(baseline: Baseline, score: Score) -> Iterator[str]:
         )
     if score.references is None:
         yield "no reference solutions were judged beside these: nothing vouches for the judge"
-    for name, was, now in differences(baseline.versions, score.versions):
-        yield f"{name} was {was} for the baseline and is {now} now"
+    for when, was_with, is_with in (
+        ("sampling", _drawn_with(baseline), _drawn_with(score)),
+        ("judging", baseline.versions, score.versions),
+    ):
+        for name, *both in differences(was_with, is_with):
+            was, now = ("not recorded" if each is None else each for each in both)
+            yield f"{name} when {when}: {was} for the baseline, {now} now"
+
+
+def _drawn_with(measured: Measured) -> dict[str, Any]:
+    """What drew the samples: versions, and of the model's description what is no other model."""
+    sampling = measured.sampling
+    if sampling is None:
+        return {}
+    engine = {name: sampling.model[name] for name in _OF_ENGINE if name in sampling.model}
+    return engine | sampling.versions
+
+
+_OF_ENGINE: Final = ("sampler", "dtype")

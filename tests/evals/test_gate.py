@@ -250,11 +250,32 @@ def test_what_else_changed_is_noted() -> None:
         baseline(LETTERS, reference_bits=bits),
         score(LETTERS, reference_bits=more_bits, versions={"python": "3.12"}),
     )
-    assert "python was 3.11 for the baseline and is 3.12 now" in result.notes
+    assert "python when judging: 3.11 for the baseline, 3.12 now" in result.notes
     assert (
         "bits per byte of the reference solutions: 2.000 for the baseline, 2.500 now "
         "(lower is better)"
     ) in result.notes
+
+
+def test_another_engine_under_the_same_model_is_noted() -> None:
+    ours = sampling(model={"name": "m", "sampler": "mtp", "dtype": "float32"}, versions={"a": "1"})
+    theirs = sampling(
+        model={"name": "m", "sampler": "vllm", "dtype": "bfloat16"},
+        versions={"a": "2", "vllm": "3"},
+    )
+    notes = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=theirs)).notes
+    assert [note for note in notes if " when sampling: " in note] == [
+        "sampler when sampling: mtp for the baseline, vllm now",
+        "dtype when sampling: float32 for the baseline, bfloat16 now",
+        "a when sampling: 1 for the baseline, 2 now",
+        "vllm when sampling: not recorded for the baseline, 3 now",
+    ]
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=ours)).notes
+    assert not any(" when " in note for note in same)
+    # Another model is what the gate is for.
+    other = sampling(model={**ours.model, "name": "n"}, versions={"a": "1"})
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=other)).notes
+    assert not any(" when " in note for note in same)
 
 
 def test_every_outcome_has_its_exit_status() -> None:

@@ -32,7 +32,7 @@ def test_the_page_says_what_was_found_and_by_how_much() -> None:
     assert "| pass@1 | 95.2 % | 2.4 % | −92.9 points (" in page
     assert "Newly failing: `Toy/0` (2 → 0 of 2), `Toy/1`" in page
     assert "Newly passing: `Toy/20` (0 → 1 of 2)" in page
-    assert "- python was 3.11 for the baseline and is 3.12 now" in page
+    assert "- python when judging: 3.11 for the baseline, 3.12 now" in page
     assert "would be called a regression 80 % of the time" in page
     assert "return 1" not in page
 

@@ -1,4 +1,3 @@
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,6 @@ from evals.records import (
     write_record,
     write_samples,
 )
-from evals.sampling import sample_seed
 from evals.score import score
 from tests.evals.conftest import FakePool
 from tests.evals.loaded import loaded
