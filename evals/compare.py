@@ -157,6 +157,7 @@ def _conditions(measured: Measured) -> dict[str, Any]:
         },
         "seed_rule": measured.seed_rule,
         "limits": measured.limits,
+        "raised_limits": measured.raised_limits,
         "isolation": measured.isolation,
         "origins": measured.origins,
     }

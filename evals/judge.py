@@ -20,7 +20,7 @@ from evals.files import Progress, file_sha256, json_line, sole_writer, write_who
 from evals.findings import Findings
 from evals.oracles.expected import Answered, with_expected_outputs
 from evals.plan import Plan, fingerprint, machine
-from evals.program import limits_of, room_of
+from evals.program import limits_of, raised_limits, recorded_limits, room_of
 from evals.records import (
     JUDGING_FILE,
     REFERENCE_BITS_FILE,
@@ -134,7 +134,8 @@ def judge(
                 data_sha256=benchmark.data_sha256,
                 samples_sha256=samples.sha256,
                 verdicts_sha256=hashed.hexdigest(),
-                limits={**limits.as_dict(), "wall_s": limits.wall_limit_s},
+                limits=recorded_limits(limits),
+                raised_limits=raised_limits(benchmark.tasks, limits),
                 isolation=verdict.isolation,
                 versions=_versions(),
                 sampling=sampling,

@@ -88,6 +88,7 @@ def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -
         post_processing=sampling.post_processing if sampling else None,
         seed_rule=sampling.seed_rule if sampling else None,
         limits=judging.limits,
+        raised_limits=judging.raised_limits,
         isolation=judging.isolation,
         sampling=sampling,
         versions=judging.versions,

@@ -20,6 +20,7 @@ from evals.judge import judge
 from evals.oracles.expected import Answered, Reference
 from evals.records import Judging, References, Sample, read_record, read_verdicts, write_samples
 from evals.sampling import draw_samples
+from evals.score import score
 from evals.work import Finding, Here, Job
 from sandbox import Limits, Tier
 from tests.evals.conftest import ROWS, FakePool
@@ -198,6 +199,25 @@ def test_conditions_are_kept_beside_the_verdicts(
     assert judging.limits["wall_s"] == 15
     assert judging.sampling is not None
     assert judging.sampling.seed == SETTINGS.seed
+
+
+def test_limits_that_a_task_has_beyond_the_usual_are_kept_too(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held")
+    slow, large, usual = toy.tasks
+    tasks = (
+        slow.model_copy(update={"cpu_s": 60.0}),
+        large.model_copy(update={"memory_bytes": 4 << 30}),
+        usual.model_copy(update={"cpu_s": 1.0, "memory_bytes": 1 << 20}),
+    )
+    judge(samples, replace(toy, tasks=tasks), verdicts)
+    judging = read_record(Judging, verdicts.with_name("judging.json"))
+    assert judging.raised_limits == {
+        "Toy/0": {"cpu_s": 60.0, "wall_s": 600.0},
+        "Toy/1": {"memory_bytes": 4 << 30},
+    }
+    assert score(verdicts, replace(toy, tasks=tasks[:1])).raised_limits == judging.raised_limits
 
 
 def test_samples_drawn_for_another_benchmark_are_refused(
