@@ -72,12 +72,12 @@ def judge(
     """Write a verdict for each sample, in the samples' order, and judging.json beside them.
 
     A program that several samples share is judged once. The reference solutions of the samples'
-    tasks are judged with them: they say whether the judge is well. A program that ran out of CPU
-    time has had it all, however busy the machine; one that ran out of wall-clock time, or that
-    something killed, is judged again, alone, before that counts, and such a finding is not kept.
-    All others are kept as they come, so that a run that was killed goes on where it stopped: at
-    `cache_path`, where later runs find them too, or else at `verdicts_path` + ".partial" until the
-    verdicts are written.
+    tasks are judged with them: they say whether the judge is well. A program that ran out of time,
+    or that something killed, is judged again, alone, before that counts (out of CPU time, within
+    the bounds of `evals.work.SecondTries`). That it ran out of wall-clock time or was killed is
+    not kept. All other findings are kept as they come, so that a run that was killed goes on where
+    it stopped: at `cache_path`, where later runs find them too, or else at `verdicts_path` +
+    ".partial" until the verdicts are written.
 
     `limits` are the benchmark's unless given; `examiner` is this machine unless given;
     `counts_checks` runs programs that fail once more, for the number of checks that hold;

@@ -131,13 +131,20 @@ def test_a_time_out_of_the_wall_clock_is_judged_again_alone_before_it_counts(
     assert len(pool.examined) == 5
 
 
-def test_cpu_time_that_is_used_up_counts_at_once(
+def test_a_time_out_of_the_cpu_is_judged_again_alone_before_it_counts(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
-    write(samples, "held", "ended: timed out (cpu)")
-    judge(samples, toy, verdicts, num_workers=2)
-    assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "timed out"]
-    assert len(pool.examined) == 2
+    # Distinct programs of two tasks: the last is the second's again, and not run again.
+    write(samples, "held", "crowded", "ended: timed out (cpu)", "failed", "crowded")
+    judge(samples, toy, verdicts, num_workers=2, counts_checks=False)
+    assert [each.verdict for each in read_verdicts(verdicts)] == [
+        "passed",
+        "passed",
+        "timed out",
+        "wrong answer",
+        "passed",
+    ]
+    assert len(pool.examined) == 4 + 2
 
 
 def test_a_run_that_was_stopped_goes_on_without_judging_anything_twice(
