@@ -48,6 +48,11 @@ _COUNTED: Final[frozenset[VerdictName]] = frozenset({"wrong answer", "exception"
 # What a verdict takes over from a finding.
 _COMMON: Final = frozenset(Finding._fields) & Verdict.model_fields.keys()
 
+_MORE_OF: Final[dict[VerdictName, str]] = {
+    "timed out": ", or give programs more time (--cpu-s)",
+    "out of memory": ", or give programs more (--memory-mb)",
+}
+
 # Records that lie beside verdicts.
 _TAKEN_NAMES: Final = (JUDGING_FILE, REFERENCE_BITS_FILE, SAMPLING_FILE, SCORES_FILE)
 
@@ -297,6 +302,7 @@ def _require_all_to_pass(references: list[Sample], findings: Findings, plans: Pl
             raise InputError(
                 f"{sample.task_id}: its reference solution does not pass its checks "
                 f"({finding.verdict}: {finding.detail}); mend one of them"
+                + _MORE_OF.get(finding.verdict, "")
             )
 
 
