@@ -40,7 +40,11 @@ def export(
 @commands.command("import")
 def import_(
     source: Annotated[
-        str, typer.Argument(help="A folder in transformers' format, or OWNER/MODEL on the hub.")
+        str,
+        typer.Argument(
+            help="A folder in transformers' format, or OWNER/MODEL or OWNER/MODEL/FOLDER on the "
+            "hub."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write; must be new.")],
     allow_pickle: Annotated[
@@ -54,11 +58,14 @@ def import_(
             "its eos_token, and what its generation_config.json names]"
         ),
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub. [default: its main]")
+    ] = None,
 ) -> None:
     """Take in a model of others as a run folder; no code that comes with it is ever run."""
     from mtp_code.interop.hugging_face import import_model
 
-    found = import_model(source, out, allow_pickle, end_of_text or ())
+    found = import_model(source, out, allow_pickle, end_of_text or (), revision)
     config, ends = found.config, [found.tokenizer.spelled(i) for i in found.tokenizer.answer_ends]
     typer.echo(
         f"{out}: {found.architecture}, {config.num_layers} layers, {config.num_mtp_heads} "

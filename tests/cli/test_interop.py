@@ -191,6 +191,10 @@ def test_a_checkpoint_that_was_changed_is_neither_exported_nor_given_heads(model
         (("export", "run", "--out", "theirs"), "theirs: holds something else than an export"),
         (("import", "nowhere", "--out", "out"), "nowhere: no such folder, and no name on the hub"),
         (("import", "theirs", "--out", "run"), "run: not empty; give a new folder"),
+        (
+            ("import", "theirs", "--out", "out", "--revision", "v1"),
+            "theirs: a folder, which has no --revision; leave it out",
+        ),
         (("add-heads", "theirs", "--num-heads", 2), "theirs: a model of another library"),
         (("add-heads", "run", "--num-heads", 3), "run: has 4 heads already"),
     ],
