@@ -9,7 +9,7 @@ import typer
 
 from mtp_code.cli.options import Overrides, RunDir, TokensDir
 from mtp_code.cli.show import estimates, status_line
-from mtp_code.cli.training import prepare_tokens
+from mtp_code.cli.training import tokens_for_run
 
 if TYPE_CHECKING:
     from mtp_code.interop.card import Measured
@@ -106,8 +106,8 @@ def add_heads(
     from mtp_code.training.loop import train as train_recipe
 
     made = heads_recipe(run, num_heads, recipe, train.value, distillation or None, overrides or ())
-    shards = open_shards(prepare_tokens(made, tokens))
     run_dir = out or folder_with_heads(run, num_heads)
+    shards = open_shards(tokens_for_run(made, tokens, run_dir))
     with status_line() as show:
         train_recipe(made, shards, run_dir, lambda progress: show(str(progress)))
     typer.echo(f"{run_dir}: {num_heads} heads, {made.schedule.num_steps} steps")
