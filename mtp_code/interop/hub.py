@@ -123,6 +123,10 @@ def _download(repository: str, revision: str | None, patterns: Sequence[str]) ->
         reason = "no such model there, or a private one that wants HF_TOKEN"
     except errors.RevisionNotFoundError:
         reason = f"it has no revision {revision}"
-    except (errors.HTTPError, errors.HFValidationError, OSError) as error:
+    except (
+        errors.HTTPError,  # type: ignore[attr-defined]  # of httpx, from whichever it is taken
+        errors.HFValidationError,
+        OSError,
+    ) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
     raise InteropError(f"{repository}: not here, and not to be had from the hub: {reason}")
