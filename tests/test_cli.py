@@ -118,6 +118,34 @@ def test_samples_in_human_evals_format_are_judged_and_scored(tmp_path):
 
 
 @pytest.mark.usefixtures("needs_sandbox")
+def test_limits_can_be_set_and_are_kept(tmp_path):
+    task = {
+        "task_id": "mine/0",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": "    while time.process_time() < 0.4: pass\n    return x\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 1\n",
+    }
+    tasks = write_samples(tmp_path / "mine.jsonl", task | {"prompt": "import time\ndef f(x):\n"})
+    samples = write_samples(
+        tmp_path / "s.jsonl", {"task_id": "mine/0", "completion": "    return 'x' * (400 << 20)"}
+    )
+
+    def judge(*options):
+        options = ("--benchmark", tasks, "--no-cache", *options)
+        return mtp_code("judge", samples, *options, cwd=tmp_path)
+
+    assert "(timed out: " in (line := complaint(judge("--cpu-s", 0.2), 2))
+    assert "give programs more time (--cpu-s)" in line
+    done = judge("--cpu-s", 1.5, "--memory-mb", 256)
+    assert done.returncode == 0, done.stderr
+    limits = json.loads((tmp_path / "judging.json").read_text())["limits"]
+    assert (limits["cpu_s"], limits["wall_s"], limits["memory_bytes"]) == (1.5, 15, 256 << 20)
+    (line,) = (tmp_path / "verdicts.jsonl").read_text().splitlines()
+    assert json.loads(line)["verdict"] == "out of memory"
+
+
+@pytest.mark.usefixtures("needs_sandbox")
 def test_a_broken_last_line_is_left_out_and_named(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED, WRONG)
     with samples.open("a") as file:
