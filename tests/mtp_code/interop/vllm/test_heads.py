@@ -222,8 +222,8 @@ def test_drafted_samples_keep_the_law_of_sampling(exported):
     )
     drawn_NT = torch.tensor(draws["tokens"])
     expected_TV = expected_counts(exported.model, prompt, drawn_NT)
-    accepted = draws["metrics"]["accepted_tokens"]
-    assert 0.1 < accepted / draws["metrics"]["draft_tokens"] < 0.9
+    metrics = draws["metrics"]
+    assert 0.1 < metrics["accepted_tokens_per_pos"][0] / metrics["drafts"] < 0.9
     for drawn_N, expected_V in zip(drawn_NT.T, expected_TV, strict=True):
         assert chance(drawn_N, expected_V) > 1e-4
     # Control: had the first draft always stood.
