@@ -142,5 +142,7 @@ def _measured(run: Path) -> "Iterator[Measured]":
             f"{'as many drafts as pay' if best.mode == 'auto' else f'{best.drafts} drafts'}",
             f"{best.tokens_per_forward:.2f} tokens per forward, {best.speed_up:.2f}× plain "
             f"({best.speed_up_low:.2f}–{best.speed_up_high:.2f})",
-            f"{decode.prompts.count} prompts of {decode.prompts.benchmark}, {decode.machine}",
+            f"{decode.prompts.count} prompts of {decode.prompts.benchmark}"
+            f"{f', {best.batch_rows} side by side' if best.batch_rows > 1 else ''}, "
+            f"{decode.machine}",
         )

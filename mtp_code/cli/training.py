@@ -63,13 +63,16 @@ def train(
     Under torchrun, all processes train together: see docs/distributed.md. SIGTERM, SIGINT and
     SIGUSR1 end it behind a step, with a checkpoint and exit status 75: the same command goes on.
     """
+    from mtp_code.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+
+    # They import torch: what is wrong in a recipe is told before that.
     from mtp_code.data.shards import open_shards
     from mtp_code.processes import joined
-    from mtp_code.recipe import load_recipe
     from mtp_code.training.loop import train as train_recipe
     from mtp_code.training.placement import choose_device
 
-    loaded = load_recipe(recipe, overrides or ())
     run_dir = run or Path("runs") / loaded.name
     with joined(choose_device(loaded.training.device).type) as world, status_line() as show:
         if not world.is_lead:
@@ -113,9 +116,11 @@ def memory(
     Allocates nothing, sends nothing.
     """
     from mtp_code.recipe import load_recipe
-    from mtp_code.training.memory import predict_peak
 
     loaded = load_recipe(recipe, overrides or ())
+
+    from mtp_code.training.memory import predict_peak  # imports torch
+
     device_type = "cpu" if on is Device.CPU else "cuda"
     num_processes = gpus or loaded.training.num_processes or 1
     peak = predict_peak(loaded, device_type, num_processes)

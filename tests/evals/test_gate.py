@@ -8,7 +8,7 @@ from evals.errors import IncomparableError, InputError
 from evals.gate import EXIT_STATUS, GateResult, finding, gate, refused
 from evals.metrics import PARSED, PASS_AT_1, metric_named
 from evals.records import KeptSample, References
-from tests.evals.scored import baseline, letters_drawn, letters_of, sampling, score
+from tests.evals.scored import UNRECORDED, baseline, letters_drawn, letters_of, sampling, score
 
 LETTERS = ["PWWW", "PPPP", "WWWW"]
 NUM_TASKS, NUM_SAMPLES = 150, 8
@@ -140,6 +140,36 @@ def test_incomparable_scores_are_refused() -> None:
     assert result.problems == ("isolation differs",)
 
 
+def test_samples_of_which_nobody_recorded_how_they_were_drawn_are_noted_or_refused() -> None:
+    before, after = baseline(LETTERS, **UNRECORDED), score(LETTERS, **UNRECORDED)
+    result = gate(before, after)
+    assert result.outcome == "pass"
+    assert result.notes[0].startswith(
+        "nothing says how these samples were drawn, nor the baseline's (sampling, prompt_format, "
+        "prompts_sha256, post_processing, seed_rule): "
+    )
+    with pytest.raises(
+        IncomparableError,
+        match=r"not recorded for the baseline \(sampling, .*, seed_rule\); put a sampling.json",
+    ):
+        gate(before, after, requires_sampling=True)
+    # The field that differs is not what the user is to mend.
+    with pytest.raises(IncomparableError, match=r"not recorded now \(sampling, "):
+        gate(baseline(LETTERS), after, requires_sampling=True)
+
+
+def test_what_is_recorded_in_part_is_named() -> None:
+    part = {"prompts_sha256": None}
+    before, after = baseline(LETTERS, **part), score(LETTERS, **part)
+    (note, *_) = gate(before, after).notes
+    assert note.startswith("not all is recorded of how these samples were drawn")
+    assert "(prompts_sha256)" in note
+    with pytest.raises(IncomparableError, match=r"\(prompts_sha256\)"):
+        gate(before, after, requires_sampling=True)
+    whole = gate(baseline(LETTERS), score(LETTERS), requires_sampling=True)
+    assert not any("recorded" in note for note in whole.notes)
+
+
 def test_metrics_beyond_the_samples_are_bad_input() -> None:
     with pytest.raises(InputError, match="pass@5: needs 5 samples a task"):
         gate(baseline(LETTERS), score(LETTERS), {metric_named("pass@5"): 0.02})
@@ -220,11 +250,32 @@ def test_what_else_changed_is_noted() -> None:
         baseline(LETTERS, reference_bits=bits),
         score(LETTERS, reference_bits=more_bits, versions={"python": "3.12"}),
     )
-    assert "python was 3.11 for the baseline and is 3.12 now" in result.notes
+    assert "python when judging: 3.11 for the baseline, 3.12 now" in result.notes
     assert (
         "bits per byte of the reference solutions: 2.000 for the baseline, 2.500 now "
         "(lower is better)"
     ) in result.notes
+
+
+def test_another_engine_under_the_same_model_is_noted() -> None:
+    ours = sampling(model={"name": "m", "sampler": "mtp", "dtype": "float32"}, versions={"a": "1"})
+    theirs = sampling(
+        model={"name": "m", "sampler": "vllm", "dtype": "bfloat16"},
+        versions={"a": "2", "vllm": "3"},
+    )
+    notes = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=theirs)).notes
+    assert [note for note in notes if " when sampling: " in note] == [
+        "sampler when sampling: mtp for the baseline, vllm now",
+        "dtype when sampling: float32 for the baseline, bfloat16 now",
+        "a when sampling: 1 for the baseline, 2 now",
+        "vllm when sampling: not recorded for the baseline, 3 now",
+    ]
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=ours)).notes
+    assert not any(" when " in note for note in same)
+    # Another model is what the gate is for.
+    other = sampling(model={**ours.model, "name": "n"}, versions={"a": "1"})
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=other)).notes
+    assert not any(" when " in note for note in same)
 
 
 def test_every_outcome_has_its_exit_status() -> None:
