@@ -70,7 +70,7 @@ _PASSED: Final = VERDICT_LETTERS["passed"]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, defer_build=True, extra="forbid", populate_by_name=True)
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(by_alias=True)

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mtp_code.cli import app
+from mtp_code.cli import _TOPICS, make_app
 from tests.commands import complaint, mtp_code, mtp_code_process
 
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
@@ -66,7 +66,8 @@ def test_without_arguments_it_says_what_it_can_do(tmp_path):
         assert command in done.stdout
 
 
-def test_an_unknown_recipe_key_is_named_with_the_nearest(tmp_path):
+def test_an_unknown_recipe_key_is_named_with_the_nearest_before_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     done = mtp_code_process("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
     line = complaint(done, 2)
     assert line.endswith("unknown key model.num_mtp_head; did you mean num_mtp_heads?")
@@ -298,7 +299,7 @@ def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_evaluate_takes_what_sample_takes() -> None:
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_command(make_app()).commands
     taken = {
         name: {option.name: (option.opts, option.default) for option in commands[name].params}
         for name in ("sample", "evaluate")
@@ -312,6 +313,15 @@ def test_evaluate_takes_what_sample_takes() -> None:
     }
 
 
+@pytest.mark.parametrize("topic", _TOPICS)
+def test_a_command_is_had_with_those_of_its_module_alone(topic: str) -> None:
+    whole = typer.main.get_command(make_app()).commands
+    names = _TOPICS[topic]
+    assert set(names) == typer.main.get_command(make_app(names[-1])).commands.keys()
+    assert set(names) <= whole.keys()
+    assert typer.main.get_command(make_app("jugde")).commands.keys() == whole.keys()
+
+
 def test_help_tells_defaults_that_are_no_values() -> None:
-    told = CliRunner().invoke(app, ["sample", "--help"]).stdout
+    told = CliRunner().invoke(make_app(), ["sample", "--help"]).stdout
     assert "[default: RUN/eval/BENCHMARK]" in told

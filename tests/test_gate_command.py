@@ -183,7 +183,7 @@ def test_the_workflow_to_copy_runs(needs_sandbox: None, tmp_path: Path) -> None:
         step["name"]: step["run"] for step in workflow["jobs"]["gate"]["steps"] if "run" in step
     }
     (tmp_path / "tasks.jsonl").write_text(
-        "".join(json.dumps(TASK | {"task_id": f"mine/{at}"}) + "\n" for at in range(12))
+        "".join(json.dumps(TASK | {"task_id": f"mine/{at}"}) + "\n" for at in range(8))
     )
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
@@ -216,7 +216,7 @@ def test_the_workflow_to_copy_runs(needs_sandbox: None, tmp_path: Path) -> None:
             tmp_path / "drawn.jsonl",
             [
                 Sample(task_id=f"mine/{at}", index=index, completion=completion)
-                for at in range(12)
+                for at in range(8)
                 for index in range(2)
             ],
         )

@@ -35,6 +35,7 @@ gate = typer.Typer(
     no_args_is_help=True,
     help="Tell a regression from noise. `gate SCORES …` is short for `gate check SCORES …`.",
 )
+commands.add_typer(gate, name="gate")
 
 
 Baseline = Annotated[Path, typer.Option("--baseline", help="What mtp-code baseline wrote.")]
