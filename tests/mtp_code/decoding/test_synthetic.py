@@ -40,7 +40,7 @@ def test_drafts_stand_as_often_as_they_are_told_to(small_model, tokenizer):
     assert stats.tokens_per_forward == pytest.approx(2.5, rel=0.1)
 
 
-@pytest.mark.parametrize("rounds_a_look", [1, 8])
+@pytest.mark.parametrize("rounds_a_look", [pytest.param(1, marks=pytest.mark.thorough), 8])
 def test_tokens_a_forward_are_as_told_however_seldom_the_host_looks(
     small_model, tokenizer, rounds_a_look
 ):
