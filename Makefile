@@ -114,7 +114,7 @@ $(READY): pyproject.toml constraints.txt
 train-code: $(TRAINED) ## train RECIPE into RUN; goes on where it was stopped
 
 $(eval $(call remembered,corpora/.asked,$(MICRO_DOCUMENTS)))
-$(MICRO): corpora/.asked $(wildcard evals/benchmarks/micro/*.py) | $(READY)
+$(MICRO): corpora/.asked $(wildcard evals/benchmarks/micro/*.*) | $(READY)
 	@$(MTP_CODE) micro --split train --count $(MICRO_DOCUMENTS) --out $@
 
 $(TOKENS)/manifest.json: $(MICRO) $(RECIPES) | $(READY)

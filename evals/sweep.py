@@ -7,7 +7,7 @@ of the samples and scoring on the other takes that away.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -189,8 +189,7 @@ def _cross_fitted(ats: Sequence[_At], k: int, origins: Sequence[str] | None) -> 
     rng = np.random.default_rng(_SEED)
     by_task = np.zeros(len(ats[0].drawn))
     chosen: Counter[float] = Counter()
-    for _ in range(NUM_SPLITS):
-        one, other = _halves(ats, k, rng)
+    for one, other in _halves(ats, k, rng):
         for choose_on, score_on in ((one, other), (other, one)):
             best = int(np.argmax(choose_on.mean(axis=1)))
             by_task += score_on[best] / (2 * NUM_SPLITS)
@@ -206,24 +205,34 @@ def _cross_fitted(ats: Sequence[_At], k: int, origins: Sequence[str] | None) -> 
     )
 
 
-def _halves(ats: Sequence[_At], k: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """pass@k of each half of the samples, a row a temperature and a column a task.
+def _halves(
+    ats: Sequence[_At], k: int, rng: np.random.Generator
+) -> Iterator[tuple[Floats, Floats]]:
+    """pass@k of each half of the samples, NUM_SPLITS times: rows are temperatures, columns tasks.
 
     Samples of a task are alike but for their verdicts, so the number that passed says it all.
     """
-    ones, others = [], []
-    for at in ats:
-        half = at.drawn // 2
-        passed = rng.hypergeometric(at.passed, at.drawn - at.passed, half)
-        ones.append(_estimates(half, passed, k))
-        others.append(_estimates(at.drawn - half, at.passed - passed, k))
-    return np.array(ones), np.array(others)
+    drawn, passed = np.array([at.drawn for at in ats]), np.array([at.passed for at in ats])
+    half = drawn // 2
+    of_one, of_other = _PassAtK(half, k), _PassAtK(drawn - half, k)
+    for _ in range(NUM_SPLITS):
+        in_half = rng.hypergeometric(passed, drawn - passed, half)
+        yield of_one(in_half), of_other(passed - in_half)
 
 
-def _estimates(drawn: NDArray[np.int64], passed: NDArray[np.int64], k: int) -> Floats:
-    return np.array(
-        [pass_at_k(n, c, k) for n, c in zip(drawn.tolist(), passed.tolist(), strict=True)]
-    )
+class _PassAtK:
+    """pass@k of many tasks at once, by how many of their samples passed."""
+
+    def __init__(self, drawn: NDArray[np.int64], k: int) -> None:
+        sizes, rows = np.unique(drawn, return_inverse=True)
+        self._rows = rows.reshape(drawn.shape)
+        self._by_size = np.full((len(sizes), sizes.max() + 1), np.nan)
+        for row, size in zip(self._by_size, sizes.tolist(), strict=True):
+            row[: size + 1] = [pass_at_k(size, passed, k) for passed in range(size + 1)]
+
+    def __call__(self, passed: NDArray[np.int64]) -> Floats:
+        found: Floats = self._by_size[self._rows, passed]
+        return found
 
 
 def _key(temperature: float) -> str:

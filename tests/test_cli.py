@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mtp_code.cli import app
+from mtp_code.cli import _TOPICS, make_app
 from tests.commands import complaint, mtp_code, mtp_code_process
 
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
@@ -115,6 +115,34 @@ def test_samples_in_human_evals_format_are_judged_and_scored(tmp_path):
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["index"], v["verdict"]) for v in verdicts] == [(0, "passed"), (1, "wrong answer")]
     assert all(verdict["isolation"] == "full" for verdict in verdicts)
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_limits_can_be_set_and_are_kept(tmp_path):
+    task = {
+        "task_id": "mine/0",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": "    while time.process_time() < 0.4: pass\n    return x\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 1\n",
+    }
+    tasks = write_samples(tmp_path / "mine.jsonl", task | {"prompt": "import time\ndef f(x):\n"})
+    samples = write_samples(
+        tmp_path / "s.jsonl", {"task_id": "mine/0", "completion": "    return 'x' * (400 << 20)"}
+    )
+
+    def judge(*options):
+        options = ("--benchmark", tasks, "--no-cache", *options)
+        return mtp_code("judge", samples, *options, cwd=tmp_path)
+
+    assert "(timed out: " in (line := complaint(judge("--cpu-s", 0.2), 2))
+    assert "give programs more time (--cpu-s)" in line
+    done = judge("--cpu-s", 1.5, "--memory-mb", 256)
+    assert done.returncode == 0, done.stderr
+    limits = json.loads((tmp_path / "judging.json").read_text())["limits"]
+    assert (limits["cpu_s"], limits["wall_s"], limits["memory_bytes"]) == (1.5, 15, 256 << 20)
+    (line,) = (tmp_path / "verdicts.jsonl").read_text().splitlines()
+    assert json.loads(line)["verdict"] == "out of memory"
 
 
 @pytest.mark.usefixtures("needs_sandbox")
@@ -269,7 +297,7 @@ def test_memory_of_a_recipe_that_is_not_there_is_one_line(tmp_path):
 
 
 def test_evaluate_takes_what_sample_takes() -> None:
-    commands = typer.main.get_command(app).commands
+    commands = typer.main.get_command(make_app()).commands
     taken = {
         name: {option.name: (option.opts, option.default) for option in commands[name].params}
         for name in ("sample", "evaluate")
@@ -283,6 +311,15 @@ def test_evaluate_takes_what_sample_takes() -> None:
     }
 
 
+@pytest.mark.parametrize("topic", _TOPICS)
+def test_a_command_is_had_with_those_of_its_module_alone(topic: str) -> None:
+    whole = typer.main.get_command(make_app()).commands
+    names = _TOPICS[topic]
+    assert set(names) == typer.main.get_command(make_app(names[-1])).commands.keys()
+    assert set(names) <= whole.keys()
+    assert typer.main.get_command(make_app("jugde")).commands.keys() == whole.keys()
+
+
 def test_help_tells_defaults_that_are_no_values() -> None:
-    told = CliRunner().invoke(app, ["sample", "--help"]).stdout
+    told = CliRunner().invoke(make_app(), ["sample", "--help"]).stdout
     assert "[default: RUN/eval/BENCHMARK]" in told

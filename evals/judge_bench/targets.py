@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from evals.judge_bench.harnesses import EVALPLUS, HUMAN_EVAL
+from evals.judge_bench.load import NEAR
 from evals.judge_bench.speed import OURS
 from evals.sandbox_bench.targets import Target, target
 
@@ -27,12 +28,22 @@ def agreement_targets(agreement: Mapping[str, Any]) -> Iterator[Target]:
 
 
 def load_targets(load: Mapping[str, Any]) -> Iterator[Target]:
+    num_near = sum(each["kind"] == NEAR for each in load["flips"])
+    repeats = f"{load['repeats']} busy repeats"
+    num_others = load["num_samples"] - load["num_near"]
     yield target(
-        f"verdicts that flip in {load['repeats']} busy repeats of {load['num_samples']:,} samples",
+        f"verdicts that flip in {repeats} of {num_others:,} samples",
         "",
         operator.le,
         0,
-        len(load["flips"]),
+        len(load["flips"]) - num_near,
+    )
+    yield target(
+        f"… of {load['num_near']} references at 0.7 to 0.9 of their limit",
+        "",
+        operator.le,
+        0,
+        num_near,
     )
     yield target(
         "references that pass in each repeat",

@@ -6,12 +6,15 @@ the same answers take 255 MB (HumanEval+) and 793 MB (MBPP+).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import lzma
+import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +45,10 @@ _OUTPUT_BYTES: Final = 256 << 20
 # Of CPU time: what takes less is soon run again. In HumanEval+ ten references take more, and nine
 # tenths of the time of all.
 _LONG_S: Final = 0.1
+
+# A file of answers that nobody has read for so long is removed when one is written.
+_KEPT_S: Final = 90 * 24 * 3600.0
+_SUFFIX: Final = ".jsonl.xz"
 
 
 class Reference(NamedTuple):
@@ -96,15 +103,15 @@ def with_expected_outputs(
     """
     if all(task.oracle is None for task in benchmark.tasks):
         return Expected(benchmark, {})
-    path = (
-        folder or cache_folder() / "expected"
-    ) / f"{benchmark.name}-{_key(benchmark)[:16]}.jsonl.xz"
+    folder = folder or cache_folder() / "expected"
+    path = folder / f"{benchmark.name}-{_key(benchmark)[:16]}{_SUFFIX}"
     outputs = _read(path)
     long_runs: dict[str, Answered] = {}
     if outputs is None:
         outputs, long_runs = _ask(benchmark, run, on_progress)
         try:
             _write(path, outputs)
+            _remove_unread(folder)
         except OSError as error:
             log.warning("%s: expected outputs are not kept: %s", path, error.strerror)
     tasks = [
@@ -276,6 +283,8 @@ def _read(path: Path) -> dict[str, dict[str, str]] | None:
     try:
         with lzma.open(path) as file:
             rows = [json.loads(line) for line in file]
+        with contextlib.suppress(OSError):  # another user's
+            os.utime(path)
         return {row["task_id"]: {part: row[part] for part in _PARTS} for row in rows}
     except (OSError, EOFError, lzma.LZMAError, ValueError, LookupError, TypeError):
         return None
@@ -286,3 +295,11 @@ def _write(path: Path, outputs: dict[str, dict[str, str]]) -> None:
     with write_whole(path) as plain, lzma.open(plain, "wb", preset=1) as file:
         for task_id, parts in outputs.items():
             file.write(json_line({"task_id": task_id, **parts}))
+
+
+def _remove_unread(folder: Path) -> None:
+    """Answers of data, code and interpreters that are no longer in use."""
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+            if time.time() - path.stat().st_mtime > _KEPT_S:
+                path.unlink()

@@ -1,35 +1,52 @@
 """mtp-code: the one place where training, decoding, judging and containment meet.
 
-A module of commands a topic; a command is a short function that imports what it needs, since
-importing torch takes seconds and judging needs none of it.
+A module of commands a topic, imported when one of its commands is asked for; a command is a short
+function that imports what it needs, since importing torch takes seconds and judging needs none of
+it.
 """
 
 import errno
+import importlib
 import logging
 import os
 import sys
 import time
 import traceback
+from typing import Final
 
 import typer
 
 import evals.errors
 import mtp_code.errors
-from mtp_code.cli import benches, evaluating, gating, interop, judging, sampling, serving, training
 from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # it would take "[default: …]" in a help text for markup
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
-)
-for module in (training, sampling, serving, judging, evaluating, gating, interop):
-    app.add_typer(module.commands)
-app.add_typer(gating.gate, name="gate")
-app.add_typer(benches.bench, name="bench")
+_TOPICS: Final = {
+    "training": ("prepare", "train", "memory"),
+    "sampling": ("peek", "sample", "reference-bits"),
+    "serving": ("serve",),
+    "judging": ("micro", "judge", "references", "score", "sweep", "probe"),
+    "evaluating": ("evaluate", "report"),
+    "gating": ("baseline", "gate"),
+    "interop": ("export", "import", "add-heads"),
+    "benches": ("bench",),
+}
+"""Modules of this package, and the commands that each has."""
+
+
+def make_app(asked: str | None = None) -> typer.Typer:
+    """All commands; or those of one module, where what is asked for is among them."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # it would take "[default: …]" in a help text for markup
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
+    )
+    wanted = [name for name, commands in _TOPICS.items() if asked in commands]
+    for name in wanted or _TOPICS:
+        app.add_typer(importlib.import_module(f"{__name__}.{name}").commands)
+    return app
 
 
 def main() -> None:
@@ -43,7 +60,7 @@ def main() -> None:
     for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        app()
+        make_app(*sys.argv[1:2])()
     except (evals.errors.InputError, mtp_code.errors.InputError) as error:
         _fail(str(error), BAD_INPUT)
     except (

@@ -77,7 +77,7 @@ def train(
     with joined(choose_device(loaded.training.device).type) as world, status_line() as show:
         if not world.is_lead:
             logging.getLogger().setLevel(logging.WARNING)  # once is enough
-        folder = world.from_lead(lambda: prepare_tokens(loaded, tokens))
+        folder = world.from_lead(lambda: tokens_for_run(loaded, tokens, run_dir))
         shards = world.everywhere(lambda: open_shards(folder))
         train_recipe(
             loaded,
@@ -140,6 +140,16 @@ def prepare_tokens(recipe: "Recipe", tokens: Path | None, workers: int | None = 
     num_tokens = sum(source.train.num_tokens for source in manifest.sources.values())
     typer.echo(f"{folder}: {num_tokens / 1e6:.2f} M tokens to train on")
     return folder
+
+
+def tokens_for_run(recipe: "Recipe", tokens: Path | None, run_dir: Path) -> Path:
+    """As `prepare_tokens`, once it is known that there are weights that the run can begin from."""
+    from mtp_code.checkpoint import latest_checkpoint
+    from mtp_code.training.init import check_init
+
+    if recipe.init is not None and latest_checkpoint(run_dir) is None:
+        check_init(recipe.model, recipe.init)
+    return prepare_tokens(recipe, tokens)
 
 
 def _memory_lines(

@@ -178,6 +178,9 @@ def test_without_vllm_the_extra_is_named(models, tmp_path, monkeypatch):
     [
         ("nowhere", (), "nowhere: no run there"),
         ("empty", ("--sampler", "transformers"), "empty: no tokenizer to load"),
+        ("./gone", ("--sampler", "transformers"), "./gone: no such folder, and no name on the hub"),
+        ("/not/here", ("--sampler", "transformers"), "/not/here: no such folder"),
+        ("runs/old/tiny", ("--sampler", "transformers"), "runs/old/tiny: no such folder"),
         ("run", ("--heads", "x"), "--heads: means nothing to --sampler mtp"),
         ("run", ("--revision", "x"), "--revision: means nothing to --sampler mtp"),
         ("run", ("--requests-per-minute", 3), "--requests-per-minute: means nothing to"),

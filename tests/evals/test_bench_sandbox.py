@@ -462,6 +462,7 @@ def test_the_canary_does_see_what_is_left() -> None:
     assert b"AssertionError" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("needs_sandbox")
 def test_a_short_soak_is_right_and_leaves_nothing(
     items: list[Item], monkeypatch: pytest.MonkeyPatch
@@ -681,9 +682,11 @@ def test_a_soak_from_the_command_line_writes_what_it_says(
 ) -> None:
     monkeypatch.setattr(soak, "_light_items", lambda: items)
     out = tmp_path / "soak.json"
-    done = mtp_code("bench", "sandbox", "--soak", 60, "--out", out, cwd=tmp_path)
+    done = mtp_code("bench", "sandbox", "--soak", 30, "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(out.read_text())
     assert record["soak"]["num_wrong"] == 0
+    assert record["soak"]["by_kind"]["hostile"] >= 1
+    assert not any(record["soak"]["left_behind"].values())
     assert {"machine", "date", "commit", "command", "versions", "targets"} <= record.keys()
-    assert "60 samples in a row" in done.stdout
+    assert "30 samples in a row" in done.stdout

@@ -559,7 +559,6 @@ def ray_cluster(needs_sandbox: None) -> Iterator[Any]:
     cluster.shutdown()
 
 
-@pytest.mark.slow
 def test_with_a_node_killed_and_one_joining_verdicts_are_those_of_one_machine(
     ray_cluster: Any, tmp_path: Path
 ) -> None:
@@ -593,7 +592,6 @@ def test_with_a_node_killed_and_one_joining_verdicts_are_those_of_one_machine(
     assert " is lost, " in warnings[0]
 
 
-@pytest.mark.slow
 def test_cases_and_references_go_over_ray(ray_cluster: Any) -> None:
     cases = (StdinCase(stdin="1\n", stdout="2\n"), StdinCase(stdin="4", stdout="8"))
     programs = ["print(2 * int(input()))", "print(2)", "1 / 0"]
@@ -622,7 +620,6 @@ if any(part.endswith("default_worker.py") for part in sys.orig_argv):
 """
 
 
-@pytest.mark.slow
 def test_nodes_that_may_not_judge_are_told_of_and_left_out(
     ray_cluster: Any, tmp_path: Path
 ) -> None:
@@ -674,7 +671,6 @@ def work_of_posts() -> set[int]:
         below |= more
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_driver_that_is_killed_leaves_nothing_running_and_its_run_goes_on(
     ray_cluster: Any, tmp_path: Path, number: signal.Signals

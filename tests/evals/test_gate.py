@@ -8,7 +8,7 @@ from evals.errors import IncomparableError, InputError
 from evals.gate import EXIT_STATUS, GateResult, finding, gate, refused
 from evals.metrics import PARSED, PASS_AT_1, metric_named
 from evals.records import KeptSample, References
-from tests.evals.scored import baseline, letters_drawn, letters_of, sampling, score
+from tests.evals.scored import UNRECORDED, baseline, letters_drawn, letters_of, sampling, score
 
 LETTERS = ["PWWW", "PPPP", "WWWW"]
 NUM_TASKS, NUM_SAMPLES = 150, 8
@@ -37,7 +37,13 @@ def outcomes_drawn(chances: np.ndarray, num_samples: Any, rng: np.random.Generat
     [1, NUM_SAMPLES, np.where(np.arange(NUM_TASKS) % 2, 1, 12)],
     ids=["one", "several", "differing by task"],
 )
-@pytest.mark.parametrize("skew", [(0.5, 0.5), (0.2, 2.0)], ids=["even", "hard"])
+@pytest.mark.parametrize(
+    "skew",
+    [
+        pytest.param((0.5, 0.5), id="even"),
+        pytest.param((0.2, 2.0), id="hard", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_same_model_twice_raises_few_false_alarms(
     num_samples: Any, skew: tuple[float, float], rng: np.random.Generator
 ) -> None:
@@ -55,10 +61,10 @@ def test_several_metrics_together_raise_no_more_of_them(rng: np.random.Generator
     chances = rng.beta(0.5, 0.5, size=40)
     metrics = {metric_named(f"pass@{k}"): 0.0 for k in (1, 2, 4)} | {PARSED: 0.0}
     alarms = []
-    for _ in range(40):
+    for _ in range(20):
         before, after = (letters_drawn(chances, 8, rng) for _ in range(2))
         alarms.append(gate(baseline(before), score(after), metrics).outcome == "regression")
-    assert np.mean(alarms) <= 0.05 + 2 * (0.05 * 0.95 / 40) ** 0.5
+    assert np.mean(alarms) <= 0.05 + 2 * (0.05 * 0.95 / 20) ** 0.5
 
 
 def test_a_planted_drop_is_caught(chances: np.ndarray, rng: np.random.Generator) -> None:
@@ -67,9 +73,9 @@ def test_a_planted_drop_is_caught(chances: np.ndarray, rng: np.random.Generator)
             baseline(letters_drawn(chances, NUM_SAMPLES, rng)),
             score(letters_drawn(chances * 0.85, NUM_SAMPLES, rng)),
         ).outcome
-        for _ in range(30)
+        for _ in range(12)
     ]
-    assert found.count("regression") >= 27
+    assert found.count("regression") >= 10
 
 
 def test_a_drop_within_the_tolerance_is_no_regression() -> None:
@@ -106,14 +112,14 @@ def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(
     assert metric.settled_by > 2
     # And so many do.
     settled = 0
-    for _ in range(20):
+    for _ in range(8):
         many = (
             letters_drawn(now, metric.settled_by, rng)
             for now in (chances, chances * (1 + metric.difference / chances.mean()))
         )
         was, now = many
         settled += gate(baseline(was), score(now), {PASS_AT_1: 0.05}).outcome != "inconclusive"
-    assert settled >= 12
+    assert settled >= 5
 
 
 def test_no_number_of_copies_settles_anything() -> None:
@@ -132,6 +138,36 @@ def test_incomparable_scores_are_refused() -> None:
     result = refused(score(LETTERS), "isolation differs")
     assert (result.outcome, result.exit_status) == ("incomparable", 3)
     assert result.problems == ("isolation differs",)
+
+
+def test_samples_of_which_nobody_recorded_how_they_were_drawn_are_noted_or_refused() -> None:
+    before, after = baseline(LETTERS, **UNRECORDED), score(LETTERS, **UNRECORDED)
+    result = gate(before, after)
+    assert result.outcome == "pass"
+    assert result.notes[0].startswith(
+        "nothing says how these samples were drawn, nor the baseline's (sampling, prompt_format, "
+        "prompts_sha256, post_processing, seed_rule): "
+    )
+    with pytest.raises(
+        IncomparableError,
+        match=r"not recorded for the baseline \(sampling, .*, seed_rule\); put a sampling.json",
+    ):
+        gate(before, after, requires_sampling=True)
+    # The field that differs is not what the user is to mend.
+    with pytest.raises(IncomparableError, match=r"not recorded now \(sampling, "):
+        gate(baseline(LETTERS), after, requires_sampling=True)
+
+
+def test_what_is_recorded_in_part_is_named() -> None:
+    part = {"prompts_sha256": None}
+    before, after = baseline(LETTERS, **part), score(LETTERS, **part)
+    (note, *_) = gate(before, after).notes
+    assert note.startswith("not all is recorded of how these samples were drawn")
+    assert "(prompts_sha256)" in note
+    with pytest.raises(IncomparableError, match=r"\(prompts_sha256\)"):
+        gate(before, after, requires_sampling=True)
+    whole = gate(baseline(LETTERS), score(LETTERS), requires_sampling=True)
+    assert not any("recorded" in note for note in whole.notes)
 
 
 def test_metrics_beyond_the_samples_are_bad_input() -> None:
@@ -214,11 +250,32 @@ def test_what_else_changed_is_noted() -> None:
         baseline(LETTERS, reference_bits=bits),
         score(LETTERS, reference_bits=more_bits, versions={"python": "3.12"}),
     )
-    assert "python was 3.11 for the baseline and is 3.12 now" in result.notes
+    assert "python when judging: 3.11 for the baseline, 3.12 now" in result.notes
     assert (
         "bits per byte of the reference solutions: 2.000 for the baseline, 2.500 now "
         "(lower is better)"
     ) in result.notes
+
+
+def test_another_engine_under_the_same_model_is_noted() -> None:
+    ours = sampling(model={"name": "m", "sampler": "mtp", "dtype": "float32"}, versions={"a": "1"})
+    theirs = sampling(
+        model={"name": "m", "sampler": "vllm", "dtype": "bfloat16"},
+        versions={"a": "2", "vllm": "3"},
+    )
+    notes = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=theirs)).notes
+    assert [note for note in notes if " when sampling: " in note] == [
+        "sampler when sampling: mtp for the baseline, vllm now",
+        "dtype when sampling: float32 for the baseline, bfloat16 now",
+        "a when sampling: 1 for the baseline, 2 now",
+        "vllm when sampling: not recorded for the baseline, 3 now",
+    ]
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=ours)).notes
+    assert not any(" when " in note for note in same)
+    # Another model is what the gate is for.
+    other = sampling(model={**ours.model, "name": "n"}, versions={"a": "1"})
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=other)).notes
+    assert not any(" when " in note for note in same)
 
 
 def test_every_outcome_has_its_exit_status() -> None:

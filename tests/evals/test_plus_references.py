@@ -60,20 +60,17 @@ def not_passing(benchmark: Benchmark, pool: Pool) -> list[tuple[str, str]]:
 
 
 @needs_data
-def test_every_reference_passes_a_few_inputs(pool: Pool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.thorough)])
+def test_every_reference_passes_a_few_inputs(step: int, pool: Pool, tmp_path: Path) -> None:
     mini = loaded("humaneval+mini")
-    if not os.environ.get("MTP_CODE_ALL_REFERENCES"):
-        mini = replace(mini, tasks=mini.tasks[::4])
+    mini = replace(mini, tasks=mini.tasks[::step])
     benchmark = completed(mini, pool, tmp_path)
     assert not_passing(benchmark, pool) == []
 
 
 @needs_data
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(
-    not os.environ.get("MTP_CODE_ALL_REFERENCES"), reason="minutes: set MTP_CODE_ALL_REFERENCES"
-)
 @pytest.mark.parametrize(
     ("name", "most_bytes"),
     [

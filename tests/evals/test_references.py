@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from evals.benchmarks import Benchmark
+from evals.benchmarks.micro import SIZES
 from evals.judge import judge
 from evals.program import checks_of
 from evals.records import Sample, Verdict, read_verdicts, write_samples
@@ -36,7 +37,10 @@ def references(benchmark: Benchmark) -> list[Sample]:
 
 
 @pytest.mark.usefixtures("sandbox")
-@pytest.mark.parametrize("name", ["humaneval", "micro", "micro-hard"])
+@pytest.mark.parametrize(
+    "name",
+    ["humaneval", *(pytest.param(size, marks=pytest.mark.thorough) for size in SIZES)],
+)
 def test_every_reference_solution_passes(name: str, tmp_path: Path) -> None:
     benchmark = loaded(name)
     verdicts = judged(benchmark, references(benchmark), tmp_path)
@@ -48,15 +52,26 @@ needs_data = pytest.mark.skipif(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("name", SIZES)
+def test_references_of_micro_pass(name: str, tmp_path: Path) -> None:
+    """Every tenth: in `test_micro` all of them pass their checks, beside them."""
+    benchmark = loaded(name)
+    benchmark = replace(benchmark, tasks=benchmark.tasks[::10])
+    verdicts = judged(benchmark, references(benchmark), tmp_path)
+    assert [verdict for verdict in verdicts if verdict.verdict != "passed"] == []
+
+
 @needs_data
 @pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("step", [10, pytest.param(1, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(("name", "count"), [("mbpp@all", 974), ("mbpp-sanitized@all", 427)])
-def test_every_reference_solution_of_mbpp_passes(name: str, count: int, tmp_path: Path) -> None:
+def test_every_reference_solution_of_mbpp_passes(
+    name: str, count: int, step: int, tmp_path: Path
+) -> None:
     benchmark = loaded(name)
     assert len(benchmark.tasks) == count
-    if not os.environ.get("MTP_CODE_ALL_REFERENCES"):
-        benchmark = replace(benchmark, tasks=benchmark.tasks[::4])
+    benchmark = replace(benchmark, tasks=benchmark.tasks[::step])
     verdicts = judged(benchmark, references(benchmark), tmp_path)
     assert [verdict for verdict in verdicts if verdict.verdict != "passed"] == []
 

@@ -21,7 +21,7 @@ def test_the_gate_holds_what_it_promises(drawn: Baseline) -> None:
         drawn,
         PASS_AT_1,
         0.0,
-        num_repeats=200,
+        num_repeats=100,
         on_progress=lambda done, total: seen.append((done, total)),
     )
     assert found.holds
@@ -29,11 +29,11 @@ def test_the_gate_holds_what_it_promises(drawn: Baseline) -> None:
     assert found.trials[0].significant <= 0.1
     by_drop = {trial.drop: trial for trial in found.trials}
     assert found.detectable_drop is not None
-    assert by_drop[found.detectable_drop].regression == pytest.approx(0.8, abs=0.1)
+    assert by_drop[found.detectable_drop].regression == pytest.approx(0.8, abs=0.13)
     # Larger drops are found more often.
     shares = [trial.regression for trial in found.trials]
     assert shares == sorted(shares)
-    assert seen[-1] == (len(found.trials) * 200, len(found.trials) * 200)
+    assert seen[-1] == (len(found.trials) * 100, len(found.trials) * 100)
 
 
 def test_outcomes_add_up_and_the_same_seed_finds_the_same(drawn: Baseline) -> None:

@@ -7,32 +7,25 @@ never shows, in any phrasing, name or constant. See docs/micro.md.
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Literal
 
 from evals.benchmarks.micro.canonical import canonical_form
-from evals.benchmarks.micro.checks import Inputs, agrees, choose_inputs, write_checks
+from evals.benchmarks.micro.checks import Inputs, agrees
 from evals.benchmarks.micro.grammar import Family
 from evals.benchmarks.micro.programs import (
     FAMILIES,
     Chance,
-    Program,
     draw_program,
     load,
     write_document,
 )
+from evals.benchmarks.micro.tasks import NUM_TASKS, SIZES, VERSION, Size, load_tasks
 
-__all__ = ["VERSION", "canonical_form", "generate", "to_jsonl"]
-
-# Raised with every change of a test split, so that scores of two versions are never compared.
-VERSION = 1
-NUM_TASKS = 200
+__all__ = ["NUM_TASKS", "SIZES", "VERSION", "Size", "canonical_form", "generate", "to_jsonl"]
 
 Split = Literal["train", "test"]
-Size = Literal["micro", "micro-hard"]
-SIZES: tuple[Size, ...] = ("micro", "micro-hard")
 
 # Of the training documents of a size: how many come from the families of each.
 TRAINING_SHARES: dict[Size, dict[Size, float]] = {
@@ -54,7 +47,7 @@ def generate(
         raise ValueError(f"size must be one of {', '.join(SIZES)}, got {size!r}")
     match split:
         case "test":
-            return [dict(task) for task, _, _ in _test_split(size)][:count]
+            return [dict(task.record) for task in load_tasks(size)][:count]
         case "train":
             return list(_train_split(size, 30_000 if count is None else count, seed))
         case _:
@@ -64,63 +57,6 @@ def generate(
 def to_jsonl(items: Iterable[dict[str, str]]) -> bytes:
     """The bytes that a split's sha256 is taken of."""
     return "".join(json.dumps(item, ensure_ascii=True) + "\n" for item in items).encode()
-
-
-@cache
-def _test_split(size: Size) -> tuple[tuple[dict[str, str], Program, list[Inputs]], ...]:
-    chosen = {
-        program.combination: (program, inputs)
-        for family, quota in _quotas(FAMILIES[size])
-        for program, inputs in _test_programs(family, quota)
-    }
-    tasks: list[tuple[dict[str, str], Program, list[Inputs]]] = []
-    # In an order that mixes the families, so that the first tasks are a fair sample of all.
-    for combination in sorted(chosen, key=lambda text: hashlib.sha256(text.encode()).digest()):
-        program, inputs = chosen[combination]
-        task = {
-            "task_id": f"{size}/{len(tasks)}",
-            **write_document(program, Chance(f"micro {VERSION} document {combination}")),
-            "test": write_checks(program, inputs),
-            "category": program.family.category,
-            "family": program.family.name,
-        }
-        tasks.append((task, program, inputs))
-    return tuple(tasks)
-
-
-def _quotas(families: tuple[Family, ...]) -> list[tuple[Family, int]]:
-    """Tasks of each family, in proportion to the weights (largest remainders), NUM_TASKS in all."""
-    total = sum(family.weight for family in families)
-    exact = {family.name: NUM_TASKS * family.weight / total for family in families}
-    quotas = {name: int(share) for name, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: (quotas[name] - exact[name], name))
-    for name in by_remainder[: NUM_TASKS - sum(quotas.values())]:
-        quotas[name] += 1
-    return [(family, quotas[family.name]) for family in families]
-
-
-def _test_programs(family: Family, quota: int) -> Iterator[tuple[Program, list[Inputs]]]:
-    """Held-out programs, one a combination, with the parts of each slot evenly used."""
-    chance = Chance(f"micro {VERSION} test {family.name}")
-    seen: set[str] = set()
-    used: Counter[tuple[int, str]] = Counter()
-    while quota:
-        program = min(
-            (draw_program(family, chance) for _ in range(40)),
-            key=lambda p: (
-                not p.is_held_out or p.combination in seen,
-                sum(used[slot, part.key] for slot, part in enumerate(p.parts)),
-            ),
-        )
-        if not program.is_held_out or program.combination in seen:
-            continue
-        seen.add(program.combination)
-        chosen = choose_inputs(program, f"micro {VERSION} inputs {program.combination}")
-        if chosen is None:
-            continue
-        quota -= 1
-        used.update((slot, part.key) for slot, part in enumerate(program.parts))
-        yield program, chosen
 
 
 def _train_split(size: Size, count: int, seed: int) -> Iterator[dict[str, str]]:
@@ -163,15 +99,15 @@ def _answers() -> dict[tuple[str, ...], list[list[tuple[Inputs, object]]]]:
     """Inputs and results of every task's checks, by its signature's type."""
     answers: dict[tuple[str, ...], list[list[tuple[Inputs, object]]]] = {}
     for size in SIZES:
-        for _, program, chosen in _test_split(size):
-            reference = load(program.source)
-            checks = [(inputs, reference(*inputs)) for inputs in chosen]
-            answers.setdefault(program.kinds, []).append(checks[::-1])
+        for task in load_tasks(size):
+            answers.setdefault(task.kinds, []).append(task.checks()[::-1])
     return answers
 
 
 @cache
 def _test_forms() -> frozenset[str]:
     return frozenset(
-        canonical_form(program.source) for size in SIZES for _, program, _ in _test_split(size)
+        canonical_form(task.record["prompt"] + task.record["canonical_solution"])
+        for size in SIZES
+        for task in load_tasks(size)
     )

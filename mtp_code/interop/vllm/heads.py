@@ -35,7 +35,6 @@ try:
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
     from vllm.model_executor.models.llama import LlamaDecoderLayer
     from vllm.model_executor.models.llama_eagle3 import Eagle3LlamaForCausalLM
-    from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
     from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
     from vllm.model_executor.models.utils import (
         AutoWeightsLoader,
@@ -61,18 +60,14 @@ def _llama(vllm_config: VllmConfig, config: Any, prefix: str) -> nn.Module:
     return _LlamaLayer(vllm_config, prefix=prefix, config=config)
 
 
-def _qwen(layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def build(vllm_config: VllmConfig, config: Any, prefix: str) -> nn.Module:
-        quantized = get_draft_quant_config(vllm_config)
-        return layer(config, vllm_config.cache_config, quantized, prefix)
-
-    return build
+def _qwen3(vllm_config: VllmConfig, config: Any, prefix: str) -> nn.Module:
+    quantized = get_draft_quant_config(vllm_config)
+    return Qwen3DecoderLayer(config, vllm_config.cache_config, quantized, prefix)  # type: ignore[no-any-return]
 
 
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "LlamaForCausalLM": _llama,
-    "Qwen2ForCausalLM": _qwen(Qwen2DecoderLayer),
-    "Qwen3ForCausalLM": _qwen(Qwen3DecoderLayer),
+    "Qwen3ForCausalLM": _qwen3,
 }
 """How a layer is built, by `main_architecture`: the class of the exported trunk with head 1."""
 

@@ -2,8 +2,10 @@
 
 import json
 import lzma
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,21 @@ def test_other_data_is_asked_anew(tmp_path: Path) -> None:
     benchmark, _ = with_expected_outputs(toy(other), run_here, tmp_path)
     assert passes(benchmark, "    return []\n", at=1) == (True, True)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_answers_that_nobody_reads_any_more_are_removed(tmp_path: Path) -> None:
+    with_expected_outputs(toy(), run_here, tmp_path)
+    (path,) = tmp_path.iterdir()
+    long_ago = time.time() - 100 * 24 * 3600
+    unread = tmp_path / "unread.jsonl.xz"
+    for each in (path, unread):
+        each.touch()
+        os.utime(each, (long_ago, long_ago))
+    with_expected_outputs(toy(), never, tmp_path)  # is read
+    (row,) = [{**ROWS[0], "canonical_solution": "    return x * 2\n"}]
+    with_expected_outputs(toy([row]), run_here, tmp_path)
+    assert path.exists()
+    assert not unread.exists()
 
 
 @pytest.mark.parametrize(

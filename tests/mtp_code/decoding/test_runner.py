@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mtp_code.decoding import engine as engine_module
+from mtp_code.decoding import runner as runner_module
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.runner import Graphed, Shapes
@@ -85,7 +86,8 @@ def graphed(model, tokenizer, num_drafts, record=recorded_on_a_cpu):
 def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeypatch):
     """Nor as the cost of trying drafts out, which would forbid to try them again."""
     now_s = 0.0
-    monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    for module in (engine_module, runner_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
 
     def record(rounds):
         nonlocal now_s
@@ -103,7 +105,8 @@ def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeyp
     stats, policy = engine.generate([Request([5, 6, 7], 200)] * 4).stats, engine._policy
     num_recorded = len(engine._runner._recorded)
     assert num_recorded >= 2
-    num_looks = stats.decode_s - 1000 * num_recorded
+    assert stats.recording_s == 1000 * num_recorded
+    num_looks = stats.decode_s
     assert num_looks <= stats.num_rounds <= 8 * num_looks
     assert policy._elapsed_s == num_looks - num_recorded > 0
     assert policy._looking_s <= policy._elapsed_s

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mtp_code.decoding.prepare import load_for_decoding
 from mtp_code.errors import CheckpointError
 from mtp_code.serving import bench
 from mtp_code.tokenizer import BytesTokenizer
@@ -97,7 +98,10 @@ def test_more_drafts_than_heads_are_one_line(run):
     refused = mtp_code("serve", run, "--port", 0, "--drafts", 9, cwd=run)
     assert complaint(refused, 2).endswith("9 drafts: it has heads for 0..0")
     with pytest.raises(CheckpointError, match=r"1 drafts: it has heads for 0\.\.0"):
-        bench.measure(run, ["x"], 4, num_clients=1, num_drafts=1, num_rounds=1, num_threads=1)
+        bench.measure(
+            run, load_for_decoding(run), ["x"], 4,
+            num_clients=1, num_drafts=1, num_rounds=1, num_threads=1,
+        )  # fmt: skip
 
 
 def test_a_missing_package_is_one_line_that_names_the_extra(run, monkeypatch):

@@ -1,4 +1,7 @@
-"""An engine of vLLM in a process of its own: questions by stdin, answers by stdout, as JSON."""
+"""An engine of vLLM in a process of its own: questions by stdin, answers by stdout, as JSON.
+
+Each prompt has a seed of its own, its number.
+"""
 
 import json
 import os
@@ -21,6 +24,7 @@ def serve(
     prompts: list[list[int]],
     max_tokens: int,
     max_num_seqs: int,
+    temperature: float,
 ) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
@@ -33,7 +37,10 @@ def serve(
         speculative_config=speculative_config,
         enforce_eager=True,
     )
-    settings = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    settings = [
+        SamplingParams(temperature=temperature, max_tokens=max_tokens, ignore_eos=True, seed=number)
+        for number in range(len(prompts))
+    ]
     asked: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
     outputs = llm.generate(asked, settings, use_tqdm=False)
     metrics: dict[str, Any] = {

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import chisquare
+from torch import Tensor
 from torch.nn import functional as F
 
 from evals.benchmarks.micro import generate
@@ -36,7 +39,12 @@ if installed_version() is None:
 # An engine takes half a minute to start where the machine is busy.
 pytestmark = pytest.mark.timeout(900)
 
-SHAPES = {"Llama": {}, "Qwen3": {"qk_norm": True}}
+SHAPES = {
+    "Llama": {},
+    "Qwen2.5-Coder-0.5B": {"qkv_bias": True, "tied_embeddings": True},
+    "Qwen3": {"qk_norm": True},
+}
+"""Whose peculiarities a model has; the middle one goes out as a Llama with biases."""
 TOKENIZER = BytesTokenizer()
 TASKS = generate("test", "micro", seed=0)[:6]
 PROMPTS = [TOKENIZER.encode_prompt(task["prompt"]) for task in TASKS]
@@ -122,13 +130,21 @@ def simulate(model: MTPModel, prompt: list[int], num_drafts: int) -> tuple[int, 
     return num_rounds, accepted
 
 
-def serve(main: str, speculative: dict[str, Any] | None, max_num_seqs: int = 4) -> dict[str, Any]:
+def serve(
+    main: str,
+    speculative: dict[str, Any] | None,
+    prompts: Sequence[list[int]] = PROMPTS,
+    max_tokens: int = MAX_TOKENS,
+    max_num_seqs: int = 4,
+    temperature: float = 0,
+) -> dict[str, Any]:
     asked = {
         "main": main,
         "speculative_config": speculative,
-        "prompts": PROMPTS,
-        "max_tokens": MAX_TOKENS,
+        "prompts": prompts,
+        "max_tokens": max_tokens,
         "max_num_seqs": max_num_seqs,
+        "temperature": temperature,
     }
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("serve.py")],
@@ -161,6 +177,54 @@ def test_drafts_stand_as_often_as_in_a_simulation_and_change_no_token(exported, 
         "accepted_tokens": sum(accepted),
         "accepted_tokens_per_pos": accepted,
     }
+
+
+@torch.inference_mode()
+def expected_counts(model: MTPModel, prompt: list[int], drawn_NT: Tensor) -> Tensor:
+    """How often each token is to be expected at each place behind those that were drawn before it,
+    (T, V)."""
+    expected = []
+    for place in range(drawn_NT.shape[1]):
+        before_NT = torch.tensor(prompt).expand(len(drawn_NT), -1)
+        rows_NT = torch.cat([before_NT, drawn_NT[:, :place]], dim=1)
+        rows_PT, times_P = rows_NT.unique(dim=0, return_counts=True)
+        logits_PV = torch.cat([model(rows_BT)[0, :, -1] for rows_BT in rows_PT.split(64)])
+        expected.append(times_P.double() @ logits_PV.double().softmax(dim=-1))
+    return torch.stack(expected)
+
+
+def chance(drawn_N: Tensor, expected_V: Tensor) -> float:
+    """Of tokens at least that far from what was expected (Pearson), rare ones taken together."""
+    found_V = drawn_N.bincount(minlength=len(expected_V)).double()
+    is_rare_V = expected_V < 5
+    found, expected = (
+        torch.cat([counts_V[~is_rare_V], counts_V[is_rare_V].sum()[None]]).numpy()
+        for counts_V in (found_V, expected_V)
+    )
+    return float(chisquare(found, expected).pvalue)
+
+
+@pytest.mark.parametrize("exported", ["Llama"], indirect=True)
+def test_drafted_samples_keep_the_law_of_sampling(exported):
+    """The first token is drawn plainly, those behind it are drafts that stand or are drawn anew."""
+    prompt, count = TOKENIZER.encode_prompt('def f(text):\n    """Return '), 4000
+    draws = serve(
+        exported.main,
+        exported.draft_config(),
+        [prompt] * count,
+        max_tokens=4,
+        max_num_seqs=64,
+        temperature=1,
+    )
+    drawn_NT = torch.tensor(draws["tokens"])
+    expected_TV = expected_counts(exported.model, prompt, drawn_NT)
+    accepted = draws["metrics"]["accepted_tokens"]
+    assert 0.1 < accepted / draws["metrics"]["draft_tokens"] < 0.9
+    for drawn_N, expected_V in zip(drawn_NT.T, expected_TV, strict=True):
+        assert chance(drawn_N, expected_V) > 1e-4
+    # Control: had the first draft always stood.
+    draft = exported.model(torch.tensor([prompt]))[1, 0, -1].argmax()
+    assert chance(draft.expand(count), expected_TV[1]) < 1e-9
 
 
 def test_main_alone_answers_as_our_engine_does(exported, plain):
