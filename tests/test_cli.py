@@ -278,7 +278,7 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
     assert "84.5 M = trunk 7.08 M, heads 28.3 M" in lines["parameters"]
-    assert "parameters 322 MiB" in lines["peak of memory"]
+    assert "parameters 323 MiB" in lines["peak of memory"]
     assert "  bf16, one process, 16 micro-batches a step of 16 × 2048 tokens" in done.stdout
     assert "NVIDIA H200" in lines["fits"]
     asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8")
