@@ -30,6 +30,9 @@ warmup_steps = 3
 
 [training]
 log_every = 10
+num_threads = 1
+rows = 2
+validation_tokens = 1024
 """
 
 

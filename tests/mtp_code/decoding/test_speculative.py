@@ -192,7 +192,7 @@ def test_a_stop_string_inside_a_draft_ends_where_plain_decoding_would(
         assert plain.ended_by == speculative.ended_by == "stop"
         assert speculative.tokens == plain.tokens == longest.tokens[: len(plain.tokens)]
         tried += 1
-    assert tried > 2
+    assert tried > 1
 
 
 def test_a_sample_does_not_depend_on_its_company_in_the_batch(small_model, tokenizer):

@@ -67,7 +67,7 @@ def test_answers_take_as_many_forwards_as_told(small_model, tokenizer):
     assert stats.tokens_per_forward == pytest.approx(2.5, rel=0.03)
 
 
-@pytest.mark.parametrize("rounds_a_look", [1, 8])
+@pytest.mark.parametrize("rounds_a_look", [pytest.param(1, marks=pytest.mark.thorough), 8])
 def test_tokens_a_forward_are_as_told_however_seldom_the_host_looks(
     small_model, tokenizer, rounds_a_look
 ):

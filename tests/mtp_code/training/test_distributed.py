@@ -65,6 +65,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "linear, replicated": {"heads": "linear", "replicated_unembeddings": True},
     "sequential, tied": {"heads": "sequential", "tied_embeddings": True},
 }
+REPLICATED = ("parallel", "sequential, tied")
+"""What ddp is tried with: it adds up gradients, whatever model they are of."""
 KINDS = ("ddp", "fsdp")
 CPU = torch.device("cpu")
 
@@ -194,7 +196,7 @@ def in_two(rank: int, folder: Path) -> None:
     world = World(rank, 2, rank, 2, dist.new_group(timeout=datetime.timedelta(minutes=2)))
     found: dict[Any, Any] = {}
     for kind in KINDS:
-        for name in MODELS:
+        for name in MODELS if kind == "fsdp" else REPLICATED:
             parallel = parallel_for(name, kind, world)
             found[kind, name] = {"begun": weights_of(parallel.model)} | step(parallel, world)
         for optim in ("adamw", "muon"):
@@ -232,12 +234,16 @@ def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
         own = [t.to_local() if is_sharded(t) else t for t in tensors]
         held[part] = sum(tensor.untyped_storage().nbytes() for tensor in own)
 
-    # Also fills the cache of sharded operations' shapes, whose making the tracker would see.
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_steps(asked, placement, mark, world)
+    def allocated() -> int:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            run_steps(asked, placement, mark, world)
+        return allocator_peak(profiler)
+
     return {
+        # The least of three: on a busy machine gloo's threads let go late of what they have sent.
+        # They fill the cache of sharded operations' shapes too, whose making the tracker would see.
+        "allocated": min(allocated() for _ in range(3)),
         "followed": follow_steps(asked, placement, world).bytes_by_part,
-        "allocated": allocator_peak(profiler),
         "held": held,
     }
 
@@ -362,8 +368,10 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert error < 1e-6, f"{name}: {error}"
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, name",
+    [*(("ddp", name) for name in REPLICATED), *(("fsdp", name) for name in MODELS)],
+)
 def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
     expected = step(parallel_for(name, "none", ALONE), ALONE)
     for rank in range(2):

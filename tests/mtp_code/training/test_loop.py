@@ -305,7 +305,7 @@ def test_two_processes_do_not_train_in_one_folder(folder, shards, tmp_path):
 def test_what_a_kill_left_beside_the_checkpoints_is_cleared_away(folder, shards, tmp_path):
     leftover = tmp_path / "checkpoints" / ".step-00000005.99.aside"
     leftover.mkdir(parents=True)
-    train(recipe_for(folder, num_steps=1), shards, tmp_path)
+    train(recipe_for(folder, num_steps=3), shards, tmp_path)
     assert not leftover.exists()
 
 

@@ -119,22 +119,29 @@ def test_parts_that_can_be_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    "num_mtp_heads, vocab_size, at_equal_layers, added",
-    [(4, 256, 0.95, 1.05), (8, 32_000, 0.85, 1.10)],
+    "num_mtp_heads, num_layers, vocab_size, at_equal_layers, added",
+    [
+        (2, 6, 256, 0.95, 1.05),
+        (4, 6, 32_000, 0.85, 1.10),
+        pytest.param(4, 10, 256, 0.95, 1.05, marks=pytest.mark.thorough),
+        pytest.param(8, 10, 32_000, 0.85, 1.10, marks=pytest.mark.thorough),
+    ],
 )
 def test_heads_need_less_at_equal_layers_and_little_more_where_they_are_added(
-    num_mtp_heads, vocab_size, at_equal_layers, added
+    num_mtp_heads, num_layers, vocab_size, at_equal_layers, added
 ):
-    next_token = yardstick(1, 10, vocab_size)
-    assert yardstick(num_mtp_heads, 10, vocab_size) <= at_equal_layers * next_token
-    assert yardstick(num_mtp_heads, 9 + num_mtp_heads, vocab_size) <= added * next_token
+    next_token = yardstick(1, num_layers, vocab_size)
+    assert yardstick(num_mtp_heads, num_layers, vocab_size) <= at_equal_layers * next_token
+    with_more = yardstick(num_mtp_heads, num_layers - 1 + num_mtp_heads, vocab_size)
+    assert with_more <= added * next_token
 
 
 LARGER = [
     (1, 32_000, 128_000, {}),
-    (8, 4096, 32_000, {}),
-    (4, 4096, 32_000, {"model__heads": "sequential"}),
-    (4, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
+    (4, 4096, 32_000, {}),
+    (2, 4096, 32_000, {"model__heads": "sequential"}),
+    (2, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
+    pytest.param(8, 4096, 32_000, {}, marks=pytest.mark.thorough),
     # Few activations: the peak is in the optimizer's step.
     (1, 32_000, 128_000, {"training__row_tokens": 64}),
 ]
@@ -193,7 +200,7 @@ def test_nothing_outlives_its_run():
 
 def test_recomputed_layers_hold_one_layer_instead_of_all():
     shape = {
-        "model__num_layers": 12, "training__row_tokens": 4096, "model__num_mtp_heads": 1,
+        "model__num_layers": 8, "training__row_tokens": 4096, "model__num_mtp_heads": 1,
         "training__objective__logits_mib": 4,
     }  # fmt: skip
     kept, again = (
@@ -226,11 +233,10 @@ def test_a_gpu_gets_larger_chunks_where_the_recipe_names_none():
         "tiny",
         [
             "model.vocab_size=60000",
-            "training.rows=8",
             "model.num_mtp_heads=1",
             "model.num_layers=2",
         ],
     )
     on_cpu, on_gpu = (predict_peak(asked, device).bytes_by_part for device in ("cpu", "cuda"))
-    assert on_gpu["logits"] > 10 * on_cpu["logits"]
+    assert on_gpu["logits"] > 5 * on_cpu["logits"]
     assert on_gpu["parameters"] == on_cpu["parameters"]
