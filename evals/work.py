@@ -124,7 +124,7 @@ class SecondTries:
         if finding.is_out_of_cpu:
             self._in_vain_s += finding.wall_s
             self._alone[job.checks, job.cases] += 1
-        else:
+        elif not finding.is_transient:
             self._alone[job.checks, job.cases] = 0
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sandbox import messages, scratch
+from sandbox import messages
 from sandbox.desk import ending_signal
 from sandbox.examination import Checks
 from sandbox.room import Room, RoomLost
-from sandbox.scratch import Scratch
+from sandbox.scratch import Scratch, orders
 
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
@@ -212,15 +212,15 @@ class Desk:
         """
         self._order += 1
         order = {"do": what, "order": self._order, "checks": known.number, "cpu_s": cpu_s}
-        shared = {}
+        if what == "in turns":
+            order["turns"] = known.turns
+        shared: dict[str, Scratch] = {}
         if known.number not in self._told:
             given = known.checks.source, known.checks.names, known.checks.are_tidy
-            shared["source"] = scratch.orders(*given)
-        if what in ("replay", "in turns"):
-            order["turns"] = known.turns
-            if known.number not in self._told_requests:
-                assert known.requests is not None
-                shared["recorded"] = Scratch.holding("requests", known.requests)
+            shared["source"] = orders(*given)
+        if what in ("replay", "in turns") and known.number not in self._told_requests:
+            assert known.requests is not None
+            shared["recorded"] = Scratch.holding("requests", known.requests)
         descriptors = descriptors | {name: each.descriptor for name, each in shared.items()}
         try:
             messages.send(self.control, order, descriptors)

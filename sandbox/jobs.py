@@ -246,6 +246,7 @@ class _Phase(Enum):
     ANSWER = auto()  # the program answers them all
     REPLAY = auto()  # the desk runs the checks on the answers
     LIVE = auto()  # program and desk, with each other
+    TURNS = auto()  # the same, with calls that are known beforehand
     ASTRAY = auto()  # the program, which was asked what its checks do not ask, is being ended
 
 
@@ -309,7 +310,7 @@ class ExamineJob(Job[Examination]):
 
     def _begin_live(self, place: Place, *, in_turns: bool = False) -> None:
         assert self._known is not None
-        self._phase = _Phase.LIVE
+        self._phase = _Phase.TURNS if in_turns else _Phase.LIVE
         self._report = None  # if it was run before, that does not count
         self._output = self._own(Output(self.limits))
         shared = self._share(orders=orders(self.source), output=self._output)
@@ -347,7 +348,7 @@ class ExamineJob(Job[Examination]):
             case _Phase.RECORD, _:
                 self._known.are_live = True
                 self._begin_live(place)
-            case ((_Phase.REPLAY | _Phase.LIVE), {"diverged": True}):
+            case ((_Phase.REPLAY | _Phase.TURNS), {"diverged": True}):
                 self._known.has_diverged()
                 if self._report is not None:
                     self._begin_live(place)
@@ -375,7 +376,7 @@ class ExamineJob(Job[Examination]):
 
     def _conclude(self, place: Place, found: tuple[Outcome, str, str]) -> None:
         self._found = found
-        if self._phase is _Phase.LIVE and self._report is None:
+        if self._phase in (_Phase.LIVE, _Phase.TURNS) and self._report is None:
             place.room.stop(self.number)  # which would go on waiting for calls
         else:
             self._finish()

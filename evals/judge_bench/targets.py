@@ -27,6 +27,12 @@ def agreement_targets(agreement: Mapping[str, Any]) -> Iterator[Target]:
         yield target(f"{name}: references that do not pass", "", operator.le, 0, failed)
 
 
+def sanitizing_targets(sanitizing: Mapping[str, Any]) -> Iterator[Target]:
+    num_differing = None if "absent" in sanitizing else len(sanitizing["differing"])
+    name = "answers of which other code is taken than by EvalPlus"
+    yield target(name, "", operator.le, 0, num_differing)
+
+
 def load_targets(load: Mapping[str, Any]) -> Iterator[Target]:
     num_near = sum(each["kind"] == NEAR for each in load["flips"])
     repeats = f"{load['repeats']} busy repeats"

@@ -351,6 +351,9 @@ def bench_judge(
         str, typer.Option(help="Of --agreement: names with commas.")
     ] = "humaneval,mbpp@all,humaneval+,mbpp+",
     mutants: Annotated[int, typer.Option(min=0, help="Of --agreement, a benchmark.")] = 3000,
+    answers: Annotated[
+        int, typer.Option(min=0, help="Of --agreement: chat answers, for their code.")
+    ] = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Of --load.")] = 10,
     samples: Annotated[int, typer.Option(min=1, help="Of --load.")] = 3000,
     rounds: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 3,
@@ -375,6 +378,7 @@ def bench_judge(
     wishes = run.Wishes(
         agreement_on=benchmarks.split(",") if agreement or everything else (),
         num_mutants=mutants,
+        num_answers=answers if agreement or everything else None,
         num_repeats=repeats if load or everything else None,
         num_samples=samples,
         num_rounds=rounds if speed or everything else None,

@@ -18,7 +18,7 @@ _PART_COLOURS: Final = dict(
     zip(PARTS, ("#0072B2", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#BBBBBB"), strict=True)
 )
 _MARKERS: Final = "osD^vPX"
-_STYLE: Final[dict[str, Any]] = {
+_STYLE: Final[dict[Any, Any]] = {  # matplotlib spells out all keys that there are
     "axes.axisbelow": True,
     "axes.spines.right": False,
     "axes.spines.top": False,

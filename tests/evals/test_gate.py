@@ -8,10 +8,12 @@ from evals.errors import IncomparableError, InputError
 from evals.gate import EXIT_STATUS, GateResult, finding, gate, refused
 from evals.metrics import PARSED, PASS_AT_1, metric_named
 from evals.records import KeptSample, References
+from evals.resampling import holm
 from tests.evals.scored import UNRECORDED, baseline, letters_drawn, letters_of, sampling, score
 
 LETTERS = ["PWWW", "PPPP", "WWWW"]
 NUM_TASKS, NUM_SAMPLES = 150, 8
+NUM_REPEATS = 150
 
 
 @pytest.fixture
@@ -58,13 +60,21 @@ def test_the_same_model_twice_raises_few_false_alarms(
 
 
 def test_several_metrics_together_raise_no_more_of_them(rng: np.random.Generator) -> None:
+    # Metrics that have nothing to do with each other, where each adds its own false alarms.
     chances = rng.beta(0.5, 0.5, size=40)
-    metrics = {metric_named(f"pass@{k}"): 0.0 for k in (1, 2, 4)} | {PARSED: 0.0}
-    alarms = []
-    for _ in range(20):
-        before, after = (letters_drawn(chances, 8, rng) for _ in range(2))
-        alarms.append(gate(baseline(before), score(after), metrics).outcome == "regression")
-    assert np.mean(alarms) <= 0.05 + 2 * (0.05 * 0.95 / 20) ** 0.5
+    together, each_alone = [], []
+    for _ in range(NUM_REPEATS):
+        changes = []
+        for _ in range(4):
+            before, after = (outcomes_drawn(chances, 4, rng) for _ in range(2))
+            changes.append(change_between(before, after, 1, num_resamples=100))
+        p_values = [change.p_drop for change in changes]
+        for alarms, held_to in ((together, holm(p_values)), (each_alone, p_values)):
+            found = [finding(*pair, 0.0) for pair in zip(changes, held_to, strict=True)]
+            alarms.append("regression" in found)
+    bound = 0.05 + 2 * (0.05 * 0.95 / NUM_REPEATS) ** 0.5
+    assert np.mean(together) <= bound
+    assert np.mean(each_alone) > bound  # the control: without Holm it shows
 
 
 def test_a_planted_drop_is_caught(chances: np.ndarray, rng: np.random.Generator) -> None:

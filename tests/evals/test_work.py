@@ -130,6 +130,9 @@ def test_where_three_ran_out_alone_too_the_next_of_their_checks_are_not_tried_ag
     # Unless one did not: then three more.
     alone = [LOOPED, LOOPED, WELL, *[LOOPED] * 3]
     assert num_tried_again([job_of(0)] * 1000, alone) == 6
+    # One that ends in yet another way of the machine's tells nothing.
+    alone = [LOOPED, LOOPED, ran(Ending.TIMED_OUT_WALL), LOOPED]
+    assert num_tried_again([job_of(0)] * 1000, alone) == 4
 
 
 def test_programs_whose_time_out_was_others_fault_are_all_tried_again() -> None:

@@ -61,6 +61,15 @@ def test_plain_data_arrives_as_it_was(value):
     assert exactly(there_and_back(value)) == exactly(value)
 
 
+@settings(max_examples=200, deadline=None)
+@given(values)
+def test_what_comes_back_unchanged_is_told_by_its_text(value):
+    """So a program need not keep another copy of what it was given to see whether it changed."""
+    text = wire.dump(wire.encode(value, no_reference))
+    again = wire.decode(wire.parse(text), no_reference)
+    assert wire.dump(wire.encode(again, no_reference)) == text
+
+
 @pytest.mark.parametrize(
     "parts",
     [

@@ -20,6 +20,7 @@ a draft. A captured graph would replay one of the two branches for both, so draf
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from mtp_code.interop.vllm import TESTED, require_vllm
+
+log = logging.getLogger(__name__)
 
 VERSION = require_vllm()
 try:
@@ -42,6 +45,7 @@ try:
         get_draft_quant_config,
         maybe_prefix,
     )
+    from vllm.platforms import current_platform
 except ImportError as error:
     raise ImportError(
         f"vLLM {VERSION} lacks what mtp-code's heads stand on ({error}), though it is {TESTED}; "
@@ -119,6 +123,12 @@ class ParallelHeadsEagle3(Eagle3LlamaForCausalLM):  # type: ignore[misc]
         nn.Module.__init__(self)
         self.config = vllm_config.speculative_config.draft_model_config.hf_config
         check(vllm_config, self.config)
+        if current_platform.is_cpu():
+            log.warning(
+                "vLLM %s on a CPU does not keep the temperature of tokens that were drafted: ask "
+                "for temperature 0, or serve without a speculative config",
+                VERSION,
+            )
         self.width = self.config.trunk_hidden_size
         self.num_slots = self.config.num_hidden_layers
         self.model = _Heads(

@@ -22,6 +22,7 @@ from evals.sampling import Request as Asked
 from mtp_code.checkpoint import TrainingState, save_checkpoint
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.speculative import decode_speculative
+from mtp_code.errors import MachineError
 from mtp_code.interop.export import export
 from mtp_code.interop.vllm import installed_version, speculative_config
 from mtp_code.loading import load_model
@@ -137,6 +138,7 @@ def serve(
     max_tokens: int = MAX_TOKENS,
     max_num_seqs: int = 4,
     temperature: float = 0,
+    expands_well: bool = False,
 ) -> dict[str, Any]:
     asked = {
         "main": main,
@@ -145,6 +147,7 @@ def serve(
         "max_tokens": max_tokens,
         "max_num_seqs": max_num_seqs,
         "temperature": temperature,
+        "expands_well": expands_well,
     }
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("serve.py")],
@@ -215,16 +218,28 @@ def test_drafted_samples_keep_the_law_of_sampling(exported):
         max_tokens=4,
         max_num_seqs=64,
         temperature=1,
+        expands_well=True,  # the test below says why
     )
     drawn_NT = torch.tensor(draws["tokens"])
     expected_TV = expected_counts(exported.model, prompt, drawn_NT)
-    accepted = draws["metrics"]["accepted_tokens"]
-    assert 0.1 < accepted / draws["metrics"]["draft_tokens"] < 0.9
+    metrics = draws["metrics"]
+    assert 0.1 < metrics["accepted_tokens_per_pos"][0] / metrics["drafts"] < 0.9
     for drawn_N, expected_V in zip(drawn_NT.T, expected_TV, strict=True):
         assert chance(drawn_N, expected_V) > 1e-4
     # Control: had the first draft always stood.
     draft = exported.model(torch.tensor([prompt]))[1, 0, -1].argmax()
     assert chance(draft.expand(count), expected_TV[1]) < 1e-9
+
+
+@pytest.mark.xfail(strict=True, reason="vLLM's issue 55005; mended, lift what forbids it")
+def test_drafted_positions_have_their_request_s_temperature_on_a_cpu():
+    from vllm.platforms import current_platform
+    from vllm.utils.cpu_triton_utils import _expand_kernel_impl
+
+    current_platform.import_kernels()
+    temperatures_N = torch.full((5,), torch.nan)
+    _expand_kernel_impl(temperatures_N, torch.tensor([0.5, 2.0]), torch.tensor([3, 5]), 0, 1)
+    assert temperatures_N.tolist() == [0.5, 0.5, 0.5, 2.0, 2.0]
 
 
 def test_main_alone_answers_as_our_engine_does(exported, plain):
@@ -252,7 +267,11 @@ def test_all_samplers_answer_alike(exported, tmp_path):
         return {one.task_id: text for one, text in sampler.draw(asked, Drawing(MAX_TOKENS))}
 
     longer = answers(OurSampler(load_run(exported.run), batch_rows=4))
-    end = max(longer["0"], key=longer["0"].index)  # the character that comes up last
+    # The character that comes up last.
+    name, end = max(
+        ((name, character) for name, text in longer.items() for character in sorted(set(text))),
+        key=lambda found: longer[found[0]].index(found[1]),
+    )
     folder = shutil.copytree(exported.folder, tmp_path / "out")
     generation = folder / "main" / "generation_config.json"
     told = json.loads(generation.read_text())
@@ -264,12 +283,14 @@ def test_all_samplers_answer_alike(exported, tmp_path):
         VllmSampler(main, heads=folder / "heads", batch_rows=4, enforce_eager=True),
     ]
     whole = answers(ours)
-    assert whole["0"] == longer["0"][: longer["0"].index(end)]
-    stop = whole["0"][4:7]
+    assert whole[name] == longer[name][: longer[name].index(end)]
+    stop = whole[name][len(whole[name]) // 2 :][:3]
     cut = answers(ours, stop)
-    assert cut["0"] == whole["0"][: whole["0"].index(stop)]
+    assert cut[name] == whole[name][: whole[name].index(stop)]
     assert [answers(other) for other in others] == [whole, whole]
     assert [answers(other, stop) for other in others] == [cut, cut]
+    with pytest.raises(MachineError, match="samples would be of another law"):
+        next(others[1].draw([], Drawing(MAX_TOKENS, temperature=0.2)))
 
 
 def config(**changed: Any) -> tuple[Any, Any]:
