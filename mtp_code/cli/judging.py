@@ -199,7 +199,7 @@ def probe(tier: InTier = Tier.FULL) -> None:
 
 
 def _with_limits(benchmark: "Benchmark", cpu_s: float | None, memory_mb: int | None) -> "Benchmark":
-    given = {
+    given: dict[str, Any] = {
         "cpu_s": cpu_s,
         "memory_bytes": None if memory_mb is None else memory_mb << 20,
     }

@@ -287,7 +287,7 @@ class _WithoutContent(FakeTensorMode):
         super().__exit__(*exception)
 
 
-class _Predicting(StorageTracker):
+class _Predicting(StorageTracker):  # type: ignore[no-untyped-call]
     """Follows tensors without content, and answers what they cannot."""
 
     def __init__(self, vocab_size: int, without_content: _WithoutContent) -> None:
