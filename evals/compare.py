@@ -6,7 +6,7 @@ Pairing takes out how hard the tasks are, which is most of the noise of a benchm
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -133,6 +133,14 @@ def incomparable_fields(before: Measured, after: Measured) -> Iterator[tuple[str
             yield f"number of samples of {task_id}", was, now
 
 
+def unrecorded_fields(measured: Measured) -> list[str]:
+    """What nobody recorded of how the samples were drawn: it agrees with whatever it is held to."""
+    return [field for field in _OF_DRAWING if getattr(measured, field) is None]
+
+
+_OF_DRAWING: Final = ("sampling", "prompt_format", "prompts_sha256", "post_processing", "seed_rule")
+
+
 def _conditions(measured: Measured) -> dict[str, Any]:
     sampling = measured.sampling
     return {
@@ -149,6 +157,7 @@ def _conditions(measured: Measured) -> dict[str, Any]:
         },
         "seed_rule": measured.seed_rule,
         "limits": measured.limits,
+        "raised_limits": measured.raised_limits,
         "isolation": measured.isolation,
         "origins": measured.origins,
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy import special
 
-from evals.compare import Change, compare
+from evals.compare import Change, compare, unrecorded_fields
+from evals.errors import IncomparableError
 from evals.metrics import PASS_AT_1, Metric, holds_copies, outcomes_by_task
 from evals.noise import POWER, detectable_drop
 from evals.records import (
@@ -103,21 +104,26 @@ def gate(
     tolerances: Tolerances | None = None,
     max_timed_out: float = MAX_TIMED_OUT,
     samples: Mapping[str, KeptSample] | None = None,
+    *,
+    requires_sampling: bool = False,
 ) -> GateResult:
     """Hold a score to a baseline.
 
     A metric's tolerance is the drop that nobody minds. Where a share of samples larger by more
     than `max_timed_out` times out than did for the baseline, the judge is doubted, not the model.
-    `samples` are the score's own, to show beside the baseline's.
+    `samples` are the score's own, to show beside the baseline's. `requires_sampling` refuses what
+    does not say in full how its samples were drawn, which is noted otherwise.
 
     Raises:
-        IncomparableError: the two differ in more than the model.
+        IncomparableError: the two differ in more than the model, or may, by what is required.
         InputError: a metric needs more samples than there are, or was not recorded.
         ValueError: a tolerance is negative.
     """
     tolerances = tolerances or {PASS_AT_1: TOLERANCE}
     if min(tolerances.values()) < 0:
         raise ValueError(f"tolerances must be 0 or more, got {tolerances}")
+    if requires_sampling:
+        _require_recorded(baseline, score)
     metrics = tuple(_metric_results(baseline, score, tolerances))
     problems = tuple(_problems(baseline, score, max_timed_out))
     outcome: Outcome = "unhealthy" if problems else _worst(metrics)
@@ -153,6 +159,15 @@ def finding(change: Change, p_value: float, tolerance: float) -> Finding:
     if p_value <= ALPHA and change.difference < -tolerance - _ROUNDING:
         return "regression"
     return "pass" if change.over_samples.low >= -tolerance - _ROUNDING else "inconclusive"
+
+
+def _require_recorded(baseline: Baseline, score: Score) -> None:
+    for measured, whose in ((baseline, "for the baseline"), (score, "now")):
+        if unrecorded := unrecorded_fields(measured):
+            raise IncomparableError(
+                f"how the samples were drawn is not recorded {whose} ({', '.join(unrecorded)}); "
+                "put a sampling.json with these beside the samples"
+            )
 
 
 def _metric_results(
@@ -296,6 +311,14 @@ def _warnings(metrics: Sequence[MetricResult]) -> Iterator[str]:
 
 
 def _notes(baseline: Baseline, score: Score) -> Iterator[str]:
+    # Of the baseline the same fields are not recorded, or the two would not be comparable.
+    if unrecorded := unrecorded_fields(score):
+        nothing = "nothing says" if score.sampling is None else "not all is recorded of"
+        yield (
+            f"{nothing} how these samples were drawn, nor the baseline's "
+            f"({', '.join(unrecorded)}): other prompts or settings would pass for another model; "
+            "put a sampling.json beside the samples"
+        )
     if baseline.bits_per_byte is not None and score.bits_per_byte is not None:
         yield (
             f"bits per byte of the reference solutions: {baseline.bits_per_byte:.3f} for the "
@@ -303,5 +326,22 @@ def _notes(baseline: Baseline, score: Score) -> Iterator[str]:
         )
     if score.references is None:
         yield "no reference solutions were judged beside these: nothing vouches for the judge"
-    for name, was, now in differences(baseline.versions, score.versions):
-        yield f"{name} was {was} for the baseline and is {now} now"
+    for when, was_with, is_with in (
+        ("sampling", _drawn_with(baseline), _drawn_with(score)),
+        ("judging", baseline.versions, score.versions),
+    ):
+        for name, *both in differences(was_with, is_with):
+            was, now = ("not recorded" if each is None else each for each in both)
+            yield f"{name} when {when}: {was} for the baseline, {now} now"
+
+
+def _drawn_with(measured: Measured) -> dict[str, Any]:
+    """What drew the samples: versions, and of the model's description what is no other model."""
+    sampling = measured.sampling
+    if sampling is None:
+        return {}
+    engine = {name: sampling.model[name] for name in _OF_ENGINE if name in sampling.model}
+    return engine | sampling.versions
+
+
+_OF_ENGINE: Final = ("sampler", "dtype")

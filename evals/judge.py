@@ -20,7 +20,7 @@ from evals.files import Progress, file_sha256, json_line, sole_writer, write_who
 from evals.findings import Findings
 from evals.oracles.expected import Answered, with_expected_outputs
 from evals.plan import Plan, fingerprint, machine
-from evals.program import limits_of, room_of
+from evals.program import limits_of, raised_limits, recorded_limits, room_of
 from evals.records import (
     JUDGING_FILE,
     REFERENCE_BITS_FILE,
@@ -48,6 +48,11 @@ _COUNTED: Final[frozenset[VerdictName]] = frozenset({"wrong answer", "exception"
 # What a verdict takes over from a finding.
 _COMMON: Final = frozenset(Finding._fields) & Verdict.model_fields.keys()
 
+_MORE_OF: Final[dict[VerdictName, str]] = {
+    "timed out": ", or give programs more time (--cpu-s)",
+    "out of memory": ", or give programs more (--memory-mb)",
+}
+
 # Records that lie beside verdicts.
 _TAKEN_NAMES: Final = (JUDGING_FILE, REFERENCE_BITS_FILE, SAMPLING_FILE, SCORES_FILE)
 
@@ -72,12 +77,12 @@ def judge(
     """Write a verdict for each sample, in the samples' order, and judging.json beside them.
 
     A program that several samples share is judged once. The reference solutions of the samples'
-    tasks are judged with them: they say whether the judge is well. A program that ran out of CPU
-    time has had it all, however busy the machine; one that ran out of wall-clock time, or that
-    something killed, is judged again, alone, before that counts, and such a finding is not kept.
-    All others are kept as they come, so that a run that was killed goes on where it stopped: at
-    `cache_path`, where later runs find them too, or else at `verdicts_path` + ".partial" until the
-    verdicts are written.
+    tasks are judged with them: they say whether the judge is well. A program that ran out of time,
+    or that something killed, is judged again, alone, before that counts (out of CPU time, within
+    the bounds of `evals.work.SecondTries`). That it ran out of wall-clock time or was killed is
+    not kept. All other findings are kept as they come, so that a run that was killed goes on where
+    it stopped: at `cache_path`, where later runs find them too, or else at `verdicts_path` +
+    ".partial" until the verdicts are written.
 
     `limits` are the benchmark's unless given; `examiner` is this machine unless given;
     `counts_checks` runs programs that fail once more, for the number of checks that hold;
@@ -134,7 +139,8 @@ def judge(
                 data_sha256=benchmark.data_sha256,
                 samples_sha256=samples.sha256,
                 verdicts_sha256=hashed.hexdigest(),
-                limits={**limits.as_dict(), "wall_s": limits.wall_limit_s},
+                limits=recorded_limits(limits),
+                raised_limits=raised_limits(benchmark.tasks, limits),
                 isolation=verdict.isolation,
                 versions=_versions(),
                 sampling=sampling,
@@ -296,6 +302,7 @@ def _require_all_to_pass(references: list[Sample], findings: Findings, plans: Pl
             raise InputError(
                 f"{sample.task_id}: its reference solution does not pass its checks "
                 f"({finding.verdict}: {finding.detail}); mend one of them"
+                + _MORE_OF.get(finding.verdict, "")
             )
 
 
@@ -401,10 +408,11 @@ def _sampling_beside(samples: _Samples, benchmark: Benchmark) -> Sampling | None
     if not path.exists():
         return None
     sampling = read_record(Sampling, path)
-    if (sampling.benchmark, sampling.data_sha256) != (benchmark.name, benchmark.data_sha256):
+    data_sha256 = sampling.data_sha256 or benchmark.data_sha256
+    if (sampling.benchmark, data_sha256) != (benchmark.name, benchmark.data_sha256):
         raise InputError(
             f"{path}: the samples were drawn for {sampling.benchmark} with data "
-            f"{sampling.data_sha256[:12]}, not {benchmark.name} with {benchmark.data_sha256[:12]}"
+            f"{data_sha256[:12]}, not {benchmark.name} with {benchmark.data_sha256[:12]}"
         )
     num_samples = len(benchmark.tasks) * sampling.num_samples
     if samples.num_samples != num_samples:

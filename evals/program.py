@@ -12,6 +12,7 @@ import builtins
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from evals.oracles.shipping import with_answers
 from evals.records import Sample, Task
@@ -54,6 +55,22 @@ def limits_of(task: Task, limits: Limits) -> Limits:
         cpu_s=max(limits.cpu_s, task.cpu_s or 0),
         memory_bytes=max(limits.memory_bytes, task.memory_bytes or 0),
     )
+
+
+def recorded_limits(limits: Limits) -> dict[str, Any]:
+    """As scores hold them: the backstop of wall-clock time spelled out."""
+    return {**limits.as_dict(), "wall_s": limits.wall_limit_s}
+
+
+def raised_limits(tasks: Iterable[Task], limits: Limits) -> dict[str, dict[str, Any]]:
+    """By task id, what `limits_of` raises of the limits for it: of the tasks that it does for."""
+    usual = recorded_limits(limits)
+    raised = {}
+    for task in tasks:
+        its = recorded_limits(limits_of(task, limits))
+        if its != usual:
+            raised[task.task_id] = {name: its[name] for name in its if its[name] != usual[name]}
+    return raised
 
 
 def room_of(tasks: Iterable[Task], limits: Limits) -> Limits:

@@ -158,13 +158,14 @@ class Sampling(Strict):
     """Everything about how samples were drawn that could move a score (sampling.json).
 
     `model` says which model: free fields, such as its name, step and the checkpoint's sha256.
-    `prompts_sha256` is of what it read, see `evals.prompts.prompts_sha256`; None where another
-    harness wrote this.
+    `prompts_sha256` is of what it read, see `evals.prompts.prompts_sha256`, and `seed_rule` says
+    how a sample's seed follows from `seed`. What may be None is what another harness may not know;
+    docs/gate.md tells its authors of every field.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     benchmark: str
-    data_sha256: str
+    data_sha256: str | None = None
     prompt_format: str
     prompts_sha256: str | None = None
     post_processing: str
@@ -172,7 +173,8 @@ class Sampling(Strict):
     temperature: NonNegativeFloat
     top_p: float = Field(gt=0, le=1)
     max_new_tokens: PositiveInt
-    seed: int
+    seed: int | None = None
+    seed_rule: str | None = None
     model: dict[str, Any]
     versions: dict[str, str]
 
@@ -225,7 +227,8 @@ class References(Strict):
 class Judging(Strict):
     """Everything about how verdicts were reached that could move a score (judging.json).
 
-    It lies beside the verdicts and belongs to that very file: `verdicts_sha256`.
+    It lies beside the verdicts and belongs to that very file: `verdicts_sha256`. `raised_limits`
+    are by task id, of tasks whose own solution needs more than `limits`: only what is more.
     `sampling` is None where the samples came without a sampling.json, `references` where no
     reference solutions were judged beside them.
     """
@@ -236,6 +239,7 @@ class Judging(Strict):
     samples_sha256: str
     verdicts_sha256: str
     limits: dict[str, Any]
+    raised_limits: dict[str, dict[str, Any]] = {}
     isolation: str
     versions: dict[str, str]
     sampling: Sampling | None
@@ -292,7 +296,8 @@ class Measured(Strict):
     of `VERDICT_LETTERS` for each sample, in the order of their indices; `base_verdicts` the same
     by the base checks alone, for a + benchmark; `checks_passed` the share of checks that each
     passed; `reference_bits` the bits and bytes of the reference solution; `origins` what it was
-    made from, where tasks share that. What nobody recorded is None.
+    made from, where tasks share that; `raised_limits` what a task has beyond `limits`. What nobody
+    recorded is None.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -304,6 +309,7 @@ class Measured(Strict):
     seed_rule: str | None
     samples_sha256: str
     limits: dict[str, Any]
+    raised_limits: dict[str, dict[str, Any]] = {}
     isolation: str
     sampling: Sampling | None
     versions: dict[str, str]

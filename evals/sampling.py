@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -25,6 +25,9 @@ from evals.records import (
     read_record,
     write_record,
 )
+
+# How a sample's seed follows from the run's: `sample_seed`.
+SEED_RULE: Final = "sha256 of seed, task id and index"
 
 
 class Settings(Strict):
@@ -142,6 +145,7 @@ def _hold_to_same_settings(
         prompt_format=benchmark.prompt_format,
         prompts_sha256=read_sha256,
         post_processing=benchmark.post_processing,
+        seed_rule=SEED_RULE,
         **settings.model_dump(),
     )
     record = path.with_name(SAMPLING_FILE)

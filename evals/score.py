@@ -38,9 +38,6 @@ from evals.records import (
 
 _PASSED: Final = VERDICT_LETTERS["passed"]
 
-# How a sample's seed follows from the run's: evals.sampling.sample_seed.
-SEED_RULE: Final = "sha256 of seed, task id and index"
-
 # A program with one of these never got as far as its first check.
 _NO_CHECK_REACHED: Final[frozenset[VerdictName]] = frozenset(
     {"syntax error", "undefined", "timed out", "out of memory", "blocked", "exited", "crashed"}
@@ -89,8 +86,9 @@ def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -
         prompt_format=sampling.prompt_format if sampling else None,
         prompts_sha256=sampling.prompts_sha256 if sampling else None,
         post_processing=sampling.post_processing if sampling else None,
-        seed_rule=SEED_RULE if sampling else None,
+        seed_rule=sampling.seed_rule if sampling else None,
         limits=judging.limits,
+        raised_limits=judging.raised_limits,
         isolation=judging.isolation,
         sampling=sampling,
         versions=judging.versions,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Sized
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
 
@@ -36,6 +36,8 @@ _BY_ENDING: Final[dict[Ending, VerdictName]] = {
 }
 
 _TRANSIENT: Final = (Ending.TIMED_OUT_WALL.value, Ending.CRASHED.value)
+# Findings that are put off are not kept yet: whoever is killed now would find out so many again.
+_MOST_PUT_OFF: Final = 32
 _SYNTAX_ERRORS: Final = ("SyntaxError", "IndentationError", "TabError")
 _SHOWN_CHARS: Final = 60
 
@@ -77,6 +79,54 @@ class Finding(NamedTuple):
         """Whether the machine may have had a part in it: at another time it could be otherwise."""
         return self.ending in _TRANSIENT
 
+    @property
+    def is_out_of_cpu(self) -> bool:
+        return self.verdict == "timed out" and self.ending == Ending.TIMED_OUT_CPU.value
+
+
+class SecondTries:
+    """Which programs that ran out of CPU time are run again, alone, before that counts.
+
+    Endless loops would cost as much again. So of programs held to the same checks no more are
+    tried once `MOST_ALONE` in a row ran out alone too; and what second tries took that changed
+    nothing, of all checks together, is `ALLOWANCE_S` at most, and beyond that `SHARE` of the time
+    that the first tries took. A try that changes something costs nothing of that.
+    """
+
+    MOST_ALONE: Final = 3
+    ALLOWANCE_S: Final = 60.0
+    SHARE: Final = 0.25
+
+    def __init__(self) -> None:
+        self._first_s = 0.0  # as long as all workers were busy
+        self._in_vain_s = 0.0
+        self._granted_s = 0.0  # and not yet run
+        self._alone: Counter[tuple[Checks | None, tuple[StdinCase, ...]]] = Counter()
+
+    def note(self, finding: Finding, num_workers: int) -> None:
+        """Of a first try, beside so many others."""
+        self._first_s += finding.wall_s / num_workers
+
+    def grants(self, job: Job) -> bool:
+        """Whether the job, which ran out of CPU time, is to be tried again."""
+        would_take_s = self._in_vain_s + self._granted_s + job.limits.cpu_s
+        if (
+            self._alone[job.checks, job.cases] >= self.MOST_ALONE
+            or would_take_s > self.ALLOWANCE_S + self.SHARE * self._first_s
+        ):
+            return False
+        self._granted_s += job.limits.cpu_s
+        return True
+
+    def note_second(self, job: Job, finding: Finding) -> None:
+        """Of a second try; all that were granted have been run when the next is asked for."""
+        self._granted_s = 0.0
+        if finding.is_out_of_cpu:
+            self._in_vain_s += finding.wall_s
+            self._alone[job.checks, job.cases] += 1
+        elif not finding.is_transient:
+            self._alone[job.checks, job.cases] = 0
+
 
 class Examiner(Protocol):
     """Where programs are run: this machine, or others."""
@@ -113,28 +163,33 @@ class Here:
     def examine(self, jobs: Iterable[Job]) -> Generator[tuple[Job, Finding], None, None]:
         """Each job and its finding, as they come.
 
-        A job that ran out of wall-clock time, or that something killed, is examined once more,
-        alone: it may have had to wait for others, or share memory with them. CPU time is the same
-        however many run, and endless loops are not worth a second try.
+        A job that ran out of time, or that something killed, is examined once more, alone: it may
+        have had to wait for others, or share memory and caches with them, which makes the same
+        work take more CPU time too. Of those that ran out of CPU time some count at once, since
+        most never end: see `SecondTries`. The others wait until there are some.
 
         Raises:
             SandboxUnavailable: this machine cannot contain programs; none has run.
         """
         jobs = iter(jobs)
-        first = next(jobs, None)
-        if first is None:
-            return
-        examine = _by_checks if first.checks is not None else _by_cases
-        again: list[Job] = []
-        with self._pool(self._num_workers) as pool:
-            for job, finding in examine(pool, itertools.chain([first], jobs)):
-                if finding.is_transient:
-                    again.append(job)
-                else:
-                    yield job, finding
-        if again:
-            with self._pool(1) as pool:
-                yield from examine(pool, again)
+        tries = SecondTries()
+        for first in jobs:
+            examine = _by_checks if first.checks is not None else _by_cases
+            again: list[Job] = []
+            with self._pool(self._num_workers) as pool:
+                for job, finding in examine(
+                    pool, itertools.chain([first], _until_full(jobs, again))
+                ):
+                    tries.note(finding, pool.num_workers)
+                    if finding.is_transient or (finding.is_out_of_cpu and tries.grants(job)):
+                        again.append(job)
+                    else:
+                        yield job, finding
+            if again:
+                with self._pool(1) as pool:
+                    for job, finding in examine(pool, again):
+                        tries.note_second(job, finding)
+                        yield job, finding
 
     def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         with self._pool(self._num_workers) as pool:
@@ -162,6 +217,12 @@ def of_expected(answered: Answered) -> Finding:
         output_tail="",
         isolation=answered.isolation,
     )
+
+
+def _until_full(jobs: Iterator[Job], put_off: Sized) -> Iterator[Job]:
+    """Jobs until so many are put off that it is time for these."""
+    while len(put_off) < _MOST_PUT_OFF and (job := next(jobs, None)) is not None:
+        yield job
 
 
 def _by_checks(pool: Pool, jobs: Iterable[Job]) -> Iterator[tuple[Job, Finding]]:

@@ -194,6 +194,19 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     return merged(_shard_files().read(path / MODEL_DIR)), _sum_of_shards(sums)
 
 
+def check_weights(path: Path) -> None:
+    """Reads a checkpoint's weights through, and keeps none of them.
+
+    Raises:
+        CheckpointError: missing, or changed since they were written.
+    """
+    _, sums = _read_state(path)
+    if MODEL_FILE in sums:
+        _check_sum(path, MODEL_FILE, sums)
+    else:
+        _check_shards(path, MODEL_DIR, sums, ALONE)
+
+
 def load_state(path: Path, optimizers: Sequence[Optimizer], world: World = ALONE) -> TrainingState:
     """Reads optimizer state and progress; the optimizers belong to a model already loaded.
 

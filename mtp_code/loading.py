@@ -19,15 +19,18 @@ def load_model(folder: Path) -> TrainedModel:
 
     Raises:
         CheckpointError: the folder is neither, or a run without a whole checkpoint.
-        InteropError: something about the model is not supported, or missing, or damaged.
+        InteropError: something about the model is not supported, or missing, or damaged; or the
+            folder holds models in folders.
         TokenizerError: there is no tokenizer, or it is another model's.
     """
     if (folder / RUN_FILE).exists():
         return load_run(folder)
     # Brings the hub's client along, which runs have no use for.
-    from mtp_code.interop.hugging_face import is_foreign, read_model
+    from mtp_code.interop.hugging_face import is_foreign, read_model, refuse_several
 
     if not is_foreign(folder):
+        if folder.is_dir():
+            refuse_several(folder, str(folder))
         return load_run(folder)  # says what it lacks
     found = read_model(folder)
     model = MTPModel(found.config)

@@ -12,8 +12,7 @@ from mtp_code.data.config import DataConfig
 from mtp_code.errors import RecipeError, did_you_mean
 from mtp_code.model.config import ModelConfig
 from mtp_code.tokenizer import BpeConfig, BytesConfig, TokenizerConfig
-from mtp_code.training.config import InitConfig, TrainingConfig
-from mtp_code.training.optim import OptimConfig
+from mtp_code.training.config import InitConfig, OptimConfig, TrainingConfig
 from mtp_code.training.schedule import ScheduleConfig
 
 

@@ -3,9 +3,10 @@
 from sandbox.api import call, examine, run
 from sandbox.async_pool import AsyncPool
 from sandbox.errors import SandboxUnavailable
-from sandbox.examination import Answer, Checks, Examination, Opaque, Outcome
+from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
 from sandbox.limits import Limits
+from sandbox.outcome import Outcome
 from sandbox.pool import Pool
 from sandbox.probe import Mechanism, Probe, probe, require
 from sandbox.profile import ContainerOptions, Profile

@@ -6,7 +6,7 @@ What they find is what the program lets them find. Whoever reads it is told that
 import traceback
 
 from sandbox import candidate, checker
-from sandbox.examination import Outcome
+from sandbox.outcome import Outcome
 
 
 def run(source: str, checks: str, names: list[str], note: int) -> None:

@@ -5,7 +5,6 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 """
 
 import atexit
-import base64
 import errno
 import json
 import linecache
@@ -13,7 +12,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
@@ -49,10 +48,7 @@ def run_program(
 
     ``files`` are placed in the working folder first; their contents come in base 64.
     """
-    for name, content in (files or {}).items():
-        path = Path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(content))
+    _place(files or {})
     module = make_module("__main__", source)
     sys.argv += argv or []
     try:
@@ -69,15 +65,27 @@ def run_program(
     return code
 
 
+def _place(files: dict[str, str]) -> None:
+    if not files:
+        return
+    import base64  # a compression library comes with it, for every fork to map
+
+    for name, content in files.items():
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(content))
+
+
 def answer(source: str, stream: wire.Stream) -> None:
     """Run a program as a module, then answer calls to it as long as there are any."""
     if _load(source, stream):
-        _Server(stream, sys.modules[MODULE]).run()
+        requests = iter(lambda: wire.receive(stream), None)
+        _Server(stream, sys.modules[MODULE]).answer(requests)
 
 
 def serve(source: str, stream: wire.Stream) -> NoReturn:
     """Run a program as a module, then answer calls to it until killed."""
-    answer(source, stream)
+    answer(source, wire.ReadAhead(stream))
     # The checks are through, or know that there is nothing to call. What is left is to be killed.
     while True:
         threading.Event().wait()
@@ -90,7 +98,8 @@ def answer_recorded(source: str, files: wire.Files) -> None:
     """
     if _load(source, files):
         try:
-            _Server(files, sys.modules[MODULE]).run(until_raised=True)
+            if not _Server(files, sys.modules[MODULE]).answer(files.messages(), until_raised=True):
+                files.cut()
         except OSError:  # more answers than there is room for
             files.cut()
 
@@ -120,12 +129,12 @@ class _Server:
         self._held: list[object] = []
         self._keys: dict[int, int] = {}
 
-    def run(self, *, until_raised: bool = False) -> None:
-        """Answer until there is no more to answer, or until something was raised."""
-        while (message := wire.receive(self._stream)) is not None:
+    def answer(self, requests: Iterable[wire.Json], *, until_raised: bool = False) -> bool:
+        """Answer all of them, or up to one that raised something; whether it was all."""
+        for message in requests:
             raised = False
             try:
-                answer = self._answer(*message)
+                answer = self._answer(message)
             except SystemExit as exit_:
                 leave(exit_code(exit_))
             except BaseException as error:  # noqa: BLE001 - it belongs to the checks
@@ -136,13 +145,14 @@ class _Server:
                 wire.send(self._stream, self._raised(error))
                 raised = True
             if raised and until_raised:
-                assert isinstance(self._stream, wire.Files)
-                self._stream.cut()
-                return
+                return False
+        return True
 
-    def _answer(self, request: str, *rest: Any) -> wire.Json:
-        match request, rest:
-            case "names", [names]:
+    def _answer(self, request: wire.Json) -> wire.Json:
+        match request:
+            case ["call", key, given, places, names]:
+                return self._call(self._held[key], given, places, names)
+            case ["names", names]:
                 known = vars(self._module)
                 # Each name's object is known by the name's place, so that calls can be recorded.
                 self._held = [known.get(name) for name in names]
@@ -150,18 +160,16 @@ class _Server:
                 self._keys = {id(self._held[place]): place for place in places}
                 found = {name: known[name] for name in names if name in known}
                 return ["value", self._encode(found)]
-            case "call", [key, given, places, names]:
-                return self._call(self._held[key], given, places, names)
-            case "getattr", [key, name]:
+            case ["getattr", key, name]:
                 return ["value", self._encode(getattr(self._held[key], name))]
-            case "setattr", [key, name, value]:
+            case ["setattr", key, name, value]:
                 setattr(self._held[key], name, self._decode(value))
                 return ["value", None]
-            case "special", [key, method, *operands]:
+            case ["special", key, method, *operands]:
                 operation = SPECIAL[method]
                 answer = operation(self._held[key], *map(self._decode, operands))
                 return ["value", self._encode(answer)]
-        raise wire.ProtocolError(f"unknown request {request!r}")
+        raise wire.ProtocolError(f"unknown request {request[0]!r}")
 
     def _call(
         self, function: Any, data: wire.Json, places: list[int], names: list[str]
@@ -173,7 +181,7 @@ class _Server:
         """
         given = self._decode(data)
         may_change = _holds_mutable(data)
-        before = json.dumps(self._encode(given)) if may_change else ""
+        before = wire.dump(data) if may_change else b""
         arguments = [given[place] for place in places]
         num_positional = len(places) - len(names)
         named = dict(zip(names, arguments[num_positional:], strict=True))
@@ -181,7 +189,7 @@ class _Server:
         answer = ["value", self._encode(result)]
         if may_change:
             after = self._encode(given)
-            if json.dumps(after) != before:
+            if wire.dump(after) != before:
                 answer.append(after)
         return answer
 
@@ -189,7 +197,10 @@ class _Server:
         return wire.encode(value, self._refer)
 
     def _decode(self, data: wire.Json) -> Any:
-        return wire.decode(data, lambda key, _: self._held[key])
+        return wire.decode(data, self._resolve)
+
+    def _resolve(self, key: int, label: str) -> object:
+        return self._held[key]
 
     def _refer(self, value: object) -> wire.Json:
         if (plain := _plain_number(value)) is not None:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import wire
 from sandbox.candidate import SPECIAL
-from sandbox.examination import Outcome
+from sandbox.outcome import Outcome
 
 FILE_NAME: Final = "checks.py"
 _MAX_DETAIL: Final = 2000
@@ -218,19 +218,15 @@ class Program:
         return found
 
     def call(self, key: int, label: str, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        passed = (*positional, *named.values())
-        # Each object once: what is passed twice has to arrive as one object.
-        given = {id(value): value for value in passed}
-        places = {identity: place for place, identity in enumerate(given)}
-        objects = tuple(given.values())
-        answer = self.ask(
-            "call",
-            key,
-            self._encode(objects),
-            [places[id(value)] for value in passed],
-            [*named],
-            changes=objects,
-        )
+        passed = objects = (*positional, *named.values())
+        places = [*range(len(passed))]
+        if len(set(map(id, passed))) < len(passed):
+            # Each object once: what is passed twice has to arrive as one object.
+            given = {id(value): value for value in passed}
+            place_of = {identity: place for place, identity in enumerate(given)}
+            objects, places = (*given.values(),), [place_of[id(value)] for value in passed]
+        encoded = self._encode(objects)
+        answer = self.ask("call", key, encoded, places, [*named], changes=objects)
         self._last_call = label, positional, named, answer
         return answer
 

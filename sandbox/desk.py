@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import checker, recording, tidiness, wire
@@ -24,6 +25,9 @@ with contextlib.suppress(ImportError):  # on Windows, where the package can only
 _MAX_JOBS: Final = 1000
 _MAX_GROWTH_BYTES: Final = 64 << 20
 _RECURSION_LIMIT: Final = 1000
+# Several requests must fit into a socket: this side is not to wait for the program to take them
+# while the program waits for its answers to be taken.
+_MAX_SENT_BYTES: Final = 1 << 14
 
 
 # An init says by its exit code which signal ended the desk.
@@ -47,17 +51,18 @@ def ending_signal(status: int) -> int | None:
 def serve(control: socket.socket) -> NoReturn:
     """Do what the harness asks for until it is gone, or this desk has had its day.
 
-    An order names what to "do" (record, replay, live), the number of the "checks", and how much
-    CPU time they may take: this process ends where they take more.
+    An order names what to "do" (record, replay, in turns, live), the number of the "checks", and
+    how much CPU time they may take: this process ends where they take more.
     """
     checks: dict[int, _Given] = {}
+    requests: dict[int, bytes] = {}  # by the number of the checks that make them
     state = _State()
     num_jobs = 0
     while (order := receive(control)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.content["cpu_s"])
         state.restore()
         given = _checks(order, checks)
-        reply = _do(order, given.source, given.names)
+        reply = _do(order, given, _requests(order, requests))
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         order.close()
         num_jobs += 1
@@ -84,23 +89,38 @@ def _checks(order: Message, known: dict[int, _Given]) -> _Given:
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        source, names, are_tidy = wire.parse(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        source, names, are_tidy = wire.parse(_content(descriptor))
         known[number] = _Given(source, tuple(names), are_tidy)
     return known[number]
 
 
-def _do(order: Message, source: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _requests(order: Message, known: dict[int, bytes]) -> bytes:
+    """What was recorded of these checks, which comes with the first order to use it; or nothing."""
+    number = order.content["checks"]
+    if "recorded" in order.descriptors:
+        known[number] = _content(order.descriptors["recorded"])
+    return known.get(number, b"")
+
+
+def _do(order: Message, given: _Given, requests: bytes) -> dict[str, Any]:
+    source, names, _ = given
     descriptors = order.descriptors
     match order.content["do"]:
         case "record":
-            requests = recording.record(source, names)
-            if requests is not None:
-                _write(descriptors["requests"], requests)
-            return {"recorded": requests is not None}
+            recorded = recording.record(source, names)
+            if recorded is None:
+                return {"recorded": False}
+            _write(descriptors["requests"], recorded.requests)
+            return {"recorded": True, "turns": recorded.turns}
         case "replay":
-            replay = Replay(descriptors["requests"], descriptors["answers"])
+            replay = Replay(requests, descriptors["answers"])
             finding = checker.examine(source, names, replay)
             return {"diverged": True} if replay.is_diverged else checker.as_finding(*finding)
+        case "in turns":
+            with socket.socket(fileno=descriptors.pop("stream")) as stream:
+                talk = InTurns(stream, requests, order.content["turns"])
+                finding = checker.examine(source, names, talk)
+            return {"diverged": True} if talk.is_diverged else checker.as_finding(*finding)
         case "live":
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
                 return checker.as_finding(*checker.examine(source, names, stream))
@@ -114,24 +134,57 @@ class Replay:
     they found means nothing.
     """
 
-    def __init__(self, requests: int, answers: int) -> None:
+    def __init__(self, requests: bytes, answers: int) -> None:
         self._requests, self._answers = requests, answers
         self._asked = self._heard = 0
+        self._ahead = b""  # of the answers, from what was heard on
         self.is_diverged = False
 
     def sendall(self, data: bytes) -> None:
-        if os.pread(self._requests, len(data), self._asked) != data:
+        if not self._requests.startswith(data, self._asked):
             self.is_diverged = True
             raise BrokenPipeError
         self._asked += len(data)
 
     def recv(self, size: int) -> bytes:
-        part = os.pread(self._answers, size, self._heard)
+        if len(self._ahead) < size:
+            end = self._heard + len(self._ahead)
+            self._ahead += os.pread(self._answers, max(size, wire.READ_AHEAD_BYTES), end)
+        part, self._ahead = self._ahead[:size], self._ahead[size:]
         if part == wire.CUT:
             self.is_diverged = True
             return b""
         self._heard += len(part)
         return part
+
+
+class InTurns:
+    """A Stream to a program that is sent several requests at once, for these are known beforehand.
+
+    A request at an offset in ``turns`` is sent when the checks come to it: then the answers to all
+    before it are here, and the program cannot change them any more. Once `is_diverged`, the checks
+    asked something else than was sent; then what they found means nothing.
+    """
+
+    def __init__(self, stream: wire.Stream, requests: bytes, turns: Sequence[int]) -> None:
+        self._stream, self._requests = wire.ReadAhead(stream), requests
+        self._ends = iter([*turns, len(requests)])
+        self._asked = self._sent = self._end = 0
+        self.is_diverged = False
+
+    def sendall(self, data: bytes) -> None:
+        if not self._requests.startswith(data, self._asked):
+            self.is_diverged = True
+            raise BrokenPipeError
+        start, self._asked = self._asked, self._asked + len(data)
+        if start == self._sent:
+            if start == self._end:
+                self._end = next(self._ends)
+            self._sent = self._end if self._end - start <= _MAX_SENT_BYTES else self._asked
+            self._stream.sendall(self._requests[start : self._sent])
+
+    def recv(self, size: int) -> bytes:
+        return self._stream.recv(size)
 
 
 class _State:
@@ -159,6 +212,10 @@ class _State:
 
 def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sandbox import messages, scratch
+from sandbox import messages
 from sandbox.desk import ending_signal
 from sandbox.examination import Checks
 from sandbox.room import Room, RoomLost
+from sandbox.scratch import Scratch, orders
 
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
@@ -26,13 +27,14 @@ _END_TIMEOUT_S: Final = 10.0
 class KnownChecks:
     """Checks that a desk can be asked to run.
 
-    ``requests`` are the calls that they make, None until recorded; ``are_live`` where these depend
-    on what is answered.
+    ``requests`` are the calls that they make, None until recorded, to be sent in ``turns`` (see
+    `recording.Recording`); ``are_live`` where these depend on what is answered.
     """
 
     number: int
     checks: Checks
     requests: bytes | None = None
+    turns: tuple[int, ...] = ()
     are_live: bool = False
     num_users: int = 0
     num_replayed: int = 0
@@ -198,27 +200,37 @@ class Desk:
         self._number = number
         self._is_ended = False
         self._order = 0
-        self._told: set[int] = set()  # numbers of the checks that it has been given
+        # Numbers of the checks that it has been given, and of those that it knows the requests of.
+        self._told: set[int] = set()
+        self._told_requests: set[int] = set()
 
     def ask(self, what: str, known: KnownChecks, cpu_s: float, descriptors: dict[str, int]) -> None:
-        """Have it record, replay or live through these checks; see `sandbox.desk`.
+        """Have it record, replay or live through these checks, in turns or not; see `sandbox.desk`.
 
         Raises:
             DeskLost: it has ended.
         """
         self._order += 1
         order = {"do": what, "order": self._order, "checks": known.number, "cpu_s": cpu_s}
-        source = None
+        if what == "in turns":
+            order["turns"] = known.turns
+        shared: dict[str, Scratch] = {}
         if known.number not in self._told:
-            source = scratch.orders(known.checks.source, known.checks.names, known.checks.are_tidy)
-            descriptors = {**descriptors, "source": source.descriptor}
+            given = known.checks.source, known.checks.names, known.checks.are_tidy
+            shared["source"] = orders(*given)
+        if what in ("replay", "in turns") and known.number not in self._told_requests:
+            assert known.requests is not None
+            shared["recorded"] = Scratch.holding("requests", known.requests)
+        descriptors = descriptors | {name: each.descriptor for name, each in shared.items()}
         try:
             messages.send(self.control, order, descriptors)
         except OSError as error:
             raise self._lost() from error
         finally:
-            if source is not None:
-                source.close()
+            for each in shared.values():
+                each.close()
+        if "recorded" in shared:
+            self._told_requests.add(known.number)
         self._told.add(known.number)
         self.is_at_work = True
 

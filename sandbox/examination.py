@@ -1,9 +1,9 @@
 """What came of calling a program from checks that run elsewhere."""
 
 from dataclasses import dataclass
-from enum import Enum
 
 from sandbox.execution import Execution
+from sandbox.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,6 @@ class Checks:
     beside: bool = False
     are_live: bool = False
     are_tidy: bool = False
-
-
-class Outcome(Enum):
-    """What the checks found. Only HELD means that every one of them was run and held."""
-
-    HELD = "held"
-    FAILED = "failed"  # an assertion of the checks did not hold
-    RAISED = "raised"  # the program raised, or its answer was nothing that the checks could use
-    SYNTAX_ERROR = "syntax error"
-    UNDEFINED = "undefined"  # the program lacks a name that the checks use
-    ENDED = "ended"  # it ended, or met a limit, before its checks were through: see its execution
-    CHECKS_BROKEN = "checks broken"  # the fault is the checks' own
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from sandbox import wire
-from sandbox.examination import Answer, Checks, Examination, Opaque, Outcome
+from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
 from sandbox.jobs import BesideJob, CallJob, ExamineJob, Job, RunJob, one_line
 from sandbox.limits import Limits
+from sandbox.outcome import Outcome
 from sandbox.program import Program
 from sandbox.scratch import TAIL_BYTES
 from sandbox.tier import Tier

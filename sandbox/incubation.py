@@ -24,6 +24,9 @@ sys.modules["sandbox"] = package
 from sandbox import incubator
 incubator.main(for_checks=sys.argv[2] == "checks")
 """
+# All functions of libraries are linked at once: what is linked when it is first called is linked in
+# each sample anew.
+_ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"}
 _HERE: Final = str(Path(__file__).parent)
 _START_TIMEOUT_S: Final = 60.0
 _END_TIMEOUT_S: Final = 5.0
@@ -131,7 +134,7 @@ class Incubator:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={"PYTHONHASHSEED": "0"},
+                env=_ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,  # Ctrl-C is for the harness
             )

@@ -24,12 +24,13 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _MORE: Final = "raise the limits of processes, memory and open files, or use fewer workers"
 
 # What programs import most: a first import costs a sample more than all the rest of its run. But
-# each library that is mapped costs every fork some 10 microseconds, so what one program in hundreds
-# imports is left out (cmath, csv, queue, tempfile, unicodedata, uuid).
+# each megabyte costs every fork and its end some 50 microseconds, each library that is mapped some
+# 10, so what one program in hundreds imports is left out (base64, calendar, cmath, csv, hashlib,
+# queue, secrets, statistics, tempfile, unicodedata, uuid).
 _WARM: Final = """
-abc array ast base64 bisect calendar collections.abc contextlib copy dataclasses datetime decimal
-enum fractions functools hashlib heapq inspect io itertools json math numbers operator os random re
-secrets statistics string struct sys textwrap threading time traceback types typing
+abc array ast bisect collections.abc contextlib copy dataclasses datetime decimal enum fractions
+functools heapq inspect io itertools json math numbers operator os random re string struct sys
+textwrap threading time traceback types typing
 """.split()  # noqa: SIM905
 _WARM_FOR_CHECKS: Final = """
 collections copy datetime decimal fractions functools itertools json math random re string typing

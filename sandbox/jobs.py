@@ -15,9 +15,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from sandbox import scratch, wire
 from sandbox.checker import OUT_OF_PROTOCOL
 from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
-from sandbox.examination import Answer, Checks, Examination, Opaque, Outcome
+from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
 from sandbox.limits import Limits
+from sandbox.outcome import Outcome
 from sandbox.program import Program
 from sandbox.room import Report, Room
 from sandbox.scratch import Note, Output, Scratch, orders
@@ -245,14 +246,16 @@ class _Phase(Enum):
     ANSWER = auto()  # the program answers them all
     REPLAY = auto()  # the desk runs the checks on the answers
     LIVE = auto()  # program and desk, with each other
+    TURNS = auto()  # the same, with calls that are known beforehand
+    ASTRAY = auto()  # the program, which was asked what its checks do not ask, is being ended
 
 
 class ExamineJob(Job[Examination]):
     """A program in the worker's room, its checks at the worker's desk.
 
     The calls that the checks make are recorded once. The program then answers all of them in one
-    go, and the desk runs the checks on the answers. Where the calls depend on answers, the two talk
-    over a stream.
+    go, and the desk runs the checks on the answers. Where the calls depend on answers, or some have
+    to wait for answers, the two talk over a stream.
     """
 
     def __init__(
@@ -275,7 +278,15 @@ class ExamineJob(Job[Examination]):
         elif self._known.requests is None:
             self._begin_recording(place)
         else:
-            self._begin_recorded(place, self._known.requests)
+            self._begin_answers(place, self._known.requests)
+
+    def _begin_answers(self, place: Place, requests: bytes) -> None:
+        assert self._known is not None
+        self._known.num_replayed += 1
+        if self._known.turns:
+            self._begin_live(place, in_turns=True)
+        else:
+            self._begin_recorded(place, requests)
 
     def _begin_recording(self, place: Place) -> None:
         assert self._known is not None
@@ -289,25 +300,25 @@ class ExamineJob(Job[Examination]):
         self._phase = _Phase.ANSWER
         self._answers = self._own(scratch.answers())
         self._output = self._own(Output(self.limits))
-        self._given = self._own(Scratch.holding("requests", requests))
         shared = self._share(
             orders=orders(self.source),
             output=self._output,
-            requests=self._given,
+            requests=Scratch.holding("requests", requests),
             answers=self._answers,
         )
         place.room.start(self.number, "recorded", self.limits, shared)
 
-    def _begin_live(self, place: Place) -> None:
+    def _begin_live(self, place: Place, *, in_turns: bool = False) -> None:
         assert self._known is not None
-        self._phase = _Phase.LIVE
+        self._phase = _Phase.TURNS if in_turns else _Phase.LIVE
         self._report = None  # if it was run before, that does not count
         self._output = self._own(Output(self.limits))
         shared = self._share(orders=orders(self.source), output=self._output)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             descriptors = {"stream": ours.fileno()}
-            place.desk().ask("live", self._known, self.limits.cpu_s, descriptors)
+            how = "in turns" if in_turns else "live"
+            place.desk().ask(how, self._known, self.limits.cpu_s, descriptors)
             shared["stream"] = theirs.fileno()
             place.room.start(self.number, "live", self.limits, shared)
 
@@ -319,28 +330,31 @@ class ExamineJob(Job[Examination]):
         if self._phase is _Phase.ANSWER:
             assert self._known.requests is not None
             self._phase = _Phase.REPLAY
-            self._known.num_replayed += 1
-            descriptors = {
-                "requests": self._given.descriptor,
-                "answers": self._answers.descriptor,
-            }
+            descriptors = {"answers": self._answers.descriptor}
             place.desk().ask("replay", self._known, self.limits.cpu_s, descriptors)
+        elif self._phase is _Phase.ASTRAY:
+            self._begin_live(place)
         elif self._found is not None:
             self._finish()
 
     def on_reply(self, place: Place, reply: dict[str, Any]) -> None:
         assert self._known is not None
         match self._phase, reply:
-            case _Phase.RECORD, {"recorded": True}:
+            case _Phase.RECORD, {"recorded": True, "turns": [*turns]}:
                 # A copy: what samples are given is made anew for each, or one could mark it.
                 self._known.requests = self._requests.read(0, self._requests.size)
-                self._begin_recorded(place, self._known.requests)
+                self._known.turns = tuple(turns)
+                self._begin_answers(place, self._known.requests)
             case _Phase.RECORD, _:
                 self._known.are_live = True
                 self._begin_live(place)
-            case _Phase.REPLAY, {"diverged": True}:
+            case ((_Phase.REPLAY | _Phase.TURNS), {"diverged": True}):
                 self._known.has_diverged()
-                self._begin_live(place)
+                if self._report is not None:
+                    self._begin_live(place)
+                else:
+                    self._phase = _Phase.ASTRAY
+                    place.room.stop(self.number)
             case _:
                 self._conclude(place, _finding(reply) or _ENDED_EARLY)
 
@@ -362,7 +376,7 @@ class ExamineJob(Job[Examination]):
 
     def _conclude(self, place: Place, found: tuple[Outcome, str, str]) -> None:
         self._found = found
-        if self._phase is _Phase.LIVE and self._report is None:
+        if self._phase in (_Phase.LIVE, _Phase.TURNS) and self._report is None:
             place.room.stop(self.number)  # which would go on waiting for calls
         else:
             self._finish()

@@ -5,24 +5,27 @@ with whatever it is compared with. What is recorded is a guess. When a program's
 the checks run anew, and each request that they make is compared with the recorded one; where the
 two differ, the program is run again, live.
 
-A program that is sent all calls at once can look at the later ones before it answers the first. So
-nothing is recorded where a later call gives away what an earlier answer is compared with, as in
-``assert encode(x) == y; assert decode(y) == x``; nor where what an answer is compared with cannot
-be seen, since the unknown went into code that is not Python.
+A program that is sent several calls at once can look at the later ones before it answers the first.
+So a call that gives away what an earlier answer is compared with, as in ``assert encode(x) == y;
+assert decode(y) == x``, begins another turn: it is sent when the answers to all before it are in.
+Nothing is recorded where what an answer is compared with cannot be seen, since the unknown went
+into code that is not Python; nor in turns where it cannot be told of which answer it is expected.
 """
 
 import ast
+import bisect
 import builtins
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import checker, wire
 
 _MAX_BYTES: Final = 32 << 20
 _MAX_CALLS: Final = 100_000
+_MAX_TURNS: Final = 256
 # Said too often to give anything away.
 _TRIVIAL: Final = frozenset(("null", "true", "false", "0.0", "1.0", "-1.0", '""'))
 _SHORT_TEXT: Final = 3
@@ -32,8 +35,16 @@ class _Unrecordable(BaseException):
     """The checks ask for something that depends on an answer."""
 
 
-def record(source: str, names: tuple[str, ...]) -> bytes | None:
-    """The requests that the checks make, as frames; None where they depend on answers."""
+class Recording(NamedTuple):
+    """The requests that checks make, as frames; those at an offset in ``turns`` are to be sent only
+    when what was asked before them has been answered."""
+
+    requests: bytes
+    turns: tuple[int, ...]
+
+
+def record(source: str, names: tuple[str, ...]) -> Recording | None:
+    """What the checks ask; None where it depends on answers, or where most has its own turn."""
     try:
         code, used = checker.compile_checks(source, names)
     except (SyntaxError, ValueError, RecursionError):
@@ -46,8 +57,8 @@ def record(source: str, names: tuple[str, ...]) -> bytes | None:
     return None
 
 
-def _record(code: Any, used: set[str]) -> bytes | None:
-    """The requests; None if they cannot be known beforehand, or should not.
+def _record(code: Any, used: set[str]) -> Recording | None:
+    """The requests; None if they cannot be known beforehand, or it would be no use.
 
     Raises:
         Exception: what the checks raised.
@@ -58,8 +69,7 @@ def _record(code: Any, used: set[str]) -> bytes | None:
         exec(code, {"__name__": "checks", **stand_ins, **recorder.load(used)})
     except (_Unrecordable, SystemExit):
         return None
-    is_usable = recorder.is_possible and not recorder.gives_away()
-    return bytes(recorder.requests) if is_usable else None
+    return recorder.recording() if recorder.is_possible else None
 
 
 def _tolerant(source: str, names: tuple[str, ...]) -> Any:
@@ -87,8 +97,10 @@ class _Recorder(checker.Program):
         self.requests = bytearray()
         self.is_possible = True
         self._arguments: list[wire.Json] = []  # of each call
-        self._expected: dict[str, int] = {}  # as `_atoms` has it, with the first call it belongs to
+        self._starts: list[int] = []  # of each call, in `requests`
+        self._expected: dict[str, list[int]] = {}  # as `_atoms` has it, with its calls in order
         self._blind_from: int | None = None
+        self._is_entangled = False  # the answer to one call met that to another
         self._thread = threading.get_ident()
 
     def load(self, names: Iterable[str]) -> dict[str, object]:
@@ -99,6 +111,7 @@ class _Recorder(checker.Program):
     def ask(self, *message: wire.Json, changes: object = None, may_stop: bool = False) -> Any:
         if message[0] != "call" or threading.get_ident() != self._thread:
             self._give_up()
+        self._starts.append(len(self.requests))
         self._take_down(*message)
         self._arguments.append(message[2])
         return Unknown(self, len(self._arguments) - 1)
@@ -112,7 +125,10 @@ class _Recorder(checker.Program):
     def note(self, call: int, operands: Iterable[object]) -> None:
         """Remember what the answer to a call met."""
         for operand in operands:
-            if type(operand) is Unknown or callable(operand):
+            if type(operand) is Unknown:
+                self._is_entangled |= operand._call != call
+                continue
+            if callable(operand):
                 continue
             try:
                 text = _as_text(wire.encode(operand, _refuse))
@@ -120,26 +136,48 @@ class _Recorder(checker.Program):
                 self.go_blind(call)
                 continue
             if text not in _TRIVIAL:
-                self._expected[text] = min(call, self._expected.get(text, call))
+                calls = self._expected.setdefault(text, [])
+                if not _is_one_of(calls, range(call, call + 1)):
+                    bisect.insort(calls, call)
 
     def go_blind(self, call: int) -> None:
         """The answer to a call went where what it meets is not seen."""
         self._blind_from = call if self._blind_from is None else min(call, self._blind_from)
 
-    def gives_away(self) -> bool:
-        """Whether a call shows what the answer to an earlier one may be compared with."""
-        last = len(self._arguments) - 1
-        if self._blind_from is not None and self._blind_from < last:
-            return True
-        texts = {text: call for text, call in self._expected.items() if call < last}
-        inside = {text[1:-1]: call for text, call in texts.items() if _is_long_text(text)}
-        for place, arguments in enumerate(self._arguments if texts else ()):
-            for given in _atoms(arguments):
-                if texts.get(given, place) < place:
-                    return True
-                if any(text in given for text, call in inside.items() if call < place):
-                    return True
-        return False
+    def recording(self) -> Recording | None:
+        """What was recorded; None where it may give away too much, or where so many calls have a
+        turn of their own that it is no use to know them beforehand."""
+        if self._blind_from is not None and self._blind_from < len(self._starts) - 1:
+            return None
+        turns = [self._starts[call] for call in self._turns()]
+        # What two answers are compared with together is noted for one of them only.
+        if turns and (self._is_entangled or len(turns) > min(_MAX_TURNS, len(self._starts) / 2)):
+            return None
+        return Recording(bytes(self.requests), tuple(turns))
+
+    def _turns(self) -> Iterator[int]:
+        """The calls that are to wait for the answers to all before them."""
+        inside = {text[1:-1]: of for text, of in self._expected.items() if _is_long_text(text)}
+        first = 0  # of the turn
+        for call, arguments in enumerate(self._arguments):
+            if self._shows(arguments, range(first, call), inside):
+                yield call
+                first = call
+
+    def _shows(
+        self, arguments: wire.Json, calls: range, inside: Mapping[str, Sequence[int]]
+    ) -> bool:
+        """Whether arguments give away what the answer to one of these calls may be compared with.
+
+        ``inside`` are texts, with their calls, that give it away as a part of a longer one.
+        """
+        if not calls or not self._expected:
+            return False
+        return any(
+            _is_one_of(self._expected.get(given, ()), calls)
+            or any(text in given and _is_one_of(of, calls) for text, of in inside.items())
+            for given in _atoms(arguments)
+        )
 
     def _take_down(self, *message: wire.Json) -> None:
         self.requests += wire.frame(message)
@@ -149,6 +187,12 @@ class _Recorder(checker.Program):
     def _give_up(self) -> NoReturn:
         self.is_possible = False
         raise _Unrecordable
+
+
+def _is_one_of(numbers: Sequence[int], wanted: range) -> bool:
+    """Whether one of the numbers, which are in order, is in the range."""
+    place = bisect.bisect_left(numbers, wanted.start)
+    return place < len(numbers) and numbers[place] in wanted
 
 
 def _atoms(data: wire.Json) -> Iterator[str]:

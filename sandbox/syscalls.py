@@ -1,6 +1,6 @@
 """Numbers of the system calls that the sandbox makes and libc has no function for, by machine."""
 
-import platform
+import os
 from typing import Final
 
 from sandbox.errors import SandboxUnavailable
@@ -24,7 +24,7 @@ def architecture() -> str:
     Raises:
         SandboxUnavailable: it is another one, for which there is no filter.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in ARCHITECTURES:
         raise SandboxUnavailable(
             f"no system call filter for the architecture {machine!r}",

@@ -23,7 +23,7 @@ from collections import (
     defaultdict,
     deque,
 )
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -36,10 +36,12 @@ with contextlib.suppress(ImportError):  # on Windows, where the package can only
 MAX_FRAME_BYTES: Final = 8 << 20
 MAX_DEPTH: Final = 100
 _SHORT_INT: Final = 1 << 53
+_A_COUPLE: Final = 2  # of so many it is as fast to ask one by one
+_CONSTANTS: Final = {bool, type(None)}
 _FEW: Final = 64
 _MAX_FRACTION_BITS: Final = 1 << 15
 
-_READ_AHEAD_BYTES: Final = 1 << 13
+READ_AHEAD_BYTES: Final = 1 << 13
 
 _HEADER: Final = struct.Struct("!I")
 # In place of a frame's header: the program answered no further, though it was asked more.
@@ -65,6 +67,24 @@ class Stream(Protocol):
     def recv(self, size: int, /) -> bytes: ...
 
 
+class ReadAhead:
+    """A Stream of another, of which as much is read at once as has arrived."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._ahead = b""
+
+    def sendall(self, data: bytes) -> None:
+        self._stream.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        """Up to so many bytes; none where the other side is gone."""
+        if not self._ahead:
+            self._ahead = self._stream.recv(max(size, READ_AHEAD_BYTES))
+        part, self._ahead = self._ahead[:size], self._ahead[size:]
+        return part
+
+
 class Files:
     """A Stream over two files: reads what is in one, appends to the other.
 
@@ -82,7 +102,7 @@ class Files:
     def recv(self, size: int) -> bytes:
         if len(self._ahead) < size:
             end = self._read + len(self._ahead)
-            self._ahead += os.pread(self._source, max(size, _READ_AHEAD_BYTES), end)
+            self._ahead += os.pread(self._source, max(size, READ_AHEAD_BYTES), end)
         part, self._ahead = self._ahead[:size], self._ahead[size:]
         self._read += len(part)
         return part
@@ -97,6 +117,14 @@ class Files:
         while data:
             data = data[os.pwrite(self._sink, data, end - len(data)) :]
         self._written = end
+
+    def messages(self) -> Iterator[Json]:
+        """What is in the file to begin with, which must be as `frame` has it; read at once."""
+        text = os.pread(self._source, os.fstat(self._source).st_size, 0).decode("latin-1")
+        end = 0
+        while end < len(text):
+            message, end = _scan(text, end + _HEADER.size)
+            yield message
 
     def cut(self) -> None:
         """Say that there is no answer to what follows."""
@@ -199,7 +227,7 @@ def _receive_exactly(stream: Stream, size: int) -> bytes | None:
     return bytes(received)
 
 
-def encode(value: object, refer: Refer, depth: int = 0) -> Json:
+def encode(value: Any, refer: Refer, depth: int = 0) -> Json:
     """``value`` as JSON; ``refer`` gives the JSON that stands for an object that is not plain data.
 
     Raises:
@@ -207,15 +235,20 @@ def encode(value: object, refer: Refer, depth: int = 0) -> Json:
     """
     kind = type(value)
     if kind is int:
-        return value if -_SHORT_INT < value < _SHORT_INT else ["int", hex(value)]  # type: ignore[operator, arg-type]
+        return value if -_SHORT_INT < value < _SHORT_INT else ["int", hex(value)]
     if value is None or kind is bool:
         return value
     if kind is str:
-        return value if _is_unicode(value) else ["str", _units(value)]  # type: ignore[arg-type]
+        return value if _is_unicode(value) else ["str", _units(value)]
     if kind is float:
-        return value if math.isfinite(value) else ["float", str(value)]  # type: ignore[arg-type]
+        return value if math.isfinite(value) else ["float", str(value)]
     if depth >= MAX_DEPTH:
         raise Unsendable(f"nested deeper than {MAX_DEPTH}")
+    if kind is list or kind is tuple:
+        tag = "list" if kind is list else "tuple"
+        if len(value) > _A_COUPLE and _stand_for_themselves(value):
+            return [tag, *value]
+        return [tag, *[encode(part, refer, depth + 1) for part in value]]
     encoder = _ENCODERS.get(kind)
     if encoder is not None:
         return encoder(value, lambda part: encode(part, refer, depth + 1))
@@ -248,7 +281,9 @@ def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
     if decoder is None:
         raise ProtocolError(f"unknown tag {tag[:20]!r}")
     try:
-        return decoder([decode(part, resolve, depth + 1) for part in parts])
+        return decoder(
+            [decode(part, resolve, depth + 1) if type(part) is list else part for part in parts]
+        )
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ProtocolError(f"a broken {tag} ({error})") from None
 
@@ -256,6 +291,20 @@ def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
 def reference(key: int, label: str) -> Json:
     """What stands for the object that the sender knows by ``key``; ``label`` is for people."""
     return ["ref", key, label]
+
+
+def _stand_for_themselves(parts: Sequence[Any]) -> bool:
+    """Whether all of them do, told at once: that they are of one kind and none is special."""
+    kinds = set(map(type, parts))
+    if len(kinds) != 1:
+        return not kinds
+    if int in kinds:
+        return bool(min(parts) > -_SHORT_INT and max(parts) < _SHORT_INT)
+    if str in kinds:
+        return "".join(parts).isascii()
+    if float in kinds:
+        return all(map(math.isfinite, parts))
+    return kinds <= _CONSTANTS
 
 
 def _is_unicode(text: str) -> bool:
@@ -373,8 +422,6 @@ _TYPES: Final[dict[str, type]] = {
 _TYPE_NAMES: Final[dict[object, str]] = {kind: name for name, kind in _TYPES.items()}
 
 _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
-    list: _tagged("list", iter),
-    tuple: _tagged("tuple", iter),
     dict: _tagged("dict", _pairs),
     set: _sorted("set"),
     frozenset: _sorted("frozenset"),

@@ -7,5 +7,8 @@ from multiprocessing.context import ForkServerContext
 def that_train() -> ForkServerContext:
     """Each is forked from one server, which has imported what training needs, once for them all."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtp_code.training.loop", "mtp_code.training.shards"])
+    # Optimizers import torch._dynamo with their first step.
+    context.set_forkserver_preload(
+        ["mtp_code.training.loop", "mtp_code.training.shards", "torch._dynamo"]
+    )
     return context

@@ -121,7 +121,7 @@ def test_library_code_does_not_print():
             assert not (is_call and node.func.id == "print"), f"{name}:{node.lineno}"
 
 
-def test_what_judges_loads_no_torch():
+def test_what_judges_or_reads_a_recipe_loads_no_torch():
     modules = (
         "evals",
         "evals.judge",
@@ -130,6 +130,8 @@ def test_what_judges_loads_no_torch():
         CLI,
         "mtp_code.interop.vllm",
         "mtp_code.samplers.endpoint",
+        "mtp_code.recipe",
+        "mtp_code.data.prepare",
     )
     script = (
         "import importlib, sys\n"

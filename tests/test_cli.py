@@ -66,7 +66,8 @@ def test_without_arguments_it_says_what_it_can_do(tmp_path):
         assert command in done.stdout
 
 
-def test_an_unknown_recipe_key_is_named_with_the_nearest(tmp_path):
+def test_an_unknown_recipe_key_is_named_with_the_nearest_before_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
     done = mtp_code_process("train", "tiny", "--set", "model.num_mtp_head=4", cwd=tmp_path)
     line = complaint(done, 2)
     assert line.endswith("unknown key model.num_mtp_head; did you mean num_mtp_heads?")
@@ -114,6 +115,34 @@ def test_samples_in_human_evals_format_are_judged_and_scored(tmp_path):
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["index"], v["verdict"]) for v in verdicts] == [(0, "passed"), (1, "wrong answer")]
     assert all(verdict["isolation"] == "full" for verdict in verdicts)
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_limits_can_be_set_and_are_kept(tmp_path):
+    task = {
+        "task_id": "mine/0",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": "    while time.process_time() < 0.4: pass\n    return x\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 1\n",
+    }
+    tasks = write_samples(tmp_path / "mine.jsonl", task | {"prompt": "import time\ndef f(x):\n"})
+    samples = write_samples(
+        tmp_path / "s.jsonl", {"task_id": "mine/0", "completion": "    return 'x' * (400 << 20)"}
+    )
+
+    def judge(*options):
+        options = ("--benchmark", tasks, "--no-cache", *options)
+        return mtp_code("judge", samples, *options, cwd=tmp_path)
+
+    assert "(timed out: " in (line := complaint(judge("--cpu-s", 0.2), 2))
+    assert "give programs more time (--cpu-s)" in line
+    done = judge("--cpu-s", 1.5, "--memory-mb", 256)
+    assert done.returncode == 0, done.stderr
+    limits = json.loads((tmp_path / "judging.json").read_text())["limits"]
+    assert (limits["cpu_s"], limits["wall_s"], limits["memory_bytes"]) == (1.5, 15, 256 << 20)
+    (line,) = (tmp_path / "verdicts.jsonl").read_text().splitlines()
+    assert json.loads(line)["verdict"] == "out of memory"
 
 
 @pytest.mark.usefixtures("needs_sandbox")
@@ -244,27 +273,25 @@ def test_an_unknown_benchmark_or_format_is_told_with_those_there_are(tmp_path, o
 
 
 def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
-    done = mtp_code("memory", "code-130m", cwd=tmp_path)
+    # Five layers of its twelve: a layer of the trunk is like another, and takes time.
+    done = mtp_code("memory", "code-130m", "--set", "model.num_layers=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
-    assert "134 M = trunk 56.6 M, heads 28.3 M" in lines["parameters"]
-    assert "parameters 512 MiB" in lines["peak of memory"]
+    assert "84.5 M = trunk 7.08 M, heads 28.3 M" in lines["parameters"]
+    assert "parameters 323 MiB" in lines["peak of memory"]
     assert "  bf16, one process, 16 micro-batches a step of 16 × 2048 tokens" in done.stdout
     assert "NVIDIA H200" in lines["fits"]
     asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8")
-    assert (
-        "  fp32, one process, 1 micro-batches a step of 8 × "
-        in mtp_code(*asked, cwd=tmp_path).stdout
-    )
+    other = ("--set", "model.ffn_width=200_000_000", "--set", "training.objective.loss=torch")
+    huge = mtp_code(*asked, *other, cwd=tmp_path).stdout
+    assert "predicted with loss = chunked: torch holds more" in huge
+    assert "  fp32, one process, 1 micro-batches a step of 8 × " in huge
+    assert "fits | none of the GPUs that we know" in huge
     of_four = mtp_code(*asked, "--gpus", "4", cwd=tmp_path).stdout
     assert "  fp32, each of 4 processes (fsdp), 1 micro-batches a step of 2 × 256 tokens" in of_four
     assert "no multiple of the 3 processes" in complaint(
         mtp_code(*asked, "--gpus", "3", cwd=tmp_path), 2
     )
-    other = ("--set", "model.ffn_width=200_000_000", "--set", "training.objective.loss=torch")
-    huge = mtp_code(*asked, *other, cwd=tmp_path)
-    assert "fits | none of the GPUs that we know" in huge.stdout
-    assert "predicted with loss = chunked: torch holds more" in huge.stdout
     assert "chunked" not in of_four
 
 

@@ -14,7 +14,7 @@ from evals.baseline import write_baseline
 from evals.files import file_sha256
 from evals.records import References, Sample, Score, write_record, write_samples
 from tests.commands import complaint, mtp_code
-from tests.evals.scored import score
+from tests.evals.scored import UNRECORDED, score
 
 ROOT = Path(__file__).parent.parent
 BEFORE = ["PPPW"] * 30
@@ -42,10 +42,19 @@ OTHER_LIMITS = {"limits": {"cpu_s": 3.0}}
         (score(["PWWW"] * 30), (), 1, "regression"),
         (score(BEFORE), ("--metric", "pass@9"), 2, None),
         (score(BEFORE, **OTHER_LIMITS), (), 3, "incomparable"),
+        (score(BEFORE, **UNRECORDED), ("--require-sampling",), 3, "incomparable"),
         (score(["WPPP"] * 30), ("--tolerance", 0.01), 4, "inconclusive"),
         (score(["PPPW"] * 30, references=SICK), (), 5, "unhealthy"),
     ],
-    ids=["pass", "regression", "bad input", "incomparable", "inconclusive", "unhealthy"],
+    ids=[
+        "pass",
+        "regression",
+        "bad input",
+        "incomparable",
+        "unrecorded",
+        "inconclusive",
+        "unhealthy",
+    ],
 )
 def test_each_outcome_has_its_exit_status_and_its_files(
     baseline: Path, now: Score, more: tuple[object, ...], status: int, outcome: str | None
@@ -174,7 +183,7 @@ def test_the_workflow_to_copy_runs(needs_sandbox: None, tmp_path: Path) -> None:
         step["name"]: step["run"] for step in workflow["jobs"]["gate"]["steps"] if "run" in step
     }
     (tmp_path / "tasks.jsonl").write_text(
-        "".join(json.dumps(TASK | {"task_id": f"mine/{at}"}) + "\n" for at in range(12))
+        "".join(json.dumps(TASK | {"task_id": f"mine/{at}"}) + "\n" for at in range(8))
     )
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
@@ -191,6 +200,7 @@ def test_the_workflow_to_copy_runs(needs_sandbox: None, tmp_path: Path) -> None:
                 "PATH": f"{bin_dir}:{os.environ['PATH']}",
                 "BENCHMARK": "tasks.jsonl",
                 "BASELINE": "baseline.json",
+                "NUM_SAMPLES": "2",
                 "GITHUB_STEP_SUMMARY": "summary.md",
             },
             capture_output=True,
@@ -198,22 +208,27 @@ def test_the_workflow_to_copy_runs(needs_sandbox: None, tmp_path: Path) -> None:
         )
         assert done.returncode == status, done.stdout + done.stderr
 
+    (tmp_path / "draw-samples").write_text("#!/bin/bash\nmkdir -p eval\ncp drawn.jsonl $2\n")
+    (tmp_path / "draw-samples").chmod(0o755)
+
     def draw(completion: str) -> None:
         write_samples(
-            tmp_path / "eval/samples.jsonl",
+            tmp_path / "drawn.jsonl",
             [
                 Sample(task_id=f"mine/{at}", index=index, completion=completion)
-                for at in range(12)
+                for at in range(8)
                 for index in range(2)
             ],
         )
+        run("Draw samples")
 
     draw("    return x\n")
     run("Judge")
     baseline = mtp_code("baseline", "eval/scores.json", "--out", "baseline.json", cwd=tmp_path)
     assert baseline.returncode == 0
     run("Gate")
-    assert "nothing vouches" not in (tmp_path / "summary.md").read_text()
+    for warning in ("nothing vouches", "nothing says", "not all is recorded"):
+        assert warning not in (tmp_path / "summary.md").read_text()
     draw("    return -x\n")
     run("Judge")
     run("Gate", status=1)

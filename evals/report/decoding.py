@@ -64,6 +64,11 @@ def decoding(decode: Decode, number: int) -> Decoding:
 
 
 def _mode_name(row: DecodeRow) -> str:
+    name = _drafts_name(row)
+    return name if row.batch_rows == 1 else f"{name}, {row.batch_rows} answers side by side"
+
+
+def _drafts_name(row: DecodeRow) -> str:
     if row.mode == "auto":
         return "speculative, as many drafts as pay"
     if row.mode == "tree":

@@ -93,6 +93,7 @@ class Prompts(Foreign):
 class DecodeRow(Foreign):
     mode: str
     drafts: int
+    batch_rows: int = 1  # answers side by side
     tokens_per_forward: float
     tokens_per_s: float
     speed_up: float

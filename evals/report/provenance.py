@@ -86,6 +86,7 @@ def _judging(result: Result) -> dict[str, Any]:
         "post-processing": score.post_processing,
         "isolation": score.isolation,
         "limits": score.limits,
+        **({"raised limits": score.raised_limits} if score.raised_limits else {}),
     }
     if score.sampling:
         shown |= {

@@ -17,6 +17,7 @@ from evals.report.wording import (
     plural,
     rounded,
     seconds,
+    timed_out,
 )
 
 MAKE_TARGETS = {
@@ -217,7 +218,7 @@ def _by_checks(score: Score) -> dict[str, dict[str, Estimate]]:
 
 
 def _result_detail(score: Score) -> str:
-    detail = f"{count(score.timed_out)} timed out, {percent(score.share_parsed)} parsed"
+    detail = f"{timed_out(score)}, {percent(score.share_parsed)} parsed"
     if checks := score.graded.get("checks passed"):
         detail += f", {percent(checks.value)} of checks passed"
     if score.bits_per_byte is not None:

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from datetime import datetime
 
+from evals.records import Score
+
 # Beyond these a page is no longer read: the whole sample stands in samples.jsonl.
 MAX_CODE_LINES = 40
 MAX_CODE_CHARS = 2400
@@ -32,6 +34,15 @@ def count(number: int) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
+
+
+def timed_out(score: Score) -> str:
+    """`2 timed out (10 s CPU; 6 tasks up to 120 s)`: how many samples, and under which limits."""
+    limits = f"{score.limits['cpu_s']:g} s CPU"
+    more = [each["cpu_s"] for each in score.raised_limits.values() if "cpu_s" in each]
+    if more:
+        limits += f"; {plural(len(more), 'task')} up to {max(more):g} s"
+    return f"{count(score.timed_out)} timed out ({limits})"
 
 
 def rounded(number: float) -> str:

@@ -3,119 +3,26 @@
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import evals.errors
+from mtp_code.cli import decode_benches
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
-from mtp_code.cli.options import BenchmarkName, ModelDir, NumThreads
+from mtp_code.cli.options import BenchmarkName, ModelDir, NumThreads, named_of, sizes_of
 from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar, short_size
 from mtp_code.cli.trained_bench import trained_lines
-from mtp_code.errors import did_you_mean
 
 if TYPE_CHECKING:
     from evals.coverage import Condition
     from mtp_code.decoding.engine import NumDrafts
 
-T = TypeVar("T")
-
 bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+bench.add_typer(decode_benches.commands)
 commands = typer.Typer()
 commands.add_typer(bench, name="bench")
-
-
-@bench.command("decode")
-def bench_decode(
-    run: ModelDir,
-    benchmark: BenchmarkName = "humaneval",
-    count: Annotated[int | None, typer.Option(min=1, help="Prompts. [default: all]")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Answers written side by side.")] = 1,
-    num_threads: NumThreads = 1,
-    peers: Annotated[
-        bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="[default: RUN/decode-BENCHMARK.json]")] = None,
-) -> None:
-    """Speculative against plain greedy decoding, as a JSON file and in words."""
-    import torch
-
-    from mtp_code.decoding.bench import NUM_ROUNDS, measure
-    from mtp_code.decoding.prepare import load_for_decoding
-    from mtp_code.decoding.requests import Request
-    from mtp_code.files import write_json
-
-    torch.set_num_threads(num_threads)
-    loaded = named_benchmark(benchmark)
-    trained = load_for_decoding(run)
-    requests = [
-        Request(trained.tokenizer.encode_prompt(task.prompt), max_new_tokens)
-        for task in loaded.tasks[:count]
-    ]
-    others = {}
-    if peers:
-        from mtp_code.interop.peers import transformers_peers
-
-        others = transformers_peers(run, trained.tokenizer.answer_ends)
-    with progress_bar("decoding rounds") as on_progress:
-        rows = measure(trained.model, trained.tokenizer, requests, on_progress, others, batch_rows)
-    record = {
-        **provenance(),
-        "model": trained.description,
-        "prompts": {"benchmark": loaded.name, "count": len(requests)},
-        "max_new_tokens": max_new_tokens,
-        "batch_rows": batch_rows,
-        "num_threads": num_threads,
-        "repeats": min(NUM_ROUNDS, len(requests)),
-        "rows": rows,
-    }
-    write_json(out or figures_folder(run) / f"decode-{loaded.name}.json", record)
-    for row in rows:
-        typer.echo(_decode_line(row, len(requests)))
-
-
-@bench.command("decode-shapes")
-def bench_decode_shapes(
-    tokens_per_forward: Annotated[
-        float, typer.Option(min=1, help="That as many drafts as there are heads for are to give.")
-    ] = 3.5,
-    smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
-    minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
-    num_threads: NumThreads = 1,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-) -> None:
-    """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
-    import torch
-
-    from mtp_code.decoding.synthetic import measure
-    from mtp_code.files import write_json
-
-    torch.set_num_threads(num_threads)
-    record = measure(
-        "smoke" if smoke else None,
-        tokens_per_forward,
-        60 * minutes,
-        lambda line: typer.echo(line, err=True),
-    )
-    if out is not None:
-        write_json(out, {**provenance(), "num_threads": num_threads, **record})
-    for row in record["rows"]:
-        typer.echo(
-            "{shape}, {rows} rows, drafts {drafts}: {tokens_per_s:.0f} tok/s | "
-            "{tokens_per_forward:.2f} a forward | {speed_up:.2f}× ({speed_up_low:.2f}–"
-            "{speed_up_high:.2f})".format_map(row)
-            + (
-                " | {share_of_bandwidth:.0%} of copy bandwidth".format_map(row)
-                if "share_of_bandwidth" in row
-                else ""
-            )
-        )
-    for line in record["left_out"]:
-        typer.echo(line, err=True)
-    if record["left_out"]:
-        raise typer.Exit(1)
 
 
 @bench.command("exactness")
@@ -150,8 +57,8 @@ def bench_exactness(
     known["auto"] = "auto"
     if most and not trained.model.mtp_heads.reads_tokens:
         known |= {"tree": Tree.product((3, 2, 2)[:most]), "auto tree": "tree"}
-    chosen = _listed("--drafts", drafts, known)
-    sizes = _sizes(batches, 256)
+    chosen = named_of("--drafts", drafts, known)
+    sizes = sizes_of(batches, 256)
     asked = {
         "humaneval": named_benchmark("humaneval").tasks[:count],
         "micro": named_benchmark("micro").tasks[:others],
@@ -208,7 +115,7 @@ def bench_vllm(
 
     version = require_vllm()
     loaded = named_benchmark(benchmark)
-    sizes = _sizes(batches, len(loaded.tasks))
+    sizes = sizes_of(batches, len(loaded.tasks))
     tokenizer = HubTokenizer(str(exported / "main"), None)
     prompts = [
         tokenizer.encode(Request(task.task_id, 0, task.prompt, (), sample_seed(0, task.task_id, 0)))
@@ -283,7 +190,7 @@ def bench_train(
             | {"trained": Section(trained.rows, SHARE_OF_BENCH)}
             | known
         )
-        record = measuring.run(_listed("--sections", sections, known), keep)
+        record = measuring.run(named_of("--sections", sections, known), keep)
     for line in _train_lines(record):
         typer.echo(line)
     errors = list(_train_errors(record))
@@ -311,22 +218,24 @@ def bench_serve(
     require_extra()
     import torch
 
+    from mtp_code.decoding.prepare import load_for_decoding
     from mtp_code.files import write_json
-    from mtp_code.loading import load_model
     from mtp_code.machine import describe_versions
     from mtp_code.serving.bench import measure
 
     torch.set_num_threads(num_threads)
     loaded = named_benchmark(benchmark)
     prompts = [task.prompt for task in loaded.tasks[:count]]
+    trained = load_for_decoding(run)
     with progress_bar("serving rounds") as on_progress:
         rows = measure(
-            run, prompts, max_new_tokens, clients, drafts, rounds, num_threads, on_progress
-        )
+            run, trained, prompts, max_new_tokens, clients, drafts, rounds, num_threads,
+            on_progress,
+        )  # fmt: skip
     record = {
         **provenance(),
         "versions": describe_versions(),
-        "model": load_model(run).description,
+        "model": trained.description,
         "prompts": {"benchmark": loaded.name, "count": len(prompts)},
         "max_new_tokens": max_new_tokens,
         "clients": clients,
@@ -428,6 +337,9 @@ def bench_judge(
         str, typer.Option(help="Of --agreement: names with commas.")
     ] = "humaneval,mbpp@all,humaneval+,mbpp+",
     mutants: Annotated[int, typer.Option(min=0, help="Of --agreement, a benchmark.")] = 3000,
+    answers: Annotated[
+        int, typer.Option(min=0, help="Of --agreement: chat answers, for their code.")
+    ] = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Of --load.")] = 10,
     samples: Annotated[int, typer.Option(min=1, help="Of --load.")] = 3000,
     rounds: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 3,
@@ -452,6 +364,7 @@ def bench_judge(
     wishes = run.Wishes(
         agreement_on=benchmarks.split(",") if agreement or everything else (),
         num_mutants=mutants,
+        num_answers=answers if agreement or everything else None,
         num_repeats=repeats if load or everything else None,
         num_samples=samples,
         num_rounds=rounds if speed or everything else None,
@@ -492,18 +405,6 @@ def bench_intervals(
         typer.echo(_coverage_line(condition, coverage.coverage(condition, simulations)))
 
 
-def _decode_line(row: dict[str, Any], num_prompts: int) -> str:
-    drafts = "auto" if row["mode"] == "auto" else f"{row['drafts']} drafts"
-    name = f"speculative, {drafts}" if row["drafts"] else row["mode"]
-    offsets = " ".join(f"{rate:.2f}" for rate in row["acceptance_by_offset"])
-    return (
-        f"{name:<26} {row['tokens_per_s']:7.0f} tok/s | {row['tokens_per_forward']:.2f} a forward "
-        f"| {row['speed_up']:.2f}× ({row['speed_up_low']:.2f}–{row['speed_up_high']:.2f}) "
-        f"| {row['identical_outputs']}/{num_prompts} identical"
-        + (f" | accepted by offset {offsets}" if offsets else "")
-    )
-
-
 def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
@@ -516,16 +417,6 @@ def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> 
         name = row["fault"] or "law at temperature {temperature}".format_map(row)
         lines.append(f"{name:<26} p = {row['p_value']:.3g} | {row['draws']} draws")
     return lines
-
-
-def _sizes(given: str, most: int) -> list[int]:
-    """Of `--batches`: numbers with commas."""
-    sizes = [int(size) if size.isdecimal() else 0 for size in given.split(",")]
-    if not 1 <= min(sizes) <= max(sizes) <= most:
-        raise evals.errors.InputError(
-            f"--batches {given}: expected sizes of 1 to {most} with commas, as in 1,4,16"
-        )
-    return sizes
 
 
 def _train_lines(record: Mapping[str, Any]) -> Iterator[str]:
@@ -594,16 +485,6 @@ def _speed(row: Mapping[str, Any]) -> str:
     if "peak_bytes" in row:
         known.append(f"peak {short_size(row['peak_bytes'])}")
     return ", ".join(known)
-
-
-def _listed(option: str, given: str | None, known: Mapping[str, T]) -> Mapping[str, T]:
-    """What a list with commas names, by name; all that is known if it is not given."""
-    if given is None:
-        return known
-    for name in given.split(","):
-        if name not in known:
-            raise evals.errors.InputError(f"{option} {given}: {name!r}{did_you_mean(name, known)}")
-    return {name: known[name] for name in given.split(",")}
 
 
 def _coverage_line(condition: "Condition", covered: "Iterable[float | None]") -> str:

@@ -82,6 +82,12 @@ def gate_check(
             min=0, max=1, help="More time-outs than the baseline's, by this share: doubt the judge."
         ),
     ] = 0.05,
+    require_sampling: Annotated[
+        bool,
+        typer.Option(
+            "--require-sampling", help="Refuse what does not say how its samples were drawn."
+        ),
+    ] = False,
     summary: Annotated[Path | None, typer.Option(help="Markdown file to append to.")] = None,
     json: JsonOut = None,
     junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
@@ -116,6 +122,7 @@ def gate_check(
             _tolerances(metric or ["pass@1"], tolerance),
             max_timed_out,
             samples_beside(scores, now),
+            requires_sampling=require_sampling,
         )
     except evals.errors.IncomparableError as error:
         write(refused(now, str(error)))

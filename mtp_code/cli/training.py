@@ -63,18 +63,21 @@ def train(
     Under torchrun, all processes train together: see docs/distributed.md. SIGTERM, SIGINT and
     SIGUSR1 end it behind a step, with a checkpoint and exit status 75: the same command goes on.
     """
+    from mtp_code.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or ())
+
+    # They import torch: what is wrong in a recipe is told before that.
     from mtp_code.data.shards import open_shards
     from mtp_code.processes import joined
-    from mtp_code.recipe import load_recipe
     from mtp_code.training.loop import train as train_recipe
     from mtp_code.training.placement import choose_device
 
-    loaded = load_recipe(recipe, overrides or ())
     run_dir = run or Path("runs") / loaded.name
     with joined(choose_device(loaded.training.device).type) as world, status_line() as show:
         if not world.is_lead:
             logging.getLogger().setLevel(logging.WARNING)  # once is enough
-        folder = world.from_lead(lambda: prepare_tokens(loaded, tokens))
+        folder = world.from_lead(lambda: tokens_for_run(loaded, tokens, run_dir))
         shards = world.everywhere(lambda: open_shards(folder))
         train_recipe(
             loaded,
@@ -113,9 +116,11 @@ def memory(
     Allocates nothing, sends nothing.
     """
     from mtp_code.recipe import load_recipe
-    from mtp_code.training.memory import predict_peak
 
     loaded = load_recipe(recipe, overrides or ())
+
+    from mtp_code.training.memory import predict_peak  # imports torch
+
     device_type = "cpu" if on is Device.CPU else "cuda"
     num_processes = gpus or loaded.training.num_processes or 1
     peak = predict_peak(loaded, device_type, num_processes)
@@ -135,6 +140,16 @@ def prepare_tokens(recipe: "Recipe", tokens: Path | None, workers: int | None = 
     num_tokens = sum(source.train.num_tokens for source in manifest.sources.values())
     typer.echo(f"{folder}: {num_tokens / 1e6:.2f} M tokens to train on")
     return folder
+
+
+def tokens_for_run(recipe: "Recipe", tokens: Path | None, run_dir: Path) -> Path:
+    """As `prepare_tokens`, once it is known that there are weights that the run can begin from."""
+    from mtp_code.checkpoint import latest_checkpoint
+    from mtp_code.training.init import check_init
+
+    if recipe.init is not None and latest_checkpoint(run_dir) is None:
+        check_init(recipe.model, recipe.init)
+    return prepare_tokens(recipe, tokens)
 
 
 def _memory_lines(

@@ -2,32 +2,48 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
+from mtp_code.decoding.bandwidth import least_s
 from mtp_code.decoding.engine import Engine, NumDrafts
+from mtp_code.decoding.parts import PartClock
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
 
-NUM_ROUNDS = 9
+NUM_ROUNDS: Final = 9
 """Parts that the prompts are split into; each is a paired measurement of all modes."""
+_NUM_TIMED: Final = 3
+"""Of these parts, those that are decoded once more with a clock for each part of a step."""
+
+Decode = Callable[[Sequence[Request]], Iterable[Completion]]
 
 
 @dataclass
 class Mode:
-    """One way to decode, and what it took in each round."""
+    """One way to decode, and what it took in each round.
+
+    Attributes:
+        engine: ours, if it is one of ours.
+        prefill_s: of its decoding, reading prompts with trunk and head 1.
+        decode_s, num_rounds: the rounds of the batch.
+    """
 
     name: str
-    decode: Callable[[Sequence[Request]], Iterable[Completion]]
-    max_drafts: int = 0
-    prefill_s: float | None = None
-    """Of its decoding, reading prompts with trunk and head 1; None where nobody can tell."""
-    completions: list[Completion] = field(default_factory=list)
+    decode: Decode
+    drafts: NumDrafts = 0
+    engine: Engine | None = None
+    completions: list[tuple[int, Completion]] = field(default_factory=list)
+    """With the number of the request that each answers."""
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    num_rounds: int = 0
+    clock: PartClock | None = None
 
 
 def measure(
@@ -35,8 +51,9 @@ def measure(
     tokenizer: Tokenizer,
     requests: Sequence[Request],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    peers: Mapping[str, Callable[[Iterable[Request]], Iterable[Completion]]] = MappingProxyType({}),
+    peers: Mapping[str, Decode] = MappingProxyType({}),
     num_rows: int = 1,
+    copy_bytes_per_s: float | None = None,
 ) -> list[dict[str, Any]]:
     """A row for plain decoding, each number of drafts, `auto` and `tree`: time, acceptance,
     identity.
@@ -49,79 +66,168 @@ def measure(
     `speed_up_of_tokens` is the speed-up ÷ tokens per forward: what is left of what drafts promise.
     `acceptance_by_offset` ends where all answers were too short for a draft.
 
+    Of our engine with a fixed number of drafts, `round_s` is what a round of the batch took, and
+    `parts_s` what each part of one takes, by a clock of its own and in rounds of their own, so that
+    the clock slows nothing else. `share_of_bandwidth` is what reading a round's weights, keys and
+    values at copy bandwidth would take ÷ `round_s`.
+
     Args:
         peers: other ways to decode the same requests with the same weights, by name; they answer
             one at a time.
-        num_rows: requests that are answered side by side.
+        num_rows: requests that are answered side by side. Each round has as many at least: where
+            there are too few for that, requests are asked in several rounds.
+        copy_bytes_per_s: of the machine; None leaves `share_of_bandwidth` out.
+
+    Raises:
+        MachineError: memory does not suffice for so many rows; it says how many fit.
     """
+    modes = _modes(model, tokenizer, num_rows)
+    modes += [Mode(name, decode) for name, decode in peers.items()]
+    rounds = deal(len(requests), NUM_ROUNDS, num_rows)
+    num_timed = min(_NUM_TIMED, len(rounds))
+    for mode in modes:
+        list(mode.decode(requests[:1]))  # the first call of all is slow
+    for number, places in enumerate(rounds):
+        for mode in _in_turn(modes, number):
+            _decode(mode, requests, places)
+        on_progress(number + 1, len(rounds) + num_timed)
+    for number, places in enumerate(rounds[:num_timed]):
+        for mode in _in_turn(modes, number):
+            if mode.clock is not None:
+                _time_parts(model, mode.clock, tokenizer, mode, [requests[i] for i in places])
+        on_progress(len(rounds) + number + 1, len(rounds) + num_timed)
+    return [_row(mode, modes[0], model, num_rows, copy_bytes_per_s) for mode in modes]
+
+
+def deal(count: int, num_rounds: int, at_least: int) -> list[list[int]]:
+    """Numbers of requests by round: each in one, and the next ones too where these are too few."""
+    num_rounds = min(num_rounds, count)
+    # Neighbours go to different rounds: they may be alike.
+    order = [place for first in range(num_rounds) for place in range(first, count, num_rounds)]
+    own = [len(range(first, count, num_rounds)) for first in range(num_rounds)]
+    begins = [sum(own[:number]) for number in range(num_rounds)]
+    return [
+        [order[(begin + step) % count] for step in range(max(size, at_least))]
+        for begin, size in zip(begins, own, strict=True)
+    ]
+
+
+def _modes(model: MTPModel, tokenizer: Tokenizer, num_rows: int) -> list[Mode]:
     choices: list[NumDrafts] = [*range(model.num_mtp_heads)]
     if model.num_mtp_heads > 1:
         choices.append("auto")
         if not model.mtp_heads.reads_tokens:
             choices.append("tree")
-    # One engine for all rounds: what `auto` learns of the model and the machine stays.
-    modes = [_mode(Engine(model, tokenizer, num_rows, choice), choice) for choice in choices]
-    modes += [Mode(name, decode) for name, decode in peers.items()]
-    num_rounds = min(NUM_ROUNDS, len(requests))
-    for mode in modes:
-        list(mode.decode(requests[:1]))  # the first call of all is slow
-        if mode.prefill_s is not None:
-            mode.prefill_s = 0.0
-    for number in range(num_rounds):
-        part = requests[number::num_rounds]
-        for mode in modes[number % len(modes) :] + modes[: number % len(modes)]:
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            mode.completions += mode.decode(part)
-            mode.wall_s.append(time.perf_counter() - wall_s)
-            mode.cpu_s.append(time.process_time() - cpu_s)
-        on_progress(number + 1, num_rounds)
-    return [_row(mode, plain=modes[0]) for mode in modes]
+    modes = []
+    for choice in choices:
+        # One engine for all rounds: what `auto` learns of the model and the machine stays.
+        engine = Engine(model, tokenizer, num_rows, choice)
+        name = choice if isinstance(choice, str) else "speculative" if choice else "plain"
+        mode = Mode(name, _answering(engine), choice, engine)
+        if isinstance(choice, int):
+            mode.clock = PartClock(model.unembedding.weight.device)
+        modes.append(mode)
+    return modes
 
 
-def _mode(engine: Engine, choice: NumDrafts) -> Mode:
-    name = choice if isinstance(choice, str) else "speculative" if choice else "plain"
-    mode = Mode(name, lambda _: (), engine.max_drafts, prefill_s=0.0)
-
-    def decode(requests: Sequence[Request]) -> list[Completion]:
-        generated = engine.generate(requests)
-        assert mode.prefill_s is not None
-        mode.prefill_s += generated.stats.prefill_s
-        return generated.completions
-
-    mode.decode = decode
-    return mode
+def _answering(engine: Engine) -> Decode:
+    return lambda requests: engine.generate(requests).completions
 
 
-def _row(mode: Mode, plain: Mode) -> dict[str, Any]:
-    num_tokens = sum(completion.num_committed for completion in mode.completions)
-    num_forwards = sum(completion.num_forwards for completion in mode.completions)
-    # Both lists hold the requests in the same order, a round at a time.
-    num_identical = sum(
-        ours.tokens == theirs.tokens
-        for ours, theirs in zip(mode.completions, plain.completions, strict=True)
-    )
+def _in_turn(modes: Sequence[Mode], number: int) -> Iterator[Mode]:
+    first = number % len(modes)
+    yield from modes[first:]
+    yield from modes[:first]
+
+
+def _decode(mode: Mode, requests: Sequence[Request], places: Sequence[int]) -> None:
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    completions = list(mode.decode([requests[place] for place in places]))
+    mode.wall_s.append(time.perf_counter() - wall_s)
+    mode.cpu_s.append(time.process_time() - cpu_s)
+    mode.completions += zip(places, completions, strict=True)
+    if mode.engine is not None:
+        stats = mode.engine.stats
+        mode.prefill_s += stats.prefill_s
+        mode.decode_s += stats.decode_s
+        mode.num_rounds += stats.num_rounds
+
+
+def _time_parts(
+    model: MTPModel, clock: PartClock, tokenizer: Tokenizer, mode: Mode, asked: Sequence[Request]
+) -> None:
+    assert mode.engine is not None
+    engine = Engine(
+        model, tokenizer, mode.engine.num_rows, mode.drafts,
+        rounds_a_look=1, captures=False, advance=clock.advance,
+    )  # fmt: skip
+    for request in asked:
+        engine.submit(request)
+    with clock.watching(model):
+        while engine.has_work:
+            with clock.step():
+                engine.step()
+
+
+def _row(
+    mode: Mode, plain: Mode, model: MTPModel, num_rows: int, copy_bytes_per_s: float | None
+) -> dict[str, Any]:
+    completions = [completion for _, completion in mode.completions]
+    num_tokens = sum(completion.num_committed for completion in completions)
+    num_forwards = sum(completion.num_forwards for completion in completions)
     speed_up = _speed_up("speed_up", plain.wall_s, mode.wall_s)
-    drafts = range(mode.max_drafts)
-    drafted = [sum(completion.drafted[i] for completion in mode.completions) for i in drafts]
-    accepted = [sum(completion.accepted[i] for completion in mode.completions) for i in drafts]
-    return {
+    row: dict[str, Any] = {
         "mode": mode.name,
-        "drafts": len(drafts),
+        "drafts": 0 if mode.engine is None else mode.engine.max_drafts,
+        "batch_rows": num_rows,
         "tokens": num_tokens,
         "forwards": num_forwards,
         "tokens_per_forward": num_tokens / num_forwards,
         "cpu_s": sum(mode.cpu_s),
         "wall_s": sum(mode.wall_s),
-        "prefill_s": mode.prefill_s,
+        "prefill_s": None if mode.engine is None else mode.prefill_s,
         "tokens_per_s": num_tokens / sum(mode.wall_s),
         **speed_up,
         **_speed_up("cpu_speed_up", plain.cpu_s, mode.cpu_s),
         "speed_up_of_tokens": speed_up["speed_up"] * num_forwards / num_tokens,
-        "acceptance_by_offset": [
-            stood / made for stood, made in zip(accepted, drafted, strict=True) if made
-        ],
-        "identical_outputs": num_identical,
+        "acceptance_by_offset": _acceptance(completions, mode),
+        "identical_outputs": _num_identical(mode, plain),
     }
+    if mode.clock is not None:
+        assert isinstance(mode.drafts, int)
+        round_s = mode.decode_s / mode.num_rounds
+        row |= {"round_s": round_s, "parts_s": mode.clock.per_step_s()}
+        if copy_bytes_per_s is not None:
+            num_cached = _mean_length(completions) * num_forwards / mode.num_rounds
+            bound_s = least_s(model, mode.drafts, num_cached, copy_bytes_per_s)
+            row["share_of_bandwidth"] = bound_s / round_s
+    return row
+
+
+def _acceptance(completions: Sequence[Completion], mode: Mode) -> list[float]:
+    offsets = range(0 if mode.engine is None else mode.engine.max_drafts)
+    drafted = [sum(completion.drafted[i] for completion in completions) for i in offsets]
+    accepted = [sum(completion.accepted[i] for completion in completions) for i in offsets]
+    return [stood / made for stood, made in zip(accepted, drafted, strict=True) if made]
+
+
+def _num_identical(mode: Mode, plain: Mode) -> int:
+    """Requests whose answers are all plain decoding's."""
+    expected = {place: completion.tokens for place, completion in plain.completions}
+    different = {place for place, found in mode.completions if found.tokens != expected[place]}
+    return len(expected) - len(different)
+
+
+def _mean_length(completions: Sequence[Completion]) -> float:
+    """Tokens that a row's cache holds in a forward."""
+    num_forwards = sum(completion.num_forwards for completion in completions)
+    return (
+        sum(
+            one.num_forwards * (len(one.request.prompt) + one.num_committed / 2)
+            for one in completions
+        )
+        / num_forwards
+    )
 
 
 def _speed_up(name: str, plain_s: Sequence[float], own_s: Sequence[float]) -> dict[str, float]:

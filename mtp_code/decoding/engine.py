@@ -30,6 +30,7 @@ from mtp_code.decoding.tree import MAX_NODES, Tree
 from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
+from mtp_code.run_folder import TrainedModel
 from mtp_code.tokenizer import Tokenizer
 
 NumDrafts = int | Literal["auto", "tree"] | Tree
@@ -71,6 +72,8 @@ class Stats:
     """Of the batch: all that ran, also for rows that were done or cancelled."""
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    recording_s: float = 0.0
+    """Taking rounds down before they first ran, on a GPU; not in `decode_s`."""
     drafted: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     rounds_by_accepted: list[int] = field(default_factory=list)
@@ -163,6 +166,7 @@ class Engine:
         prefill_tokens: int = PREFILL_TOKENS,
         rounds_a_look: int | None = None,
         exact: bool = False,
+        captures: bool = True,
         advance: Advance = advance,
     ) -> None:
         """
@@ -176,6 +180,8 @@ class Engine:
                 batch: n tokens a row, all rows, all slots. Then tokens are those of plain decoding
                 (`num_drafts=0, exact=True`, the same num_rows) in any precision, if the machine's
                 kernels treat the rows of a product alike. Slower.
+            captures: on a GPU, rounds are recorded once and replayed; else each runs kernel by
+                kernel.
             advance: a round; another one is for checks, which must notice that it is wrong.
 
         Raises:
@@ -218,7 +224,7 @@ class Engine:
         self._state = DecodeState(model, num_rows, num_spare, self.max_drafts)
         self._shapes = Shapes.FIXED if exact else Shapes.BUCKETS if is_cuda else Shapes.TIGHT
         direct = Direct(model, self._drafter, advance)
-        self._runner: Runner = Graphed(direct) if is_cuda else direct
+        self._runner: Runner = Graphed(direct) if is_cuda and captures else direct
         # Rows being answered come first, then at most one whose prompt is being read.
         self._rows: list[_Row] = []
         self._waiting: deque[tuple[int, Answer]] = deque()
@@ -226,18 +232,25 @@ class Engine:
         self.stats = self._fresh_stats()
 
     @classmethod
-    def load(cls, run_dir: Path, num_rows: int = 8, num_drafts: NumDrafts = "auto") -> Self:
+    def load(
+        cls,
+        run_dir: Path,
+        num_rows: int = 8,
+        num_drafts: NumDrafts = "auto",
+        trained: TrainedModel | None = None,
+    ) -> Self:
         """An engine for a run's newest checkpoint, its weights laid out for decoding.
 
         Args:
             run_dir: a run folder, or what else `load_model` takes.
+            trained: what `load_for_decoding` made of it, if it did already.
 
         Raises:
             InputError: the folder holds no model, or a damaged one, or one of too few heads for so
                 many drafts.
             MachineError: memory does not suffice for so many rows; it says how many fit.
         """
-        trained = load_for_decoding(run_dir)
+        trained = trained or load_for_decoding(run_dir)
         most = trained.model.num_mtp_heads - 1
         if isinstance(num_drafts, int) and not 0 <= num_drafts <= most:
             raise CheckpointError(f"{run_dir}: {num_drafts} drafts: it has heads for 0..{most}")
@@ -293,7 +306,7 @@ class Engine:
         num_rounds = self._num_rounds(live)
         plan = self._plan(live, shape, num_rounds)
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
-        outcomes, was_recorded = self._runner.run(state, plan, num_rounds)
+        outcomes, recording_s = self._runner.run(state, plan, num_rounds)
         told = _told(outcomes, len(live))
         before = [len(row.answer.completion.tokens) for row in live]
         brought: list[Round] = []
@@ -313,10 +326,11 @@ class Engine:
                 )
             )
         events = [_event(row, since) for row, since in zip(live, before, strict=True)]
-        elapsed_s = time.perf_counter() - begun_s
-        self._policy.observe(shape, brought, None if was_recorded else elapsed_s)
+        elapsed_s = time.perf_counter() - begun_s - recording_s
+        self._policy.observe(shape, brought, None if recording_s else elapsed_s)
         self.stats.num_rounds += num_rounds
         self.stats.decode_s += elapsed_s
+        self.stats.recording_s += recording_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
         for place in done:
             self.stats.add(live[place].answer.completion)

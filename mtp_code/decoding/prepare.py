@@ -2,14 +2,20 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mtp_code.decoding.state import row_bytes
 from mtp_code.loading import load_model
+from mtp_code.model.heads.parallel import ParallelHeads
 from mtp_code.model.mtp import MTPModel
 from mtp_code.run_folder import TrainedModel
+
+_MOST_FROM_BEHIND: Final = 8
+"""Tokens up to which the product from the other side is faster."""
 
 
 def load_for_decoding(folder: Path) -> TrainedModel:
@@ -23,24 +29,66 @@ def load_for_decoding(folder: Path) -> TrainedModel:
     return trained
 
 
+class FewTokens(nn.Linear):
+    """A linear layer that takes products of few tokens the way that a CPU is fastest at.
+
+    Stored by input, a matrix is read once for 1 to 3 tokens, and is what products of many want as
+    well; for 4 to 8 tokens the product from the other side, of rows stored one after the other, is
+    faster. Both are kept where memory allows. Values are those of the layer it replaces, products
+    to rounding. Not for training.
+
+    Args:
+        by_input: how `weight` is stored; else by output, as torch does.
+        keeps_rows: the matrix by output is kept beside `weight`.
+    """
+
+    def __init__(self, linear: nn.Linear, by_input: bool, keeps_rows: bool) -> None:
+        nn.Module.__init__(self)  # Linear's own would make a matrix first
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self._rows_OI: Tensor | None = linear.weight.detach()
+        self._least = 2
+        if by_input:
+            transposed = linear.weight.detach().t().contiguous().t()
+            self.weight = nn.Parameter(transposed, requires_grad=False)
+            self._rows_OI, self._least = self._rows_OI if keeps_rows else None, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_tokens = x.numel() // self.in_features
+        if self._rows_OI is None or not self._least <= num_tokens <= _MOST_FROM_BEHIND:
+            return F.linear(x, self.weight, self.bias)
+        y_OT = self._rows_OI @ x.reshape(num_tokens, self.in_features).t()
+        y = y_OT.t().reshape(*x.shape[:-1], self.out_features).contiguous()
+        return y if self.bias is None else y + self.bias
+
+
 def lay_out(model: MTPModel) -> None:
-    """Lays the weights out, in place, as products of few tokens read them fastest.
+    """Has the model's matrices stored and multiplied, in place, as products of few tokens want it.
 
     On CPUs the matrices with more outputs than inputs (queries, keys and values; gate and up; an
-    unembedding of its own) are stored by input. With 12 layers of width 512 and 768 a forward of
-    1 token then takes 0.75-0.81 of the CPU time, of 2 tokens 0.63-0.65, of 4 to 8 about as much as
-    before; at width 128 no difference shows, and the other matrices gain nothing (AMD EPYC, fp32,
-    paired in one process). Shapes and values stay; products differ from those before by rounding.
-    Not for training.
+    unembedding of its own) are stored by input, and by output as well where all such copies take
+    less than a quarter of the memory that is free. Shapes and values stay; products differ from
+    those before by rounding. Not for training.
     """
     if model.unembedding.weight.device.type != "cpu":
         return
-    for module in model.modules():
-        if not isinstance(module, nn.Linear) or module.out_features <= module.in_features:
-            continue
-        if module.weight is not model.trunk.embedding.weight:  # whose rows are looked up
-            by_input = module.weight.detach().t().contiguous().t()
-            module.weight = nn.Parameter(by_input, requires_grad=False)
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+    ]
+    embedding = model.trunk.embedding.weight  # whose rows are looked up
+    wide = {c.weight for _, _, c in places if c.out_features > c.in_features} - {embedding}
+    free_bytes = _free_bytes(model.unembedding.weight.device)
+    keeps_rows = free_bytes is not None and 4 * sum(w.nbytes for w in wide) < free_bytes
+    # Parallel heads draft all at once, from matrices of their own.
+    drafting: set[nn.Module] = set()
+    if isinstance(model.mtp_heads, ParallelHeads):
+        drafting = set(model.mtp_heads.layers[1:].modules())
+    for parent, name, child in places:
+        layer = FewTokens(child, child.weight in wide, keeps_rows and child not in drafting)
+        setattr(parent, name, layer)
 
 
 def largest_num_rows(model: MTPModel, num_spare: int, max_drafts: int) -> int | None:

@@ -1,5 +1,6 @@
 """Runs rounds one after the other without a look of the host: directly, or captured on a GPU."""
 
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
@@ -48,11 +49,11 @@ class Shapes(Enum):
 class Ran(NamedTuple):
     """What rounds committed, which holds until the next run.
 
-    `was_recorded` says that they were taken down first: they took longer than they will again.
+    `recording_s` is what taking them down took, where that had to be done first.
     """
 
     outcomes: list[Outcome]
-    was_recorded: bool = False
+    recording_s: float = 0.0
 
 
 class Runner(Protocol):
@@ -104,8 +105,9 @@ class Graphed:
 
     def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> Ran:
         key = (state.num_rows, plan, num_rounds)
-        is_new = key not in self._recorded
-        if is_new:
+        recording_s = 0.0
+        if key not in self._recorded:
+            begun_s = time.perf_counter()
             if len(self._recorded) == _MOST_GRAPHS:
                 del self._recorded[next(iter(self._recorded))]
             # Recording may run the rounds, which must leave no trace; what they write behind each
@@ -116,9 +118,10 @@ class Graphed:
             state.cache.lengths_B.copy_(kept[0])
             state.tokens_BC.copy_(kept[1])
             self._recorded[key] = _Kept(recorded, tree)
+            recording_s = time.perf_counter() - begun_s
         replay, outcomes = self._recorded[key].recorded
         replay()
-        return Ran(outcomes, is_new)
+        return Ran(outcomes, recording_s)
 
 
 def captures() -> Callable[[Rounds], Recorded]:

@@ -59,11 +59,16 @@ def uniforms_for(seed: int, count: int) -> list[float]:
     return draws
 
 
-def choose_tokens(logits_BTV: Tensor, sampling: RowSampling, uniforms_BT: Tensor) -> Tensor:
-    """One token for each position, (B, T); its draw in [0, 1) decides it by the inverse CDF."""
+def choose_tokens(logits_BTV: Tensor, sampling: RowSampling, uniforms_BT: Tensor | None) -> Tensor:
+    """One token for each position, (B, T); its draw in [0, 1) decides it by the inverse CDF.
+
+    Args:
+        uniforms_BT: may be None where all rows are greedy.
+    """
     likeliest_BT = logits_BTV.argmax(dim=-1)
     if sampling.is_greedy:
         return likeliest_BT
+    assert uniforms_BT is not None
     probs_BTV = token_probs(logits_BTV, sampling)
     cumulative_BTV = probs_BTV.cumsum(dim=-1)
     threshold_BT1 = uniforms_BT[..., None] * cumulative_BTV[..., -1:]

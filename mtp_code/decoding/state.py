@@ -112,9 +112,11 @@ class DecodeState:
         Args:
             start: every row's length, where they agree.
         """
-        steps_T = torch.arange(first, first + num_tokens, device=self.tokens_BC.device)
+        device = self.tokens_BC.device
         if start is not None and start + first >= 0:
-            return Span((start + steps_T)[None], start + first, end, branches)
+            positions_T = torch.arange(start + first, start + first + num_tokens, device=device)
+            return Span(positions_T[None], start + first, end, branches)
+        steps_T = torch.arange(first, first + num_tokens, device=device)
         return Span(self.cache.lengths_B[:, None] + steps_T, None, end, branches)
 
     def read_again(self, model: MTPModel, span: Span, num_ahead: int) -> Reading:
@@ -135,6 +137,29 @@ class DecodeState:
             ahead_BS = span.positions_BT[:, -1:] + steps
             line_BS = self.tokens_BC[self.rows_B1, torch.cat((span.positions_BT, ahead_BS), dim=1)]
         return Reading(model, line_BS, hidden_BTD, attending)
+
+    def newest(self, start: int | None) -> Tensor:
+        """Each row's newest token, (B, 1), perhaps as a view.
+
+        Args:
+            start: every row's length, where they agree.
+        """
+        if start is not None:
+            return self.tokens_BC[:, start : start + 1]
+        return self.tokens_BC.gather(1, self.cache.lengths_B[:, None])
+
+    def commit(self, targets_BT: Tensor, accepted_B: Tensor, start: int | None) -> None:
+        """Writes a round's tokens, and counts those that stand and one more, up to the limits.
+
+        What lies behind is rolled back with that.
+        """
+        lengths_B, num_targets = self.cache.lengths_B, targets_BT.shape[1]
+        if start is not None:
+            self.tokens_BC[:, start + 1 : start + 1 + num_targets] = targets_BT
+        else:
+            steps_T = torch.arange(1, num_targets + 1, device=lengths_B.device)
+            self.tokens_BC.scatter_(1, lengths_B[:, None] + steps_T, targets_BT)
+        lengths_B.add_(torch.minimum(accepted_B + 1, self.limits_B - lengths_B))
 
     def keep(self, span: Span, hidden_BTD: Tensor) -> None:
         """Keeps the trunk's states at a span's positions."""

@@ -92,32 +92,34 @@ def advance(
     """
     lengths_B, num_drafts = state.cache.lengths_B, plan.num_drafts
     # draft
-    last_B1 = state.tokens_BC.gather(1, lengths_B[:, None])
+    last_B1 = state.newest(plan.start)
     tokens_BT, drafts_Bkr = last_B1, last_B1[:, :0, None]
     if num_drafts:
         drafts_Bkr = draft(model, drafter, state, plan)
         tokens_BT = torch.cat((last_B1, _in_order(drafts_Bkr, plan.tree).clamp(min=0)), dim=1)
     # verify
-    depths_T = torch.arange(tokens_BT.shape[1], device=lengths_B.device)
     branches = None
     if plan.tree is not None:
         nodes = tensors_of(plan.tree, lengths_B.device)
-        depths_T, branches = nodes.depths_N, Branches(nodes.depths_N, nodes.sees_NN)
+        branches = Branches(nodes.depths_N, nodes.sees_NN)
     read_BT = tokens_BT
     if plan.width > tokens_BT.shape[1]:
         read_BT = F.pad(tokens_BT, (0, plan.width - tokens_BT.shape[1]))
     span = state.span(0, read_BT.shape[1], plan.end, plan.start, branches)
     reading = model.read(read_BT, model.trunk.attend_span(state.cache, span))
-    logits_BTV = reading.logits(1)[:, : tokens_BT.shape[1]]
-    targets_BT = choose_tokens(
-        logits_BTV,
-        state.sampling(plan.is_greedy, plan.is_cut),
-        state.uniforms_BC.gather(1, lengths_B[:, None] + depths_T + 1),
-    )
+    logits_BTV = reading.logits(1)
+    if read_BT is not tokens_BT:
+        logits_BTV = logits_BTV[:, : tokens_BT.shape[1]]
+    uniforms_BT = None
+    if not plan.is_greedy:
+        depths_T = torch.arange(tokens_BT.shape[1], device=lengths_B.device)
+        if branches is not None:
+            depths_T = branches.depths_T
+        uniforms_BT = state.uniforms_BC.gather(1, lengths_B[:, None] + depths_T + 1)
+    sampling = state.sampling(plan.is_greedy, plan.is_cut)
+    targets_BT = choose_tokens(logits_BTV, sampling, uniforms_BT)
     hidden_BTD, ranks_Bk = reading.hidden_BTD, None
-    if plan.tree is None:
-        accepted_B = count(drafts_Bkr[..., 0], targets_BT)
-    else:
+    if plan.tree is not None:
         # What stands moves to where it would have been read without the rest of the tree.
         path_BT, accepted_B = follow(nodes, num_drafts, tokens_BT, targets_BT)
         steps_T = torch.arange(num_drafts + 1, device=lengths_B.device)
@@ -126,12 +128,14 @@ def advance(
         ranks_Bk = _ranks(drafts_Bkr, targets_BT)
         hidden_BTD, logits_BTV = (x[state.rows_B1, path_BT] for x in (hidden_BTD, logits_BTV))
         span = state.span(0, num_drafts + 1, plan.end, plan.start)
-    # commit; what lies behind the committed length is rolled back with it
+    elif num_drafts:
+        accepted_B = count(drafts_Bkr[..., 0], targets_BT)
+    else:
+        accepted_B = torch.zeros_like(lengths_B)
+    # commit and roll back
     is_drafted_B = lengths_B > 0
     state.keep(span, hidden_BTD)
-    places_BT = lengths_B[:, None] + torch.arange(1, num_drafts + 2, device=lengths_B.device)
-    state.tokens_BC.scatter_(1, places_BT, targets_BT)
-    lengths_B.add_(torch.minimum(accepted_B + 1, state.limits_B - lengths_B))
+    state.commit(targets_BT, accepted_B, plan.start)
     return Outcome(
         targets_BT,
         accepted_B,

@@ -1,38 +1,43 @@
-"""What decoding costs a model of some shape: random weights, drafts that stand as often as told.
+"""What decoding costs where drafts stand as often as told: shapes that nobody has trained.
 
-Time depends on how many drafts stand, not on what the tokens are. So a shape is measured before
-anybody has trained it: a round drafts, verifies and commits as ever, and only how many drafts
-stand is drawn. The same code runs on a GPU and, at a small size, on a CPU.
+Time depends on how many drafts stand, not on what the tokens are. So a shape is measured with
+random weights: a round drafts, verifies and commits as ever, and only how many drafts stand is
+told. `agreement` holds that to trained heads. The same code runs on a GPU and, at a small size, on
+a CPU.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
+from mtp_code.decoding.bandwidth import copy_bandwidth, least_s
+from mtp_code.decoding.bench import NUM_ROUNDS, deal
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.engine import Engine, NumDrafts
 from mtp_code.decoding.exactness import Numbers
 from mtp_code.decoding.prepare import lay_out
 from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.sampling import uniforms_for
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
 from mtp_code.errors import MachineError
-from mtp_code.model.accounting import count_parameters
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import load_recipe
+from mtp_code.tokenizer import Tokenizer
 
 Size = Literal["smoke", "cpu", "gpu"]
 
-_NUM_DRAWN: Final = 4096
+_NUM_TOLD: Final = 4096
 """Rounds after which the numbers of drafts that stand come again."""
+_BY_ROUND, _BY_ROW = 0.6180339887498949, 0.4142135623730951
+"""Steps, fractions of √5 and √2, whose multiples fill the unit interval evenly however far one
+goes."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ def measure(
     tokens_per_forward: float,
     limit_s: float,
     on_progress: Callable[[str], None] = lambda line: None,
+    shapes: Sequence[str] | None = None,
+    batches: Sequence[int] | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A record with the machine's copy bandwidth and rows of all shapes.
 
@@ -76,10 +84,20 @@ def measure(
         size: None is what the machine is fit for.
         tokens_per_forward: that as many drafts as the shape has heads for are to give.
         limit_s: no shape, batch or round begins behind it.
+        shapes, batches: in place of the size's own.
+        overrides: of the recipes, `section.key=value`.
+
+    Raises:
+        RecipeError: there is no such recipe or key, or a value is wrong.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = size or ("gpu" if device.type == "cuda" else "cpu")
     ends_at_s, measured = time.monotonic() + limit_s, MEASURED[size]
+    if shapes is not None:
+        measured = replace(measured, shapes=tuple(shapes))
+    if batches is not None:
+        measured = replace(measured, batches=tuple(batches))
+    configs = {shape: _config(shape, measured, overrides) for shape in measured.shapes}
     bandwidth = copy_bandwidth(device)
     record: dict[str, Any] = {
         "size": size,
@@ -90,9 +108,9 @@ def measure(
         "precision": [],
         "left_out": [],
     }
-    for shape in measured.shapes:
+    for shape, config in configs.items():
         with _left_out_without_memory(record, shape):
-            model = random_model(_config(shape, measured), device, measured.dtype)
+            model = random_model(config, device, measured.dtype)
             for batch in measured.batches:
                 name = f"{shape}, {batch} rows"
                 if time.monotonic() > ends_at_s:
@@ -122,11 +140,11 @@ def _left_out_without_memory(record: dict[str, Any], name: str) -> Iterator[None
         record["left_out"].append(f"{name}: {str(error).splitlines()[0]}")
 
 
-def _config(shape: str, measured: Measured) -> ModelConfig:
+def _config(shape: str, measured: Measured, overrides: Sequence[str] = ()) -> ModelConfig:
     """A recipe's, with no more context than is measured: an engine's caches for each way to draft
     are there at once."""
     context = measured.num_prompt + measured.num_new
-    return load_recipe(shape).model.model_copy(update={"context": context})
+    return load_recipe(shape, overrides).model.model_copy(update={"context": context})
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> MTPModel:
@@ -136,21 +154,6 @@ def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
     model.eval().requires_grad_(False)
     lay_out(model)
     return model
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second, read and written ones, that a large copy moves: the median of five."""
-    num_bytes = (1 << 30) if device.type == "cuda" else (1 << 26)
-    source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    rates = []
-    for _ in range(6):  # the first is slow
-        _wait(device)
-        begun_s = time.perf_counter()
-        target.copy_(source)
-        _wait(device)
-        rates.append(2 * num_bytes / (time.perf_counter() - begun_s))
-    return statistics.median(rates[1:])
 
 
 def rate_for(tokens_per_forward: float, num_drafts: int) -> float:
@@ -172,30 +175,40 @@ def rate_for(tokens_per_forward: float, num_drafts: int) -> float:
     return low
 
 
-class DrawnCounts:
-    """How many drafts of each row stand, whatever they are: drawn ahead, so that a graph may
-    replay it."""
+class ToldCounts:
+    """How many drafts of each row stand, whatever they are: known ahead, so that a graph may replay
+    it.
 
-    def __init__(self, rate: float, num_rows: int, max_drafts: int, device: torch.device) -> None:
-        drawn = torch.tensor(uniforms_for(0, _NUM_DRAWN * num_rows * max(1, max_drafts)))
-        stands_NBk = (drawn < rate).view(_NUM_DRAWN, num_rows, -1)
-        self._counts_NB = stands_NBk.long().cumprod(dim=-1).sum(dim=-1).to(device)
+    Each offset's draft stands as often as told, not only on average: the numbers that decide are
+    spread evenly over any run of rounds, so that a short measurement has no luck.
+    """
+
+    def __init__(self, reached: Sequence[float], num_rows: int, device: torch.device) -> None:
+        """
+        Args:
+            reached: how often at least 1, 2, … drafts stand.
+        """
+        rounds_N1 = torch.arange(1, _NUM_TOLD + 1, dtype=torch.float64)[:, None]
+        rows_B = torch.arange(num_rows, dtype=torch.float64)
+        even_NB = (rounds_N1 * _BY_ROUND + rows_B * _BY_ROW) % 1
+        reached_k = torch.tensor(reached, dtype=torch.float64)
+        self._counts_NB = (even_NB[..., None] < reached_k).sum(dim=-1).to(device)
         self._turn_1 = torch.zeros(1, dtype=torch.long, device=device)
 
     def __call__(self, drafts_Bk: Tensor, targets_BT: Tensor) -> Tensor:
         counts_B = self._counts_NB.index_select(0, self._turn_1)[0, : len(drafts_Bk)]
-        self._turn_1.add_(1).remainder_(_NUM_DRAWN)
+        self._turn_1.add_(1).remainder_(_NUM_TOLD)
         return counts_B.clamp(max=drafts_Bk.shape[1])
 
 
-def drawn_advance(rate: float, num_rows: int, max_drafts: int, device: torch.device) -> Advance:
+def told_advance(reached: Sequence[float], num_rows: int, device: torch.device) -> Advance:
     """A round as ever, but for how many drafts stand."""
-    counts = DrawnCounts(rate, num_rows, max_drafts, device)
+    counts = ToldCounts(reached, num_rows, device)
 
-    def drawn(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
+    def told(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
         return advance(model, drafter, state, plan, counts)
 
-    return drawn
+    return told
 
 
 @dataclass
@@ -206,6 +219,8 @@ class _Way:
     num_rounds: int = 0
     elapsed_s: float = 0.0
     tokens_per_s: list[float] = field(default_factory=list)
+    tokens_per_cpu_s: list[float] = field(default_factory=list)
+    """Behind the step that reads the prompts."""
 
     def tokens_per_forward(self, batch: int) -> float:
         return self.num_tokens / (self.num_rounds * batch)
@@ -226,12 +241,13 @@ def _rows(
     config, most = model.config, model.num_mtp_heads - 1
     device = model.unembedding.weight.device
     rate = rate_for(min(tokens_per_forward, most + 1), most)
+    reached = [rate**count for count in range(1, most + 1)]
     choices: list[NumDrafts] = [*range(most + 1), "auto"]
     ways = []
     for choice in choices:
-        drawn = drawn_advance(rate, batch, most, device)
+        told = told_advance(reached, batch, device)
         engine = Engine(
-            model, _numbers(config), batch, choice, prefill_tokens=1 << 30, advance=drawn
+            model, _numbers(config), batch, choice, prefill_tokens=1 << 30, advance=told
         )
         ways.append(_Way(choice, engine))
     for number in range(measured.num_rounds + 1):
@@ -239,10 +255,10 @@ def _rows(
             break
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
             _decode(way, measured, batch, is_counted=number > 0)
-    plain, least_s = ways[0], _bytes_of_a_step(model, measured, batch) / bandwidth
+    plain = ways[0]
+    num_cached = batch * (measured.num_prompt + measured.num_new / 2)
     for way in ways:
-        pairs = zip(way.tokens_per_s, plain.tokens_per_s, strict=True)
-        ratios = [ours / theirs for ours, theirs in pairs]
+        ratios = _ratios(way.tokens_per_s, plain.tokens_per_s)
         tokens_a_forward = way.tokens_per_forward(batch)
         row: dict[str, Any] = {
             "rows": batch,
@@ -256,8 +272,13 @@ def _rows(
             "speed_up_of_tokens": statistics.median(ratios) / tokens_a_forward,
             "s_per_round": way.s_per_round,
         }
-        if way is plain:
-            row["share_of_bandwidth"] = least_s / way.s_per_round
+        if isinstance(way.num_drafts, int):
+            bound_s = least_s(model, way.num_drafts, num_cached, bandwidth)
+            row["share_of_bandwidth"] = bound_s / way.s_per_round
+        if device.type == "cpu":
+            row["cpu_speed_up"] = statistics.median(
+                _ratios(way.tokens_per_cpu_s, plain.tokens_per_cpu_s)
+            )
         yield row
 
 
@@ -268,6 +289,7 @@ def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None
     ids = [engine.submit(Request(prompt, measured.num_new)) for _ in range(batch)]
     before_s, before_rounds = engine.stats.decode_s, engine.stats.num_rounds
     num_tokens, num_rounds, elapsed_s = 0, 0, 0.0
+    first, cpu_s = 0, 0.0
     while True:
         events = engine.step()
         if any(event.completion is not None for event in events):
@@ -275,6 +297,9 @@ def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None
         num_tokens += sum(len(event.tokens) for event in events)
         num_rounds = engine.stats.num_rounds - before_rounds
         elapsed_s = engine.stats.decode_s - before_s
+        if not first:
+            first, begun_s = num_tokens, time.process_time()
+        cpu_s = time.process_time() - begun_s
     for id_ in ids:
         engine.cancel(id_)
     assert num_rounds > 0, f"a look brought all of {measured.num_new} tokens"
@@ -283,18 +308,86 @@ def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None
         way.num_rounds += num_rounds
         way.elapsed_s += elapsed_s
         way.tokens_per_s.append(num_tokens / elapsed_s)
+        if num_tokens > first:
+            way.tokens_per_cpu_s.append((num_tokens - first) / cpu_s)
 
 
-def _bytes_of_a_step(model: MTPModel, measured: Measured, batch: int) -> float:
-    """What plain decoding must read: the weights of trunk, head 1 and unembedding, keys, values."""
-    config = model.config
-    parameters = count_parameters(config)
-    unembedding = config.width * config.vocab_size
-    weights = parameters.trunk + parameters.heads / config.num_mtp_heads + unembedding
-    layers = config.num_trunk_layers + 1
-    mean_length = measured.num_prompt + measured.num_new / 2
-    cached = 2 * layers * config.kv_heads * config.head_width * mean_length * batch
-    return (weights + cached) * model.unembedding.weight.element_size()
+def agreement(
+    model: MTPModel,
+    tokenizer: Tokenizer,
+    requests: Sequence[Request],
+    num_rows: int = 1,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[dict[str, Any]]:
+    """Rows of how drafts that stand as often as told compare with trained heads', by drafts.
+
+    Both on the same weights and prompts, greedily, to answers of the same lengths, in turn first
+    in paired rounds. What is told is how often the heads' own drafts stood, offset by offset, in a
+    run before. `ratio` is the median over rounds of told ÷ real tokens a second behind the prompts;
+    `cpu_ratio` of tokens per second of CPU time, prompts included.
+    """
+    most, device = model.num_mtp_heads - 1, model.unembedding.weight.device
+    rounds = deal(len(requests), NUM_ROUNDS, num_rows)
+    for num_drafts in range(1, most + 1):
+        real = Engine(model, tokenizer, num_rows, num_drafts)
+        found = real.generate(requests)
+        reached = [rate or 0.0 for rate in found.stats.acceptance_by_offset]
+        told = Engine(
+            model, _numbers(model.config), num_rows, num_drafts,
+            advance=told_advance(reached, num_rows, device),
+        )  # fmt: skip
+        as_long = [
+            replace(request, max_new_tokens=one.num_committed, stops=())
+            for request, one in zip(requests, found.completions, strict=True)
+        ]
+        ways = [_Paired(real, requests), _Paired(told, as_long)]
+        told.generate(as_long[:1])  # the first call is slow
+        for number, places in enumerate(rounds):
+            for way in ways if number % 2 else reversed(ways):
+                way.decode(places)
+            on_progress((num_drafts - 1) * len(rounds) + number + 1, most * len(rounds))
+        of_real, of_told = ways
+        ratios = _ratios(of_told.tokens_per_s, of_real.tokens_per_s)
+        yield {
+            "drafts": num_drafts,
+            "batch_rows": num_rows,
+            "reached": reached,
+            "tokens_per_forward": of_real.tokens_per_forward,
+            "tokens_per_forward_told": of_told.tokens_per_forward,
+            "ratio": statistics.median(ratios),
+            "ratio_low": min(ratios),
+            "ratio_high": max(ratios),
+            "cpu_ratio": statistics.median(
+                _ratios(of_told.tokens_per_cpu_s, of_real.tokens_per_cpu_s)
+            ),
+        }
+
+
+@dataclass
+class _Paired:
+    engine: Engine
+    requests: Sequence[Request]
+    num_tokens: int = 0
+    num_forwards: int = 0
+    tokens_per_s: list[float] = field(default_factory=list)
+    tokens_per_cpu_s: list[float] = field(default_factory=list)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return self.num_tokens / self.num_forwards
+
+    def decode(self, places: Sequence[int]) -> None:
+        cpu_s = time.process_time()
+        stats = self.engine.generate([self.requests[place] for place in places]).stats
+        cpu_s = time.process_time() - cpu_s
+        self.num_tokens += stats.num_tokens
+        self.num_forwards += stats.num_forwards
+        self.tokens_per_s.append(stats.num_tokens / stats.decode_s)
+        self.tokens_per_cpu_s.append(stats.num_tokens / cpu_s)
+
+
+def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
 def precision(model: MTPModel, measured: Measured, num_prompts: int = 32) -> dict[str, Any]:
@@ -332,8 +425,3 @@ def precision(model: MTPModel, measured: Measured, num_prompts: int = 32) -> dic
 
 def _numbers(config: ModelConfig) -> Any:
     return Numbers(config.vocab_size, answer_ends=())
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

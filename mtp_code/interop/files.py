@@ -3,7 +3,6 @@
 import json
 import logging
 import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,33 +19,6 @@ SAFETENSORS: Final = "model.safetensors"
 PICKLE: Final = "pytorch_model.bin"
 
 log = logging.getLogger(__name__)
-
-
-def folder_of(source: str, allow_pickle: bool = False) -> Path:
-    """A folder as given, or a local copy of a model of the hub.
-
-    Raises:
-        InteropError: it is neither.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return path
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
-        raise InteropError(f"{source}: no such folder, and no name on the hub (OWNER/MODEL)")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
-    try:
-        found = snapshot_download(
-            source, allow_patterns=patterns + ["*.bin", "*.pth"] * allow_pickle
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InteropError(
-            f"{source}: not here, and not to be had from the hub: {reason}"
-        ) from None
-    return Path(found)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from mtp_code.errors import InteropError, TokenizerError
 from mtp_code.interop.configs import check_architecture, from_foreign
 from mtp_code.interop.export import GENERATION_FILE, HEADS_DIR, MAIN_DIR
-from mtp_code.interop.files import CONFIG_FILE, check_names, folder_of, read_json, read_weights
+from mtp_code.interop.files import CONFIG_FILE, check_names, read_json, read_weights
+from mtp_code.interop.hub import copy_of
 from mtp_code.interop.names import Names, names_of_later_heads, names_of_main, shapes, to_ours
 from mtp_code.interop.published import PUBLISHED, is_published, read_published
 from mtp_code.interop.vllm import ARCHITECTURE
@@ -51,26 +52,73 @@ def is_foreign(folder: Path) -> bool:
 
 
 def import_model(
-    source: str, out: Path, allow_pickle: bool = False, ends: Sequence[str] = ()
+    source: str,
+    out: Path,
+    allow_pickle: bool = False,
+    ends: Sequence[str] = (),
+    revision: str | None = None,
 ) -> Foreign:
     """Writes a model of others as a run folder, from which everything here decodes.
 
     Args:
-        source: OWNER/MODEL on the hub, or a folder that `read_model` reads.
+        source: a folder that `read_model` reads; or OWNER/MODEL on the hub, where that is one, or
+            OWNER/MODEL/SUBFOLDER.
         allow_pickle: read pickles where there are no safetensors.
         ends: as of `read_model`.
+        revision: of the hub's: a branch, tag or commit.
 
     Raises:
         InteropError: something about the model is not supported, or missing, or damaged.
         TokenizerError: there is no tokenizer, or it is another model's.
     """
     check_new(out)
-    folder = folder_of(source, allow_pickle)
+    folder = Path(source)
+    told: dict[str, Any] = {"from": source}
+    if folder.is_dir():
+        if revision is not None:
+            raise InteropError(f"{source}: a folder, which has no --revision; leave it out")
+        name = folder.resolve().name
+        refuse_several(folder, source)
+    else:
+        copy = copy_of(source, revision)
+        folder, name = copy.folder, source.rpartition("/")[2]
+        told["commit"] = copy.commit
+        _check_described(folder, source)
+        copy.fetch_weights(allow_pickle)
     found = read_model(folder, allow_pickle, ends)
-    name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
-    told = {"from": source, "architecture": found.architecture, "sha256": found.sha256}
+    told |= {"architecture": found.architecture, "sha256": found.sha256}
     write_import(out, name, told, found.config, found.weights, found.tokenizer)
     return found
+
+
+def refuse_several(folder: Path, source: str) -> None:
+    """
+    Args:
+        source: what the user calls the folder.
+
+    Raises:
+        InteropError: a folder of models, not a model.
+    """
+    if is_foreign(folder):
+        return
+    if inside := sorted(path.name for path in folder.iterdir() if is_foreign(path)):
+        raise InteropError(
+            f"{source}: no model itself, but folders of models: {', '.join(inside)}; give one, "
+            f"such as {source.rstrip('/')}/{inside[0]}"
+        )
+
+
+def _check_described(folder: Path, source: str) -> None:
+    """
+    Raises:
+        InteropError: no model whose weights could be of use.
+    """
+    refuse_several(folder, source)
+    if not is_foreign(folder):
+        raise InteropError(f"{source}: has no {CONFIG_FILE} that says which model it is")
+    if not is_published(folder):
+        path = _main_of(folder) / CONFIG_FILE
+        _architecture(read_json(path), str(path))
 
 
 def read_model(folder: Path, allow_pickle: bool = False, ends: Sequence[str] = ()) -> Foreign:
@@ -96,17 +144,16 @@ def read_model(folder: Path, allow_pickle: bool = False, ends: Sequence[str] = (
         config, weights, tokenizer = read_published(folder, allow_pickle)
         sums = {folder.resolve().name: _sha256(weights)}
         return Foreign(PUBLISHED, config, weights, tokenizer, sums)
-    heads_dir = None
-    if not (folder / CONFIG_FILE).exists() and (folder / MAIN_DIR / CONFIG_FILE).exists():
-        heads_dir = folder / HEADS_DIR if (folder / HEADS_DIR).exists() else None
-        folder = folder / MAIN_DIR
+    above, folder = folder, _main_of(folder)
+    heads_dir = above / HEADS_DIR
+    has_heads = folder != above and heads_dir.exists()
     foreign = _read_config(folder)
     config = from_foreign(foreign, str(folder / CONFIG_FILE))
     tokenizer = read_tokenizer(folder, config.vocab_size, ends, _ends_named(folder, foreign))
     theirs = read_weights(folder, allow_pickle)
     sums = {folder.resolve().name: _sha256(theirs)}
     weights = _taken(config, theirs, names_of_main(config), folder)
-    if heads_dir is not None:
+    if has_heads:
         config, later = _later_heads(heads_dir, config, weights["norm.weight"])
         sums[heads_dir.name] = _sha256(later)
         weights |= to_ours(later, names_of_later_heads(config))
@@ -154,19 +201,34 @@ def _read_config(folder: Path) -> dict[str, Any]:
     """With all defaults filled in."""
     from transformers import AutoConfig
 
-    raw = read_json(folder / CONFIG_FILE)
-    where = str(folder / CONFIG_FILE)
-    architectures = raw.get("architectures")
-    if not isinstance(architectures, list) or len(architectures) != 1:
-        raise InteropError(f"{where}: names no architecture")
+    raw, where = read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE)
+    architecture = _architecture(raw, where)
     if raw.get("auto_map"):
         log.info("%s: comes with code of its own, which is never run (no trust_remote_code)", where)
-    check_architecture(architectures[0], where)
     try:
         parsed: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InteropError(f"{where}: {str(error).strip().partition(chr(10))[0]}") from None
-    return {**parsed.to_dict(), "architectures": architectures}
+    return {**parsed.to_dict(), "architectures": [architecture]}
+
+
+def _architecture(raw: Mapping[str, Any], where: str) -> str:
+    """
+    Raises:
+        InteropError: none is named, or none that is supported.
+    """
+    architectures = raw.get("architectures")
+    if not isinstance(architectures, list) or len(architectures) != 1:
+        raise InteropError(f"{where}: names no architecture")
+    architecture = str(architectures[0])
+    check_architecture(architecture, where)
+    return architecture
+
+
+def _main_of(folder: Path) -> Path:
+    """Where the model that predicts the next token lies: here, or in an export's `main/`."""
+    is_export = not (folder / CONFIG_FILE).exists() and (folder / MAIN_DIR / CONFIG_FILE).exists()
+    return folder / MAIN_DIR if is_export else folder
 
 
 def _ends_named(folder: Path, foreign: Mapping[str, Any]) -> list[int]:

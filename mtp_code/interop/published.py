@@ -1,16 +1,22 @@
-"""The published multi-token checkpoints in: consolidated.pth, params.json, tokenizer.model.
+"""The published multi-token checkpoints in.
 
 The layout is that of Llama's first release with the later heads beside it. `n_layers` counts all
 layers: `layers` are the trunk's and, last of them, head 1; `extra_heads` are offsets 2 to n. Every
 head reads the trunk's states, those *before* head 1.
 
-Source: facebook/multi-token-prediction on the hub (7B_200B_1, 7B_200B_4, 7B_1T_1, 7B_1T_4);
-Gloeckle et al. 2024, arXiv 2404.19737.
+There are four, a folder each, beside the one tokenizer of all:
+
+    7B_200B_1/  7B_200B_4/  7B_1T_1/  7B_1T_4/    consolidated.pth, params.json
+    tokenizer.model
+
+Source: facebook/multi-token-prediction on the hub; Gloeckle et al. 2024, arXiv 2404.19737.
 """
 
 import json
 import logging
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -63,10 +69,11 @@ def read_published(
     if not path.is_file():
         raise InteropError(f"{folder}: has no {WEIGHTS_FILE} beside its {PARAMS_FILE}")
     refuse_pickle(path, allow_pickle)
+    tokenizer_path = _tokenizer_of(folder)
     theirs = {name: x for name, x in read_file(path).items() if name not in _IGNORED}
     config = _config(params, theirs, folder)
     check_names(theirs, _shapes(config), str(path))
-    tokenizer = _tokenizer(folder / TOKENIZER_FILE, config.vocab_size)
+    tokenizer = _tokenizer(tokenizer_path, config.vocab_size)
     return config, _ours(config, theirs), tokenizer
 
 
@@ -173,6 +180,19 @@ def _halves(weight_OD: Tensor, head_width: int) -> Tensor:
     return by_pair.transpose(1, 2).reshape_as(weight_OD)
 
 
+def _tokenizer_of(folder: Path) -> Path:
+    """In the checkpoint's folder, or in the one that holds several checkpoints.
+
+    Raises:
+        TokenizerError: in neither.
+    """
+    places = (folder, folder.resolve().parent)
+    for place in places:
+        if (place / TOKENIZER_FILE).is_file():
+            return place / TOKENIZER_FILE
+    raise TokenizerError(f"{folder}: has no {TOKENIZER_FILE}, nor has {places[1]}")
+
+
 def _tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     try:
         from sentencepiece import SentencePieceProcessor
@@ -182,8 +202,6 @@ def _tokenizer(path: Path, vocab_size: int) -> Tokenizer:
         ) from None
     from transformers import LlamaTokenizer
 
-    if not path.is_file():
-        raise TokenizerError(f"{path.parent}: has no {path.name}")
     try:
         original = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
@@ -193,7 +211,9 @@ def _tokenizer(path: Path, vocab_size: int) -> Tokenizer:
             f"{path}: holds {original.vocab_size()} tokens, the model a vocabulary of "
             f"{vocab_size}; they do not belong together"
         )
-    foreign: Any = LlamaTokenizer.from_pretrained(path.parent)
+    with tempfile.TemporaryDirectory() as alone:  # nothing else that lies beside it is read
+        shutil.copy(path, alone)
+        foreign: Any = LlamaTokenizer.from_pretrained(alone)
     definition = json.loads(foreign.backend_tokenizer.to_str())
     # Vocabulary and merges are right; but transformers leaves out the space before a text that
     # begins with one, and sentencepiece does not.

@@ -131,6 +131,29 @@ def recomputed_flops_per_token(
     return layers * (_layer(config) + attention) + _projections(config, again)
 
 
+def elements_read(config: ModelConfig, num_drafts: int, num_cached: float) -> float:
+    """Elements that a round of decoding reads from memory: matrices, and keys and values.
+
+    The heads of offsets 2 … k + 1 draft; trunk and head 1 verify. An unembedding counts for drafts
+    and for verifying, since nothing keeps it in between. Norms, and the embedding's few rows, are
+    left out.
+
+    Args:
+        num_drafts: k.
+        num_cached: tokens whose keys and values are looked at, all rows' together.
+    """
+    with torch.device("meta"):
+        heads = build_heads(config)
+    running = [*heads.backward_order([1]), *heads.backward_order(range(2, num_drafts + 2))]
+    num_layers = config.num_trunk_layers + sum(_layers_of_head(config, one) for one in running)
+    num_unembeddings = 1 + (num_drafts if config.replicated_unembeddings else num_drafts > 0)
+    return (
+        (num_layers * _layer(config) + _projections(config, running)) / 2
+        + num_unembeddings * config.width * config.vocab_size
+        + num_layers * 2 * config.kv_heads * config.head_width * num_cached
+    )
+
+
 def next_token_twin(config: ModelConfig) -> ModelConfig:
     """The plain next-token model with as many layers."""
     plain = {

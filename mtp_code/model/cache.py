@@ -32,6 +32,7 @@ class KeyValueCache:
         self.values_LBHCd = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths_B = torch.zeros(num_rows, dtype=torch.long, device=device)
         self.capacity = capacity
+        self._by_layer = self._views()
 
     @property
     def num_rows(self) -> int:
@@ -46,7 +47,13 @@ class KeyValueCache:
         view = copy.copy(self)
         view.keys_LBHCd, view.values_LBHCd = self.keys_LBHCd[:, rows], self.values_LBHCd[:, rows]
         view.lengths_B = self.lengths_B[rows]
+        view._by_layer = view._views()
         return view
+
+    def _views(self) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values: made once, since a forward of a token takes hardly longer
+        than making them."""
+        return list(zip(self.keys_LBHCd.unbind(), self.values_LBHCd.unbind(), strict=True))
 
     def move(self, source: int, target: int, length: int) -> None:
         """Makes one row another's copy, of which `length` tokens matter."""
@@ -68,19 +75,18 @@ class KeyValueCache:
 
         For a slice of layers, all tensors have an axis for them in front.
         """
-        kept = []
-        for storage, new in (
-            (self.keys_LBHCd[layer], keys_BHTd),
-            (self.values_LBHCd[layer], values_BHTd),
-        ):
+        if isinstance(layer, int):
+            keys, values = self._by_layer[layer]
+        else:
+            keys, values = self.keys_LBHCd[layer], self.values_LBHCd[layer]
+        for storage, new in ((keys, keys_BHTd), (values, values_BHTd)):
             if span.start is not None:
-                storage[..., span.start : span.start + new.shape[-2], :] = new
+                storage.narrow(-2, span.start, new.shape[-2]).copy_(new)
             else:
                 rows_B1 = torch.arange(self.num_rows, device=storage.device)[:, None]
                 by_position = storage.transpose(-3, -2)
                 by_position[..., rows_B1, span.positions_BT, :, :] = new.transpose(-3, -2)
-            kept.append(storage[..., : span.end, :])
-        return kept[0], kept[1]
+        return keys.narrow(-2, 0, span.end), values.narrow(-2, 0, span.end)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ head is a Llama model.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -22,15 +23,16 @@ class Attending:
     """Where the tokens of one forward stand and what they may look at; shared by all layers.
 
     Args:
-        cos_BTd, sin_BTd: rotary factors of the positions (leading axis 1 where rows agree).
+        cos_BT1d, sin_BT1d: rotary factors of the positions (leading axis 1 where rows agree), for
+            all attention heads.
         mask_BQT: True where a query may look; None is causal over exactly these tokens
             (without a cache), or everything (with one). Blocks are for whole rows only.
         chosen_B: the one token of each row whose output is wanted; the others only leave their
             keys and values. None is all tokens.
     """
 
-    cos_BTd: Tensor
-    sin_BTd: Tensor
+    cos_BT1d: Tensor
+    sin_BT1d: Tensor
     mask_BQT: Mask | None
     cache: KeyValueCache | None = None
     span: Span | None = None
@@ -46,10 +48,54 @@ class Attending:
 
 
 def choose(x_BTX: Tensor, chosen_B: Tensor) -> Tensor:
-    """One position of each row, its axis kept: (B, T, X) to (B, 1, X)."""
-    if x_BTX.shape[0] == 1 and chosen_B.shape[0] > 1:
-        x_BTX = x_BTX.expand(chosen_B.shape[0], -1, -1)
-    return x_BTX[torch.arange(chosen_B.shape[0], device=x_BTX.device), chosen_B][:, None]
+    """One position of each row, its axis kept: (B, T, …) to (B, 1, …)."""
+    num_rows = chosen_B.shape[0]
+    if x_BTX.shape[0] == 1 and num_rows > 1:
+        x_BTX = x_BTX.expand(num_rows, *x_BTX.shape[1:])
+    return x_BTX[torch.arange(num_rows, device=x_BTX.device), chosen_B][:, None]
+
+
+def normed(x: Tensor, eps: float) -> Tensor:
+    """x ÷ its root mean square along the last axis.
+
+    On a CPU torch has no kernel of its own for that, but a dozen small ones: where it may, this
+    takes half the calls, and is equal to rounding.
+
+    Source: RMSNorm, Zhang and Sennrich 2019, arXiv 1910.07467, without its gain.
+    """
+    return _in_few_calls(x, eps) if _takes_few_calls(x) else F.rms_norm(x, x.shape[-1:], eps=eps)
+
+
+def _in_few_calls(x: Tensor, eps: float) -> Tensor:
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    mean_square = torch.addcmul(_constant(eps), length, length, value=1 / x.shape[-1])
+    return x * mean_square.rsqrt_()
+
+
+class RMSNorm(nn.RMSNorm):
+    """torch's, by way of `normed` where that is faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _takes_few_calls(x):
+            return super().forward(x)
+        assert self.eps is not None
+        return _in_few_calls(x, self.eps) * self.weight
+
+
+def _takes_few_calls(x: Tensor) -> bool:
+    """On a CPU in fp32, where nothing is derived, compiled or only pretended."""
+    return (
+        not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype is torch.float32
+        and type(x) is Tensor
+        and not torch.compiler.is_compiling()
+    )
+
+
+@cache
+def _constant(value: float) -> Tensor:
+    return torch.tensor(value)
 
 
 class Rotary(nn.Module):
@@ -61,18 +107,24 @@ class Rotary(nn.Module):
         # A draft may reach past the context's end, where none of it is committed.
         num_positions = config.context + config.num_mtp_heads
         angles_Td = torch.arange(num_positions).double()[:, None] * turns_d
-        for name, values_Td in (("cos_Td", angles_Td.cos()), ("sin_Td", angles_Td.sin())):
-            table_Td = (factor * values_Td).float().repeat(1, 2)
-            self.register_buffer(name, table_Td, persistent=False)
+        cos_Td, sin_Td = ((factor * one).float() for one in (angles_Td.cos(), angles_Td.sin()))
+        self.register_buffer("cos_T1d", torch.cat((cos_Td, cos_Td), -1)[:, None], persistent=False)
+        self.register_buffer("sin_T1d", torch.cat((-sin_Td, sin_Td), -1)[:, None], persistent=False)
 
     def forward(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cos_Td[positions_BT], self.sin_Td[positions_BT]  # type: ignore[index]
+        """The factors for `rotate`, (B, T, 1, d) each."""
+        return self.cos_T1d[positions_BT], self.sin_T1d[positions_BT]  # type: ignore[index]
+
+    def in_a_row(self, start: int, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """The same for positions in a row, (1, T, 1, d): views, which take no look-up."""
+        row = slice(start, start + num_tokens)
+        return self.cos_T1d[None, row], self.sin_T1d[None, row]  # type: ignore[index]
 
 
-def rotate(x_BHTd: Tensor, cos_BTd: Tensor, sin_BTd: Tensor) -> Tensor:
-    first, second = x_BHTd.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return x_BHTd * cos_BTd[:, None].type_as(x_BHTd) + turned * sin_BTd[:, None].type_as(x_BHTd)
+def rotate(x_BTHd: Tensor, cos_BT1d: Tensor, sin_BT1d: Tensor) -> Tensor:
+    first, second = x_BTHd.chunk(2, dim=-1)
+    swapped = torch.cat((second, first), dim=-1)
+    return torch.addcmul(x_BTHd * cos_BT1d.type_as(x_BTHd), swapped, sin_BT1d.type_as(x_BTHd))
 
 
 class Attention(nn.Module):
@@ -82,32 +134,24 @@ class Attention(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_attn_heads, config.kv_heads
         self.head_width = config.head_width
-        self.widths = [n * self.head_width for n in (self.num_heads, *[self.num_kv_heads] * 2)]
-        self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.qkv_bias)
-        self.out = nn.Linear(self.widths[0], config.width, bias=False)
-        self.q_norm: nn.RMSNorm | None = None
-        self.k_norm: nn.RMSNorm | None = None
+        self.query_width = self.num_heads * self.head_width
+        num_all = self.num_heads + 2 * self.num_kv_heads
+        self.qkv = nn.Linear(config.width, num_all * self.head_width, bias=config.qkv_bias)
+        self.out = nn.Linear(self.query_width, config.width, bias=False)
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
         if config.qk_norm:
-            self.q_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps)
+            self.q_norm = RMSNorm(self.head_width, eps=config.norm_eps)
+            self.k_norm = RMSNorm(self.head_width, eps=config.norm_eps)
 
     def forward(self, x_BTD: Tensor, attending: Attending, layer: int) -> Tensor:
-        cos, sin = attending.cos_BTd, attending.sin_BTd
         if attending.chosen_B is None:
-            query, key, value = self._parts(self.qkv(x_BTD), self.widths)
-            query_cos, query_sin = cos, sin
+            query_BTHd, key_BTHd, value_BTHd = self._project(x_BTD, attending)
         else:
-            chosen_B, q_width = attending.chosen_B, self.widths[0]
-            weight, bias = self.qkv.weight, self.qkv.bias
-            q_bias, kv_bias = (None, None) if bias is None else (bias[:q_width], bias[q_width:])
-            query_B1D = F.linear(choose(x_BTD, chosen_B), weight[:q_width], q_bias)
-            (query,) = self._parts(query_B1D, self.widths[:1])
-            key, value = self._parts(F.linear(x_BTD, weight[q_width:], kv_bias), self.widths[1:])
-            query_cos, query_sin = choose(cos, chosen_B), choose(sin, chosen_B)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = _normed(self.q_norm, query), _normed(self.k_norm, key)
-        query = rotate(query, query_cos, query_sin)
-        key = rotate(key, cos, sin)
+            query_BTHd, key_BTHd, value_BTHd = self._project_chosen(
+                x_BTD, attending, attending.chosen_B
+            )
+        query, key, value = (x.transpose(1, 2) for x in (query_BTHd, key_BTHd, value_BTHd))
         if attending.cache is not None and attending.span is not None:
             key, value = attending.cache.write(layer, attending.span, key, value)
         mask, is_grouped = attending.mask_BQT, self.num_heads != self.num_kv_heads
@@ -124,16 +168,45 @@ class Attention(nn.Module):
             )
         return self.out(mixed_BHTd.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
-    def _parts(self, x_BTX: Tensor, widths: list[int]) -> list[Tensor]:
-        """Parts of a projection, each as (B, H, T, d)."""
-        return [
-            part.view(*part.shape[:2], -1, self.head_width).transpose(1, 2)
-            for part in torch.split(x_BTX, widths, dim=-1)
-        ]
+    def _project(self, x_BTD: Tensor, attending: Attending) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all tokens."""
+        num_q, num_kv = self.num_heads, self.num_kv_heads
+        cos, sin = attending.cos_BT1d, attending.sin_BT1d
+        x_BTHd = self._by_head(self.qkv(x_BTD))
+        if self.q_norm is not None and not _takes_few_calls(x_BTHd):
+            query, key, value = torch.split_with_sizes(x_BTHd, (num_q, num_kv, num_kv), 2)
+            query, key = _normed_by(self.q_norm, query), _normed_by(self.k_norm, key)
+            return rotate(query, cos, sin), rotate(key, cos, sin), value
+        # Queries and keys at once: with few tokens a call costs more than its arithmetic.
+        both, value = torch.split_with_sizes(x_BTHd, (num_q + num_kv, num_kv), 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            assert self.q_norm.eps is not None
+            gains = (self.q_norm.weight.expand(num_q, -1), self.k_norm.weight.expand(num_kv, -1))
+            both = _in_few_calls(both, self.q_norm.eps) * torch.cat(gains)
+        query, key = torch.split_with_sizes(rotate(both, cos, sin), (num_q, num_kv), 2)
+        return query, key, value
+
+    def _project_chosen(
+        self, x_BTD: Tensor, attending: Attending, chosen_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The query of one token of each row, keys and values of all."""
+        cos, sin, width = attending.cos_BT1d, attending.sin_BT1d, self.query_width
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q_bias, kv_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+        query = self._by_head(F.linear(choose(x_BTD, chosen_B), weight[:width], q_bias))
+        key, value = self._by_head(F.linear(x_BTD, weight[width:], kv_bias)).chunk(2, dim=2)
+        query, key = _normed_by(self.q_norm, query), _normed_by(self.k_norm, key)
+        query = rotate(query, choose(cos, chosen_B), choose(sin, chosen_B))
+        return query, rotate(key, cos, sin), value
+
+    def _by_head(self, x_BTX: Tensor) -> Tensor:
+        return x_BTX.view(*x_BTX.shape[:2], -1, self.head_width)
 
 
-def _normed(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+def _normed_by(norm: RMSNorm | None, x: Tensor) -> Tensor:
     """In the norm's own type: under autocast products are in bf16 and norms are not."""
+    if norm is None:
+        return x
     return norm(x.type_as(norm.weight)).type_as(x)  # type: ignore[no-any-return]
 
 
@@ -155,9 +228,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.attn = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.ffn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.ffn = FeedForward(config)
 
     def forward(self, hidden_BTD: Tensor, attending: Attending, layer: int) -> Tensor:

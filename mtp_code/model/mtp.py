@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads import build_heads
-from mtp_code.model.layers import Attending, Rotary, choose
+from mtp_code.model.layers import Attending, RMSNorm, Rotary, choose
 from mtp_code.model.trunk import Trunk
 
 
@@ -26,7 +26,7 @@ class MTPModel(nn.Module):
         self.config = config
         self.trunk = Trunk(config)
         self.mtp_heads = build_heads(config)
-        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.norm = RMSNorm(config.width, eps=config.norm_eps)
         self.unembedding = _unembedding(config)
         self.later_unembeddings = nn.ModuleList(
             _unembedding(config)

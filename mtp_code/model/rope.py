@@ -1,13 +1,14 @@
 """How fast rotary embeddings turn, and what families stretch them by for longer contexts."""
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
 
 from mtp_code.config import Strict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LinearScaling(Strict):
@@ -19,7 +20,9 @@ class LinearScaling(Strict):
     kind: Literal["linear"]
     factor: PositiveFloat
 
-    def stretch(self, frequencies_d: Tensor, head_width: int, theta: float) -> tuple[Tensor, float]:
+    def stretch(
+        self, frequencies_d: "Tensor", head_width: int, theta: float
+    ) -> "tuple[Tensor, float]":
         return frequencies_d / self.factor, 1.0
 
 
@@ -35,7 +38,9 @@ class Llama3Scaling(Strict):
     high_freq_factor: PositiveFloat
     original_context: PositiveInt
 
-    def stretch(self, frequencies_d: Tensor, head_width: int, theta: float) -> tuple[Tensor, float]:
+    def stretch(
+        self, frequencies_d: "Tensor", head_width: int, theta: float
+    ) -> "tuple[Tensor, float]":
         turns_d = self.original_context * frequencies_d / (2 * math.pi)
         span = self.high_freq_factor - self.low_freq_factor
         kept_d = ((turns_d - self.low_freq_factor) / span).clamp(0, 1)
@@ -60,7 +65,9 @@ class YarnScaling(Strict):
     truncate: bool = True
     """The ramp begins and ends at whole pairs."""
 
-    def stretch(self, frequencies_d: Tensor, head_width: int, theta: float) -> tuple[Tensor, float]:
+    def stretch(
+        self, frequencies_d: "Tensor", head_width: int, theta: float
+    ) -> "tuple[Tensor, float]":
         def pair_that_turns(times: float) -> float:
             wavelength = self.original_context / (times * 2 * math.pi)
             return head_width * math.log(wavelength) / (2 * math.log(theta))
@@ -69,7 +76,7 @@ class YarnScaling(Strict):
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, head_width - 1)
-        pairs_d = torch.arange(len(frequencies_d), dtype=frequencies_d.dtype)
+        pairs_d = frequencies_d.new_tensor(range(len(frequencies_d)))
         # A ramp of no length is a step.
         stretched_d = ((pairs_d - low) / max(high - low, 1e-3)).clamp(0, 1)
         kept_d = 1 - stretched_d
@@ -94,8 +101,10 @@ RopeScaling = Annotated[LinearScaling | Llama3Scaling | YarnScaling, Field(discr
 
 def turns(
     head_width: int, theta: float, scaling: LinearScaling | Llama3Scaling | YarnScaling | None
-) -> tuple[Tensor, float]:
+) -> "tuple[Tensor, float]":
     """Radians that each pair of a head turns by a position, (d ÷ 2,), and the factor of all."""
+    import torch  # seconds, which those who only read a configuration can save
+
     half_d = torch.arange(0, head_width, 2, dtype=torch.float64) / head_width
     frequencies_d = theta**-half_d
     return (

@@ -75,5 +75,8 @@ class Trunk(nn.Module):
             seen_T = torch.arange(span.end, device=positions_BT.device)
             # Each sees something, so that no softmax is over nothing.
             mask = seen_T <= positions_BT[:, :, None].clamp(min=0)
-        cos, sin = self.rotary(positions_BT)
+        if span.start is not None:
+            cos, sin = self.rotary.in_a_row(span.start, positions_BT.shape[1])
+        else:
+            cos, sin = self.rotary(positions_BT)
         return Attending(cos, sin, mask, cache, span)

@@ -23,7 +23,11 @@ class OurSampler:
 
     def __init__(self, trained: TrainedModel, batch_rows: int) -> None:
         self._trained, self._batch_rows = trained, batch_rows
-        self.model: dict[str, Any] = trained.description
+        dtype = trained.model.unembedding.weight.dtype
+        self.model: dict[str, Any] = {
+            **trained.description,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
         self.versions = describe_versions()
         tokenizer = trained.tokenizer
         self.chat: Chat | None = tokenizer.chat if tokenizer.chat_template is not None else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from mtp_code.errors import InputError
+from mtp_code.errors import InputError, MachineError
 from mtp_code.interop.vllm import require_vllm, speculative_config
 from mtp_code.machine import describe_versions
 from mtp_code.samplers.base import Asked, Drawing, cut_at_stops, has_room
@@ -57,6 +57,7 @@ class VllmSampler:
         if heads is not None:
             options["speculative_config"] = speculative_config(heads)
         import vllm
+        from vllm.platforms import current_platform
 
         try:
             self._llm = vllm.LLM(
@@ -80,12 +81,23 @@ class VllmSampler:
             **describe(name_or_folder, revision, commit),
             "dtype": str(config.dtype).removeprefix("torch."),
         }
+        # vLLM's issue 55005.
+        self._loses_temperature = heads is not None and current_platform.is_cpu()
         if heads is not None:
             self.model["heads"] = describe(str(heads), None, None)["sha256"]
         self.versions = {**describe_versions(), "vllm": version}
 
     def draw(self, asked: Iterable[Asked], drawing: Drawing) -> Iterator[tuple[Asked, str]]:
-        """Each question with its answer, `CHUNK` at a time."""
+        """Each question with its answer, `CHUNK` at a time.
+
+        Raises:
+            MachineError: samples would not be of the model's law.
+        """
+        if self._loses_temperature and drawing.temperature:
+            raise MachineError(
+                "vLLM on a CPU does not keep the temperature of tokens that were drafted: "
+                "samples would be of another law; leave --heads out, or sample with --temperature 0"
+            )
         waiting = []
         for question in asked:
             prompt = self._tokenizer.encode(question)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,10 +11,10 @@ from pydantic_core import to_json
 from mtp_code.decoding.requests import Request, TokenLogprobs, check_prompt
 from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.errors import PromptError, TokenizerError
-from mtp_code.serving.errors import TIMEOUT, ApiError, bad_request
+from mtp_code.serving.errors import TIMEOUT, ApiError, bad_request, client_gone
 from mtp_code.serving.metrics import FINISH_REASONS
 from mtp_code.serving.protocol import ChatRequest, CompletionRequest, Generation
-from mtp_code.serving.responses import Format, Usage
+from mtp_code.serving.responses import CHANCE, Format, Usage
 from mtp_code.serving.text import AnswerText
 from mtp_code.serving.worker import Delta, Job, Worker
 from mtp_code.tokenizer import Tokenizer
@@ -77,7 +76,7 @@ def requests_of(asked: Generation, prompts: Sequence[Prompt], context: int) -> I
         top_k=asked.top_k if asked.top_k and asked.top_k > 0 else None,
     )
     for prompt in prompts:
-        seed = secrets.randbits(63) if asked.seed is None else asked.seed
+        seed = CHANCE.getrandbits(63) if asked.seed is None else asked.seed
         max_new_tokens = _max_new_tokens(asked, len(prompt.tokens), context)
         for index in range(asked.num_choices):
             yield Request(
@@ -206,6 +205,10 @@ class Answering:
     def cancel(self) -> None:
         """Frees what is still held: nobody listens any more."""
         self._worker.cancel(list(self._choices))
+
+    def give_up(self) -> None:
+        """Ends the answer with an error: nobody listens any more."""
+        self._deltas.put_nowait((next(iter(self._choices)), Delta(error=client_gone())))
 
     async def whole(self) -> bytes:
         """The response.

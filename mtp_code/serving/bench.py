@@ -18,6 +18,7 @@ from typing import Any, Final
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import MachineError
+from mtp_code.run_folder import TrainedModel
 
 _MODEL: Final = "bench"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -37,6 +38,7 @@ class Way:
 
 def measure(
     run_dir: Path,
+    trained: TrainedModel,
     prompts: Sequence[str],
     max_new_tokens: int,
     num_clients: int,
@@ -52,8 +54,12 @@ def measure(
     every round, in turn first. `throughput` is the median over rounds of the engine's wall time ÷
     this way's, `throughput_of_cpu` the same of the CPU time of the process that decodes, which
     other programs on the machine disturb less.
+
+    Args:
+        run_dir: what the server loads.
+        trained: the same, for the engine alone.
     """
-    engine = Engine.load(run_dir, num_clients, num_drafts)
+    engine = Engine.load(run_dir, num_clients, num_drafts, trained)
     requests = [
         Request(engine.tokenizer.encode_prompt(prompt), max_new_tokens) for prompt in prompts
     ]

@@ -36,3 +36,8 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 def shutting_down() -> ApiError:
     return ApiError(503, "the server is shutting down; ask another", UNAVAILABLE, retry_after_s=5)
+
+
+def client_gone() -> ApiError:
+    """nginx's status for it; nobody reads it."""
+    return ApiError(499, "the client has gone")

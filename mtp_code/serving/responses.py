@@ -1,12 +1,16 @@
 """How answers look in OpenAI's two APIs, whole and in chunks."""
 
+import random
 import time
-import uuid
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mtp_code.decoding.requests import TokenLogprobs
 from mtp_code.tokenizer import Tokenizer
+
+CHANCE: Final = random.Random()
+"""Seeded by the operating system once: each time asked, it would let go of the interpreter, and get
+it back from the engine a good while later."""
 
 
 class Usage(NamedTuple):
@@ -44,7 +48,7 @@ class Format:
 
     def __init__(self, model_name: str, spelling: Spelling) -> None:
         self._model_name, self._spelling = model_name, spelling
-        self._id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self._id = f"{self.prefix}-{CHANCE.getrandbits(128):032x}"
         self._created = int(time.time())
 
     def response(self, choices: Sequence[dict[str, Any]], usage: Usage) -> dict[str, Any]:

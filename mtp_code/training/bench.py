@@ -23,8 +23,9 @@ from mtp_code.errors import AskedToEnd, MachineError
 from mtp_code.model.accounting import flops_per_token, flops_ratio, model_flops_utilization
 from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import Recipe, load_recipe
+from mtp_code.training.config import LossName
 from mtp_code.training.loop import backward
-from mtp_code.training.losses.backends import LossName, load_backend
+from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.memory import predict_peak
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.placement import Placement, choose_device, choose_placement, place
@@ -333,7 +334,7 @@ class Bench:
         weight_VD = 0.02 * torch.randn(model.vocab_size, model.width, **options)
         weight_VD = weight_VD.to(dtype).float()  # as the product reads it
         labels_N = torch.randint(0, model.vocab_size, (num_states,), **options)
-        logits_bytes = training.objective.logits_bytes(self._device)
+        logits_bytes = training.objective.logits_bytes(self._device.type)
         found = []
         for name, kind in (("chunked", torch.float64), (training.objective.loss, dtype)):
             weight = weight_VD.to(torch.promote_types(kind, torch.float32))

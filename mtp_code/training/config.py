@@ -1,13 +1,29 @@
-"""How long, in what batches, and how a run is kept."""
+"""What is learned and by what rule, how long, in what batches, and how a run is kept.
+
+Names no torch, whose import takes seconds: a recipe is read, or refused, without it.
+"""
 
 from typing import Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from mtp_code.config import Strict
-from mtp_code.training.objective import ObjectiveConfig
+from mtp_code.model.config import ModelConfig
+from mtp_code.training.weights import CurriculumConfig, WeightsConfig
 
+LossName = Literal["chunked", "torch", "liger", "cut"]
 ParallelName = Literal["auto", "none", "ddp", "fsdp"]
+
+LOGITS_MIB = {"cpu": 32.0}
+OTHER_LOGITS_MIB = 512.0
+"""Budgets for a chunk's logits: a GPU wants thousands of positions at once, a CPU hundreds."""
 
 
 class InitConfig(Strict):
@@ -39,6 +55,78 @@ class ShardingConfig(Strict):
     reduce_once: bool = False
     """A layer's gradients are reduced once a step instead of once a micro-batch: 4 bytes a
     parameter of all layers."""
+
+
+class DistillationConfig(Strict):
+    weight: PositiveFloat
+    """Of each later offset's divergence, beside its labels' cross-entropy."""
+
+
+class TokenOrderConfig(Strict):
+    weight: PositiveFloat = 1.0
+    window: int = Field(default=32, ge=2, le=64)
+    """Tokens ahead that are ranked. A token's share falls by e for each further one, so that
+    those behind the 32nd together have less than 1e-13."""
+
+
+class ObjectiveConfig(Strict):
+    loss: LossName = "chunked"
+    """What computes the cross-entropy: `chunked` is ours, `torch` needs torch 2.13; `liger` and
+    `cut` (cut cross-entropy) need a GPU and the extra `kernels`."""
+    logits_mib: PositiveFloat | None = None
+    """Room for a chunk of positions' logits in fp32; None is 32 on a CPU, 512 on a GPU."""
+    weights: WeightsConfig = WeightsConfig()
+    curriculum: CurriculumConfig | None = None
+    distillation: DistillationConfig | None = None
+    token_order: TokenOrderConfig | None = None
+
+    def check(self, model: ModelConfig) -> None:
+        """
+        Raises:
+            ValueError: the model is not what the objective is for.
+        """
+        for name, length in self.weights.lengths().items():
+            if length != model.num_mtp_heads:
+                raise ValueError(
+                    f"training.objective.weights.{name} has {length} weights for "
+                    f"model.num_mtp_heads = {model.num_mtp_heads}; give one for each offset"
+                )
+        for name in ("curriculum", "distillation"):
+            if getattr(self, name) is not None and model.num_mtp_heads == 1:
+                raise ValueError(
+                    f"training.objective.{name} is for later heads, model.num_mtp_heads = 1 has "
+                    "none; leave it out, or set more heads"
+                )
+        if self.curriculum is not None and model.heads == "anticausal":
+            raise ValueError(
+                "training.objective.curriculum leaves later heads out, but head 1 of "
+                "model.heads = anticausal reads them; choose other heads, or weights"
+            )
+        if (self.token_order is not None) != model.token_order_unembedding:
+            raise ValueError(
+                "training.objective.token_order and model.token_order_unembedding = true need "
+                "each other: set both, or neither"
+            )
+
+    def logits_bytes(self, device_type: str) -> int:
+        mib = self.logits_mib or LOGITS_MIB.get(device_type, OTHER_LOGITS_MIB)
+        return int(mib * 2**20)
+
+
+class OptimConfig(Strict):
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the layers' matrices, AdamW for embeddings, unembeddings and vectors."""
+    lr: PositiveFloat
+    """AdamW's peak learning rate."""
+    muon_lr: PositiveFloat = 0.02
+    """Muon's peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    """Of matrices; vectors are not decayed."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Muon's."""
+    clip_norm: PositiveFloat | None = 1.0
 
 
 class TrainingConfig(Strict):

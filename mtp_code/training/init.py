@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mtp_code.checkpoint import latest_checkpoint, read_weights
+from mtp_code.checkpoint import check_weights, latest_checkpoint, read_weights
 from mtp_code.errors import CheckpointError, RecipeError
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.parallel import ParallelHeads
@@ -36,6 +36,16 @@ def shape_from(run_dir: Path, num_mtp_heads: int) -> ModelConfig:
     return ModelConfig.model_validate(values)
 
 
+def check_init(config: ModelConfig, init: InitConfig) -> None:
+    """Whether there are weights to take, whole: before hours go into whatever else training needs.
+
+    Raises:
+        CheckpointError: the folder is no run, or has no whole checkpoint.
+        RecipeError: its model is another one.
+    """
+    check_weights(_checkpoint_for(config, init))
+
+
 @torch.no_grad()
 def take_weights(model: MTPModel, init: InitConfig) -> None:
     """Gives a model another run's weights; heads that are missing there begin as its head 1.
@@ -44,18 +54,23 @@ def take_weights(model: MTPModel, init: InitConfig) -> None:
         CheckpointError: the folder is no run, or has no whole checkpoint.
         RecipeError: its model is another one.
     """
+    weights, _ = read_weights(_checkpoint_for(model.config, init))
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[_source(name, weights)])
+
+
+def _checkpoint_for(config: ModelConfig, init: InitConfig) -> Path:
+    """Where the weights of a model of this shape come from."""
     run_dir = Path(init.run)
-    expected = shape_from(run_dir, model.num_mtp_heads).model_dump()
-    for key, value in model.config.model_dump().items():
+    expected = shape_from(run_dir, config.num_mtp_heads).model_dump()
+    for key, value in config.model_dump().items():
         if value != expected[key]:
             raise RecipeError(
                 f"init.run: model.{key} is {expected[key]} in {run_dir}, {value} in the recipe"
             )
     if (checkpoint := latest_checkpoint(run_dir)) is None:
         raise CheckpointError(f"{run_dir}: no checkpoint yet; train it first")
-    weights, _ = read_weights(checkpoint)
-    for name, parameter in model.named_parameters():
-        parameter.copy_(weights[_source(name, weights)])
+    return checkpoint
 
 
 def choose_trained(model: MTPModel, init: InitConfig, seed: int) -> None:

@@ -36,6 +36,7 @@ from mtp_code.model.mtp import MTPModel, outline
 from mtp_code.processes import ALONE, World
 from mtp_code.processes import is_sharded as is_shard
 from mtp_code.recipe import Recipe
+from mtp_code.training.config import LOGITS_MIB, OTHER_LOGITS_MIB
 from mtp_code.training.distributed import (
     clip_gradients,
     is_to_be_sharded,
@@ -44,7 +45,6 @@ from mtp_code.training.distributed import (
 )
 from mtp_code.training.init import choose_trained
 from mtp_code.training.loop import backward
-from mtp_code.training.objective import LOGITS_MIB, OTHER_LOGITS_MIB
 from mtp_code.training.optim import build_optimizers
 from mtp_code.training.placement import Placement, choose_placement, prepare_layers
 
@@ -93,13 +93,10 @@ def predict_peak(recipe: Recipe, device_type: str = "cuda", num_processes: int =
     training = recipe.training.model_copy(update={"objective": objective})
     placement = replace(chosen, device=torch.device("cpu"), compiles=False)
     without_content = _WithoutContent(allow_non_fake_inputs=True)
-    with _pretended(num_processes) as world, without_content, _Answering():  # type: ignore[no-untyped-call]
-        tracker = StorageTracker(
-            recipe.model.vocab_size, lambda: without_content.is_asked_for_shapes
-        )
-        with tracker:
-            asked = recipe.model_copy(update={"training": training})
-            run_steps(asked, placement, tracker.mark, world)
+    tracker = _Predicting(recipe.model.vocab_size, without_content)
+    with _pretended(num_processes) as world, without_content, tracker:
+        asked = recipe.model_copy(update={"training": training})
+        run_steps(asked, placement, tracker.mark, world)
     return tracker.peak()
 
 
@@ -188,13 +185,9 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     FSDP2 keeps a gathered weight's storage and gives it a size and none in turns.
     """
 
-    def __init__(self, vocab_size: int, ignores: Callable[[], bool] = lambda: False) -> None:
-        """
-        Args:
-            ignores: whether what is made at the moment is none that training makes.
-        """
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._vocab_size, self._ignores = vocab_size, ignores
+        self._vocab_size = vocab_size
         self._live: dict[int, _Storage] = {}
         self._events: list[tuple[_Storage, int]] = []
         """Bytes that a storage took or, below 0, gave back."""
@@ -223,10 +216,12 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if _are_sharded(types):
             return NotImplemented  # they come again as the shards that they are made of
         result = func(*args, **(kwargs or {}))
-        if not self._ignores():
-            for tensor in _tensors(result):
-                self._add(tensor, "gathered" if func.namespace == "fsdp" else None)
+        self._follow(func, result)
         return result
+
+    def _follow(self, func: Any, result: Any) -> None:
+        for tensor in _tensors(result):
+            self._add(tensor, "gathered" if func.namespace == "fsdp" else None)
 
     def mark(self, tensors: Iterable[Tensor], part: Part) -> None:
         for tensor in map(_of_this_process, tensors):
@@ -297,25 +292,34 @@ class _WithoutContent(FakeTensorMode):
         super().__exit__(*exception)
 
 
-class _Answering(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers what tensors without content cannot."""
+class _Predicting(StorageTracker):  # type: ignore[no-untyped-call]
+    """Follows tensors without content, and answers what they cannot."""
+
+    def __init__(self, vocab_size: int, without_content: _WithoutContent) -> None:
+        super().__init__(vocab_size)
+        self._without_content = without_content
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device  # two questions in three: answered here, it takes no time
         if _are_sharded(types):
             return NotImplemented
         try:
-            return func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
         except DynamicOutputShapeException:
             if func is not torch.ops.aten.nonzero.default:
                 raise
             known = args[0]  # which positions have labels: all
-            return torch.empty((known.numel(), known.dim()), dtype=torch.long)
+            result = torch.empty((known.numel(), known.dim()), dtype=torch.long)
         except DataDependentOutputException:
             if func is not torch.ops.aten._local_scalar_dense.default:
                 raise
             return 1  # how many labels, which step
+        if not self._without_content.is_asked_for_shapes:
+            self._follow(func, result)
+        return result
 
 
 def _tensors(tree: Any) -> Iterable[Tensor]:

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import PositiveFloat
 from torch import Tensor
 
-from mtp_code.config import Strict
-from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.base import Heads
 from mtp_code.model.layers import Attending
 from mtp_code.model.mtp import MTPModel, Reading
-from mtp_code.training.losses.backends import LossName, load_backend
+from mtp_code.training.config import ObjectiveConfig
+from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.losses.chunked import (
     IGNORED,
     Labels,
@@ -25,62 +23,13 @@ from mtp_code.training.losses.chunked import (
     chunked_loss,
     compute_dtype,
 )
-from mtp_code.training.losses.distillation import DistillationConfig, Teacher
-from mtp_code.training.losses.token_order import TokenOrder, TokenOrderConfig
-from mtp_code.training.weights import CurriculumConfig, WeightsConfig
-
-LOGITS_MIB = {"cpu": 32.0}
-OTHER_LOGITS_MIB = 512.0
-"""Budgets for a chunk's logits: a GPU wants thousands of positions at once, a CPU hundreds."""
+from mtp_code.training.losses.distillation import Teacher
+from mtp_code.training.losses.token_order import TokenOrder
 
 Figures = dict[str, Tensor]
 """A step's losses in nats, each a mean over the labels of the whole step, by the name they are
 logged under; offsets that were left out, or have no label in the step, are NaN. Micro-batches add
 up."""
-
-
-class ObjectiveConfig(Strict):
-    loss: LossName = "chunked"
-    """What computes the cross-entropy: `chunked` is ours, `torch` needs torch 2.13; `liger` and
-    `cut` (cut cross-entropy) need a GPU and the extra `kernels`."""
-    logits_mib: PositiveFloat | None = None
-    """Room for a chunk of positions' logits in fp32; None is 32 on a CPU, 512 on a GPU."""
-    weights: WeightsConfig = WeightsConfig()
-    curriculum: CurriculumConfig | None = None
-    distillation: DistillationConfig | None = None
-    token_order: TokenOrderConfig | None = None
-
-    def check(self, model: ModelConfig) -> None:
-        """
-        Raises:
-            ValueError: the model is not what the objective is for.
-        """
-        for name, length in self.weights.lengths().items():
-            if length != model.num_mtp_heads:
-                raise ValueError(
-                    f"training.objective.weights.{name} has {length} weights for "
-                    f"model.num_mtp_heads = {model.num_mtp_heads}; give one for each offset"
-                )
-        for name in ("curriculum", "distillation"):
-            if getattr(self, name) is not None and model.num_mtp_heads == 1:
-                raise ValueError(
-                    f"training.objective.{name} is for later heads, model.num_mtp_heads = 1 has "
-                    "none; leave it out, or set more heads"
-                )
-        if self.curriculum is not None and model.heads == "anticausal":
-            raise ValueError(
-                "training.objective.curriculum leaves later heads out, but head 1 of "
-                "model.heads = anticausal reads them; choose other heads, or weights"
-            )
-        if (self.token_order is not None) != model.token_order_unembedding:
-            raise ValueError(
-                "training.objective.token_order and model.token_order_unembedding = true need "
-                "each other: set both, or neither"
-            )
-
-    def logits_bytes(self, device: torch.device) -> int:
-        mib = self.logits_mib or LOGITS_MIB.get(device.type, OTHER_LOGITS_MIB)
-        return int(mib * 2**20)
 
 
 PLAIN = ObjectiveConfig()
@@ -158,7 +107,7 @@ def losses_by_offset(
         labels_N = labels_for(offset, tokens_BS, documents_BS, read.hidden_BTD.shape[1]).flatten()
         normed_ND = model.norm(reading.states(offset)).flatten(0, 1)
         weight_VD = model.unembedding_for(offset).weight
-        logits_bytes = PLAIN.logits_bytes(labels_N.device)
+        logits_bytes = PLAIN.logits_bytes(labels_N.device.type)
         sums.append(chunked_loss(normed_ND, weight_VD, Labels(labels_N), logits_bytes))
         counts.append((labels_N != IGNORED).sum())
     return torch.stack(sums), torch.stack(counts)
@@ -270,7 +219,7 @@ class _Losses:
         self._num_positions = tokens_BS.shape[1] - model.num_mtp_heads
         self._num_labels: list[int] = num_labels_K.tolist()
         self._backend = load_backend(objective.loss, tokens_BS.device)
-        self._logits_bytes = objective.logits_bytes(tokens_BS.device)
+        self._logits_bytes = objective.logits_bytes(tokens_BS.device.type)
         self._teacher_BTD: Tensor | None = None
         self._by_offset: dict[int, Tensor] = {}
         self._divergence_by_offset: dict[int, Tensor] = {}

@@ -2,32 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mtp_code.config import Strict
 from mtp_code.model.mtp import MTPModel
 from mtp_code.processes import is_sharded, placed_like, whole_tensor
-
-
-class OptimConfig(Strict):
-    kind: Literal["adamw", "muon"] = "adamw"
-    """`muon`: Muon for the layers' matrices, AdamW for embeddings, unembeddings and vectors."""
-    lr: PositiveFloat
-    """AdamW's peak learning rate."""
-    muon_lr: PositiveFloat = 0.02
-    """Muon's peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.1
-    """Of matrices; vectors are not decayed."""
-    momentum: float = Field(default=0.95, ge=0, lt=1)
-    """Muon's."""
-    clip_norm: PositiveFloat | None = 1.0
+from mtp_code.training.config import OptimConfig
 
 
 def build_optimizers(model: MTPModel, config: OptimConfig) -> list[Optimizer]:

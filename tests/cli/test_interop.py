@@ -67,11 +67,16 @@ def test_the_tokens_that_end_answers_are_told_and_may_be_chosen(models, tmp_path
     assert len(load_run(tmp_path / "run").tokenizer.answer_ends) == 2
 
 
+def write_recipe(folder: Path) -> None:
+    """recipe.toml: data and training of a moment."""
+    texts = folder / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": f"x = {i}\n" * 9}) + "\n" for i in range(60)))
+    (folder / "recipe.toml").write_text(RECIPE.format(path=texts))
+
+
 def test_heads_are_added_to_what_was_imported(models, tmp_path):
     """Killed and called again, add-heads goes on; here it has nothing left to do."""
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": f"x = {i}\n" * 9}) + "\n" for i in range(60)))
-    (tmp_path / "recipe.toml").write_text(RECIPE.format(path=texts))
+    write_recipe(tmp_path)
     assert mtp_code("import", models / "theirs", "--out", "base", cwd=tmp_path).returncode == 0
     adding = ("add-heads", "base", "--num-heads", 3, "--recipe", "recipe.toml")
     settings = ("--set", "schedule.num_steps=2", "--tokens", "tokens")
@@ -172,15 +177,29 @@ def test_a_checkpoint_that_was_changed_is_neither_exported_nor_given_heads(model
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    write_recipe(tmp_path)
     before = snapshot(tmp_path)
     for command in (
         ("export", "run", "--out", "out"),
+        ("add-heads", "run", "--num-heads", 5, "--recipe", "recipe.toml"),
         ("serve", "run", "--port", 0),
         ("peek", "x", "--run", "run"),
     ):
         line = complaint(mtp_code(*command, cwd=tmp_path), 2)
         assert "model.safetensors: changed since it was written" in line
         assert snapshot(tmp_path) == before
+
+
+def test_weights_of_another_shape_are_refused_before_tokens_are_prepared(models, tmp_path):
+    write_recipe(tmp_path)
+    with (tmp_path / "recipe.toml").open("a") as recipe:
+        recipe.write(f'[init]\nrun = "{models / "run"}"\n')
+    before = snapshot(tmp_path)
+    shape = ("model.num_layers=6", "model.num_mtp_heads=4", "model.context=256")
+    options = [part for value in shape for part in ("--set", value)]
+    line = complaint(mtp_code("train", "recipe.toml", *options, cwd=tmp_path), 2)
+    assert line.startswith("mtp-code: init.run: model.width is 32 in ")
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -191,6 +210,10 @@ def test_a_checkpoint_that_was_changed_is_neither_exported_nor_given_heads(model
         (("export", "run", "--out", "theirs"), "theirs: holds something else than an export"),
         (("import", "nowhere", "--out", "out"), "nowhere: no such folder, and no name on the hub"),
         (("import", "theirs", "--out", "run"), "run: not empty; give a new folder"),
+        (
+            ("import", "theirs", "--out", "out", "--revision", "v1"),
+            "theirs: a folder, which has no --revision; leave it out",
+        ),
         (("add-heads", "theirs", "--num-heads", 2), "theirs: a model of another library"),
         (("add-heads", "run", "--num-heads", 3), "run: has 4 heads already"),
     ],

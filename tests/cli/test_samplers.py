@@ -136,12 +136,16 @@ class FakeVllm:
 
         self.LLM = LLM
         self.SamplingParams = SimpleNamespace
+        self.is_on_cpu = True
+        platform = SimpleNamespace(is_cpu=lambda: fake.is_on_cpu)
+        self.platforms = SimpleNamespace(current_platform=platform)
 
 
 @pytest.fixture
 def vllm(models: Path, monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm(models / "run")
     monkeypatch.setitem(sys.modules, "vllm", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "vllm.platforms", fake.platforms)  # type: ignore[arg-type]
     monkeypatch.setattr("mtp_code.interop.vllm.installed_version", lambda: "0.32.0")
     return fake
 
@@ -163,6 +167,17 @@ def test_vllm_is_told_of_the_heads_and_its_last_token_is_none_of_the_answer(
     assert asked["trust_remote_code"] is False
 
 
+def test_a_temperature_that_vllm_would_lose_is_refused(models, tmp_path, vllm):
+    """Of drafted positions, on a CPU: docs/vllm.md."""
+    main, heads = models / "exported" / "main", models / "exported" / "heads"
+    asked = (models, tmp_path, main, "--sampler", "vllm", "--temperature", 0.8)
+    line = complaint(sample(*asked, "--heads", heads, "--out", tmp_path / "no"), 3)
+    assert "leave --heads out, or sample with --temperature 0" in line
+    assert sample(*asked, "--out", tmp_path / "undrafted").returncode == 0
+    vllm.is_on_cpu = False
+    assert sample(*asked, "--heads", heads, "--out", tmp_path / "on a GPU").returncode == 0
+
+
 def test_without_vllm_the_extra_is_named(models, tmp_path, monkeypatch):
     def nothing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
@@ -178,6 +193,9 @@ def test_without_vllm_the_extra_is_named(models, tmp_path, monkeypatch):
     [
         ("nowhere", (), "nowhere: no run there"),
         ("empty", ("--sampler", "transformers"), "empty: no tokenizer to load"),
+        ("./gone", ("--sampler", "transformers"), "./gone: no such folder, and no name on the hub"),
+        ("/not/here", ("--sampler", "transformers"), "/not/here: no such folder"),
+        ("runs/old/tiny", ("--sampler", "transformers"), "runs/old/tiny: no such folder"),
         ("run", ("--heads", "x"), "--heads: means nothing to --sampler mtp"),
         ("run", ("--revision", "x"), "--revision: means nothing to --sampler mtp"),
         ("run", ("--requests-per-minute", 3), "--requests-per-minute: means nothing to"),

@@ -6,7 +6,7 @@ import pytest
 
 import evals.errors
 from mtp_code.cli import trained_bench
-from mtp_code.cli.benches import _listed
+from mtp_code.cli.options import named_of
 from mtp_code.cli.trained_bench import PLANS, TrainedBench, trained_lines
 from mtp_code.training.bench import OutOfTimeError
 
@@ -88,7 +88,7 @@ def test_no_part_begins_behind_the_time_that_is_reserved(tmp_path, monkeypatch):
 
 def test_sections_are_chosen_by_name():
     known = {"gradients": 1, "steps": 2, "trained": 3}
-    assert _listed("--sections", None, known) == known
-    assert list(_listed("--sections", "trained,steps", known)) == ["trained", "steps"]
+    assert named_of("--sections", None, known) == known
+    assert list(named_of("--sections", "trained,steps", known)) == ["trained", "steps"]
     with pytest.raises(evals.errors.InputError, match=r"--sections step: .*did you mean steps"):
-        _listed("--sections", "step", known)
+        named_of("--sections", "step", known)

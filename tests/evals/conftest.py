@@ -31,13 +31,14 @@ def toy() -> Benchmark:
 class FakePool:
     """Finds what the program says of itself: `# failed`, or `# ended: timed out (cpu)`.
 
-    `# slow` runs out of wall-clock time unless it is given a pool of one worker.
+    `# slow` runs out of wall-clock time, and `# crowded` of CPU time, unless it is given a pool of
+    one worker.
     """
 
     examined: ClassVar[list[str]]  # without the reference solutions, which say nothing
 
     def __init__(self, limits: Limits, num_workers: int | None = None, **_: object) -> None:
-        self.num_workers = num_workers
+        self.num_workers = num_workers or 3
 
     def __enter__(self) -> Self:
         return self
@@ -56,8 +57,8 @@ class FakePool:
 
     def examination(self, program: str) -> Examination:
         said = program.rpartition("# ")[2].strip() if "# " in program else "held"
-        if said == "slow":
-            said = "held" if self.num_workers == 1 else "ended: timed out (wall)"
+        if clock := {"slow": "wall", "crowded": "cpu"}.get(said):
+            said = "held" if self.num_workers == 1 else f"ended: timed out ({clock})"
         outcome, _, ending = said.partition(": ")
         return Examination(
             Outcome(outcome),

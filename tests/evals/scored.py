@@ -43,9 +43,15 @@ def sampling(**changes: Any) -> Sampling:
         top_p=0.95,
         max_new_tokens=64,
         seed=0,
+        seed_rule="by index",
         model={"name": "toy"},
         versions={},
     ).model_copy(update=changes)
+
+
+UNRECORDED: dict[str, Any] = dict.fromkeys(
+    ("sampling", "prompt_format", "prompts_sha256", "post_processing", "seed_rule")
+)  # as where no sampling.json lay beside the samples
 
 
 def measured(letters: Sequence[str], **changes: Any) -> Measured:

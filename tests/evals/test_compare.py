@@ -91,6 +91,10 @@ def test_a_metric_that_was_not_recorded_is_refused() -> None:
     [
         ({"data_sha256": "e"}, "data_sha256 differs: 'd' before, 'e' now"),
         ({"limits": {"cpu_s": 3.0}}, "limits.cpu_s differs: 10.0 before, 3.0 now"),
+        (
+            {"raised_limits": {"Toy/0": {"cpu_s": 60.0}}},
+            "raised_limits.Toy/0 differs: None before, {'cpu_s': 60.0} now",
+        ),
         ({"prompt_format": None}, "prompt_format differs"),
         ({"prompts_sha256": "q"}, "prompts_sha256 differs"),
         ({"post_processing": "none"}, "post_processing differs"),

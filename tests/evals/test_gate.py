@@ -8,10 +8,12 @@ from evals.errors import IncomparableError, InputError
 from evals.gate import EXIT_STATUS, GateResult, finding, gate, refused
 from evals.metrics import PARSED, PASS_AT_1, metric_named
 from evals.records import KeptSample, References
-from tests.evals.scored import baseline, letters_drawn, letters_of, sampling, score
+from evals.resampling import holm
+from tests.evals.scored import UNRECORDED, baseline, letters_drawn, letters_of, sampling, score
 
 LETTERS = ["PWWW", "PPPP", "WWWW"]
 NUM_TASKS, NUM_SAMPLES = 150, 8
+NUM_REPEATS = 150
 
 
 @pytest.fixture
@@ -58,13 +60,21 @@ def test_the_same_model_twice_raises_few_false_alarms(
 
 
 def test_several_metrics_together_raise_no_more_of_them(rng: np.random.Generator) -> None:
+    # Metrics that have nothing to do with each other, where each adds its own false alarms.
     chances = rng.beta(0.5, 0.5, size=40)
-    metrics = {metric_named(f"pass@{k}"): 0.0 for k in (1, 2, 4)} | {PARSED: 0.0}
-    alarms = []
-    for _ in range(20):
-        before, after = (letters_drawn(chances, 8, rng) for _ in range(2))
-        alarms.append(gate(baseline(before), score(after), metrics).outcome == "regression")
-    assert np.mean(alarms) <= 0.05 + 2 * (0.05 * 0.95 / 20) ** 0.5
+    together, each_alone = [], []
+    for _ in range(NUM_REPEATS):
+        changes = []
+        for _ in range(4):
+            before, after = (outcomes_drawn(chances, 4, rng) for _ in range(2))
+            changes.append(change_between(before, after, 1, num_resamples=100))
+        p_values = [change.p_drop for change in changes]
+        for alarms, held_to in ((together, holm(p_values)), (each_alone, p_values)):
+            found = [finding(*pair, 0.0) for pair in zip(changes, held_to, strict=True)]
+            alarms.append("regression" in found)
+    bound = 0.05 + 2 * (0.05 * 0.95 / NUM_REPEATS) ** 0.5
+    assert np.mean(together) <= bound
+    assert np.mean(each_alone) > bound  # the control: without Holm it shows
 
 
 def test_a_planted_drop_is_caught(chances: np.ndarray, rng: np.random.Generator) -> None:
@@ -138,6 +148,36 @@ def test_incomparable_scores_are_refused() -> None:
     result = refused(score(LETTERS), "isolation differs")
     assert (result.outcome, result.exit_status) == ("incomparable", 3)
     assert result.problems == ("isolation differs",)
+
+
+def test_samples_of_which_nobody_recorded_how_they_were_drawn_are_noted_or_refused() -> None:
+    before, after = baseline(LETTERS, **UNRECORDED), score(LETTERS, **UNRECORDED)
+    result = gate(before, after)
+    assert result.outcome == "pass"
+    assert result.notes[0].startswith(
+        "nothing says how these samples were drawn, nor the baseline's (sampling, prompt_format, "
+        "prompts_sha256, post_processing, seed_rule): "
+    )
+    with pytest.raises(
+        IncomparableError,
+        match=r"not recorded for the baseline \(sampling, .*, seed_rule\); put a sampling.json",
+    ):
+        gate(before, after, requires_sampling=True)
+    # The field that differs is not what the user is to mend.
+    with pytest.raises(IncomparableError, match=r"not recorded now \(sampling, "):
+        gate(baseline(LETTERS), after, requires_sampling=True)
+
+
+def test_what_is_recorded_in_part_is_named() -> None:
+    part = {"prompts_sha256": None}
+    before, after = baseline(LETTERS, **part), score(LETTERS, **part)
+    (note, *_) = gate(before, after).notes
+    assert note.startswith("not all is recorded of how these samples were drawn")
+    assert "(prompts_sha256)" in note
+    with pytest.raises(IncomparableError, match=r"\(prompts_sha256\)"):
+        gate(before, after, requires_sampling=True)
+    whole = gate(baseline(LETTERS), score(LETTERS), requires_sampling=True)
+    assert not any("recorded" in note for note in whole.notes)
 
 
 def test_metrics_beyond_the_samples_are_bad_input() -> None:
@@ -220,11 +260,32 @@ def test_what_else_changed_is_noted() -> None:
         baseline(LETTERS, reference_bits=bits),
         score(LETTERS, reference_bits=more_bits, versions={"python": "3.12"}),
     )
-    assert "python was 3.11 for the baseline and is 3.12 now" in result.notes
+    assert "python when judging: 3.11 for the baseline, 3.12 now" in result.notes
     assert (
         "bits per byte of the reference solutions: 2.000 for the baseline, 2.500 now "
         "(lower is better)"
     ) in result.notes
+
+
+def test_another_engine_under_the_same_model_is_noted() -> None:
+    ours = sampling(model={"name": "m", "sampler": "mtp", "dtype": "float32"}, versions={"a": "1"})
+    theirs = sampling(
+        model={"name": "m", "sampler": "vllm", "dtype": "bfloat16"},
+        versions={"a": "2", "vllm": "3"},
+    )
+    notes = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=theirs)).notes
+    assert [note for note in notes if " when sampling: " in note] == [
+        "sampler when sampling: mtp for the baseline, vllm now",
+        "dtype when sampling: float32 for the baseline, bfloat16 now",
+        "a when sampling: 1 for the baseline, 2 now",
+        "vllm when sampling: not recorded for the baseline, 3 now",
+    ]
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=ours)).notes
+    assert not any(" when " in note for note in same)
+    # Another model is what the gate is for.
+    other = sampling(model={**ours.model, "name": "n"}, versions={"a": "1"})
+    same = gate(baseline(LETTERS, sampling=ours), score(LETTERS, sampling=other)).notes
+    assert not any(" when " in note for note in same)
 
 
 def test_every_outcome_has_its_exit_status() -> None:

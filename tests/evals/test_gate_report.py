@@ -6,7 +6,7 @@ from evals.gate import gate, refused
 from evals.gate_report import in_words, junit, markdown
 from evals.metrics import PARSED, PASS_AT_1
 from evals.records import KeptSample, References
-from tests.evals.scored import baseline, sampling, score
+from tests.evals.scored import UNRECORDED, baseline, sampling, score
 
 SAMPLES = {"Toy/0": KeptSample(index=1, verdict="passed", text="return 1")}
 HOSTILE = "</code></details>```````\x1b[31m\u202e<script>alert(1)</script>]]>\ufffe|\n# heading"
@@ -32,7 +32,7 @@ def test_the_page_says_what_was_found_and_by_how_much() -> None:
     assert "| pass@1 | 95.2 % | 2.4 % | −92.9 points (" in page
     assert "Newly failing: `Toy/0` (2 → 0 of 2), `Toy/1`" in page
     assert "Newly passing: `Toy/20` (0 → 1 of 2)" in page
-    assert "- python was 3.11 for the baseline and is 3.12 now" in page
+    assert "- python when judging: 3.11 for the baseline, 3.12 now" in page
     assert "would be called a regression 80 % of the time" in page
     assert "return 1" not in page
 
@@ -75,6 +75,14 @@ def test_an_inconclusive_result_says_what_would_settle_it() -> None:
     greedy = {"sampling": sampling(temperature=0.0)}
     copies = gate(baseline(["PP", "WW"], **greedy), score(["WW", "WW"], **greedy))
     assert "No number of samples is sure to settle pass@1" in markdown(copies)
+
+
+def test_every_form_says_that_nothing_tells_how_samples_were_drawn() -> None:
+    said = "nothing says how these samples were drawn"
+    for changes, is_said in ((UNRECORDED, True), ({}, False)):
+        result = gate(baseline(["PW"], **changes), score(["PW"], **changes))
+        forms = (in_words(result), markdown(result), junit(result).decode(), str(result.as_json()))
+        assert [said in form for form in forms] == [is_said] * 4
 
 
 def test_a_rise_is_called_suspicious() -> None:

@@ -20,6 +20,7 @@ from evals.judge import judge
 from evals.oracles.expected import Answered, Reference
 from evals.records import Judging, References, Sample, read_record, read_verdicts, write_samples
 from evals.sampling import draw_samples
+from evals.score import score
 from evals.work import Finding, Here, Job
 from sandbox import Limits, Tier
 from tests.evals.conftest import ROWS, FakePool
@@ -130,13 +131,20 @@ def test_a_time_out_of_the_wall_clock_is_judged_again_alone_before_it_counts(
     assert len(pool.examined) == 5
 
 
-def test_cpu_time_that_is_used_up_counts_at_once(
+def test_a_time_out_of_the_cpu_is_judged_again_alone_before_it_counts(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
-    write(samples, "held", "ended: timed out (cpu)")
-    judge(samples, toy, verdicts, num_workers=2)
-    assert [each.verdict for each in read_verdicts(verdicts)] == ["passed", "timed out"]
-    assert len(pool.examined) == 2
+    # Distinct programs of two tasks: the last is the second's again, and not run again.
+    write(samples, "held", "crowded", "ended: timed out (cpu)", "failed", "crowded")
+    judge(samples, toy, verdicts, num_workers=2, counts_checks=False)
+    assert [each.verdict for each in read_verdicts(verdicts)] == [
+        "passed",
+        "passed",
+        "timed out",
+        "wrong answer",
+        "passed",
+    ]
+    assert len(pool.examined) == 4 + 2
 
 
 def test_a_run_that_was_stopped_goes_on_without_judging_anything_twice(
@@ -200,6 +208,25 @@ def test_conditions_are_kept_beside_the_verdicts(
     assert judging.sampling.seed == SETTINGS.seed
 
 
+def test_limits_that_a_task_has_beyond_the_usual_are_kept_too(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, "held")
+    slow, large, usual = toy.tasks
+    tasks = (
+        slow.model_copy(update={"cpu_s": 60.0}),
+        large.model_copy(update={"memory_bytes": 4 << 30}),
+        usual.model_copy(update={"cpu_s": 1.0, "memory_bytes": 1 << 20}),
+    )
+    judge(samples, replace(toy, tasks=tasks), verdicts)
+    judging = read_record(Judging, verdicts.with_name("judging.json"))
+    assert judging.raised_limits == {
+        "Toy/0": {"cpu_s": 60.0, "wall_s": 600.0},
+        "Toy/1": {"memory_bytes": 4 << 30},
+    }
+    assert score(verdicts, replace(toy, tasks=tasks[:1])).raised_limits == judging.raised_limits
+
+
 def test_samples_drawn_for_another_benchmark_are_refused(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
@@ -207,6 +234,32 @@ def test_samples_drawn_for_another_benchmark_are_refused(
     draw_samples(other, by_seed, SETTINGS, samples)
     with pytest.raises(InputError, match=r"sampling.json: the samples were drawn for toy"):
         judge(samples, toy, verdicts)
+
+
+def test_another_harness_need_not_know_all_of_how_samples_were_drawn(
+    toy: Benchmark, pool: FakePool, tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples.jsonl"
+    write(samples, "held", "held", "held")
+    said = {
+        "benchmark": "toy",
+        "prompt_format": "theirs",
+        "post_processing": "theirs",
+        "num_samples": 1,
+        "temperature": 0.2,
+        "top_p": 0.95,
+        "max_new_tokens": 512,
+        "model": {"name": "theirs"},
+        "versions": {},
+    }
+    (tmp_path / "sampling.json").write_text(json.dumps(said))
+    judge(samples, toy, tmp_path / "verdicts.jsonl")
+    sampling = read_record(Judging, tmp_path / "judging.json").sampling
+    assert sampling is not None
+    assert (sampling.prompt_format, sampling.seed, sampling.seed_rule) == ("theirs", None, None)
+    (tmp_path / "sampling.json").write_text(json.dumps(said | {"benchmark": "other"}))
+    with pytest.raises(InputError, match="the samples were drawn for other"):
+        judge(samples, toy, tmp_path / "verdicts.jsonl")
 
 
 def test_a_broken_line_is_found_before_anything_runs(

@@ -18,6 +18,8 @@ from evals.errors import InputError
 from evals.files import file_sha256
 from evals.records import VERDICT_LETTERS
 from evals.report import write_report
+from evals.report.wording import timed_out
+from tests.evals.scored import score as scored
 
 LIMITS = {"cpu_s": 3.0, "wall_s": 30.0, "memory_bytes": 512 << 20}
 VERSIONS = {"mtp-code": "0.1.0", "python": "3.11.2"}
@@ -739,3 +741,13 @@ def test_importing_the_report_loads_no_plotting_and_no_templates() -> None:
     names = "('matplotlib', 'jinja2', 'numpy', 'torch')"
     code = f"import sys, evals.report; sys.exit(any(name in sys.modules for name in {names}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_time_outs_are_told_with_their_limits() -> None:
+    ten = {"limits": {"cpu_s": 10.0}}
+    assert timed_out(scored(["PT", "TP"], **ten)) == "2 timed out (10 s CPU)"
+    raised = {"Toy/0": {"cpu_s": 20.0}, "Toy/1": {"cpu_s": 120.0, "wall_s": 1200.0}}
+    also = raised | {"Toy/2": {"memory_bytes": 1 << 32}}
+    assert timed_out(scored(["PP"], **ten, raised_limits=also)) == (
+        "0 timed out (10 s CPU; 2 tasks up to 120 s)"
+    )

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator
@@ -115,6 +116,9 @@ def test_how_samples_were_drawn_is_kept(toy: Benchmark, path: Path) -> None:
     assert sampling.data_sha256 == toy.data_sha256
     assert sampling.prompt_format == "humaneval raw"
     assert sampling.model == {"name": "toy", "step": 10}
+    assert sampling.seed_rule == "sha256 of seed, task id and index"
+    digest = hashlib.sha256(b"7\nToy/0\n3").digest()
+    assert sample_seed(7, "Toy/0", 3) == int.from_bytes(digest[:8], "big") >> 1
 
 
 def test_seeds_are_stable_and_of_63_bits() -> None:

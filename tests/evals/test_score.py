@@ -1,4 +1,3 @@
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,6 @@ from evals.records import (
     write_record,
     write_samples,
 )
-from evals.sampling import sample_seed
 from evals.score import score
 from tests.evals.conftest import FakePool
 from tests.evals.loaded import loaded
@@ -106,11 +104,10 @@ def with_sampling(verdicts: Path, **changes: Any) -> None:
     write_record(path, judging.model_copy(update={"sampling": drawn}))
 
 
-def test_the_seed_rule_is_that_of_sampling(toy: Benchmark, verdicts: Path) -> None:
-    with_sampling(verdicts)
-    assert score(verdicts, toy).seed_rule == "sha256 of seed, task id and index"
-    digest = hashlib.sha256(b"7\nToy/0\n3").digest()
-    assert sample_seed(7, "Toy/0", 3) == int.from_bytes(digest[:8], "big") >> 1
+def test_the_seed_rule_is_that_of_whoever_drew(toy: Benchmark, verdicts: Path) -> None:
+    assert score(verdicts, toy).seed_rule is None
+    with_sampling(verdicts, seed_rule="the server's")
+    assert score(verdicts, toy).seed_rule == "the server's"
 
 
 def test_verdicts_are_told_by_index_whatever_their_order(

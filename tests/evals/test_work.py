@@ -1,13 +1,16 @@
-"""Programs that read standard input, held to their cases in the real sandbox."""
+"""Programs that read standard input, in the real sandbox; and which programs are tried again."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
-from evals.records import StdinCase
-from evals.work import Finding, Here, Job
-from sandbox import Ending, Execution, Limits, Pool, Program
+from evals.records import StdinCase, VerdictName
+from evals.work import Finding, Here, Job, SecondTries
+from sandbox import Checks, Ending, Examination, Execution, Limits, Pool, Program
+from tests.evals.conftest import FakePool
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 
@@ -73,7 +76,7 @@ def test_what_is_no_python_is_a_syntax_error_and_what_only_says_so_is_not() -> N
     assert [each.verdict for each in found] == ["syntax error", "exception", "exception"]
 
 
-@pytest.mark.parametrize("ending", [Ending.TIMED_OUT_WALL, Ending.CRASHED])
+@pytest.mark.parametrize("ending", [Ending.TIMED_OUT_WALL, Ending.TIMED_OUT_CPU, Ending.CRASHED])
 def test_what_others_may_have_had_a_part_in_is_tried_again_alone(
     ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +91,74 @@ def test_what_others_may_have_had_a_part_in_is_tried_again_alone(
     monkeypatch.setattr("evals.work.Pool", Crowded)
     (found,) = findings([wrong_for()])
     assert found.verdict == "passed"
+
+
+def job_of(number: int, cpu_s: float = 10.0) -> Job:
+    """A program that the checks of this number are for."""
+    return Job(b"", "", Limits(cpu_s=cpu_s), Checks(f"assert f({number})", ("f",)))
+
+
+def ran(ending: Ending, verdict: VerdictName = "timed out") -> Finding:
+    """As long as a program may that has 10 s of CPU time."""
+    return Finding(verdict, "", ending.value, None, 10.0, 10.0, None, "", "full")
+
+
+LOOPED, WELL = ran(Ending.TIMED_OUT_CPU), ran(Ending.EXITED, "passed")
+
+
+def num_tried_again(jobs: Iterable[Job], alone: Iterable[Finding]) -> int:
+    """Of programs that all ran out of CPU time beside one other, each tried again at once."""
+    tries, second = SecondTries(), iter(alone)
+    count = 0
+    for job in jobs:
+        tries.note(LOOPED, 2)
+        if tries.grants(job):
+            count += 1
+            tries.note_second(job, next(second))
+    return count
+
+
+def test_a_thousand_endless_loops_cost_a_quarter_more() -> None:
+    loops = [job_of(number % 500) for number in range(1000)]
+    first_s = 1000 * 10 / 2
+    second_s = 10 * num_tried_again(loops, itertools.repeat(LOOPED))
+    assert 0.25 * first_s <= second_s <= 60 + 0.25 * first_s
+
+
+def test_where_three_ran_out_alone_too_the_next_of_their_checks_are_not_tried_again() -> None:
+    assert num_tried_again([job_of(0)] * 1000, itertools.repeat(LOOPED)) == 3
+    # Unless one did not: then three more.
+    alone = [LOOPED, LOOPED, WELL, *[LOOPED] * 3]
+    assert num_tried_again([job_of(0)] * 1000, alone) == 6
+    # One that ends in yet another way of the machine's tells nothing.
+    alone = [LOOPED, LOOPED, ran(Ending.TIMED_OUT_WALL), LOOPED]
+    assert num_tried_again([job_of(0)] * 1000, alone) == 4
+
+
+def test_programs_whose_time_out_was_others_fault_are_all_tried_again() -> None:
+    assert num_tried_again([job_of(0)] * 1000, itertools.repeat(WELL)) == 1000
+
+
+def test_few_programs_are_put_off_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is killed loses those: no finding of theirs is kept yet."""
+    handed: list[bool] = []  # alone?
+
+    class OneByOne(FakePool):
+        examined: ClassVar[list[str]] = []
+
+        def examine_as_completed(
+            self, work: Iterable[tuple[str, Checks, Limits]]
+        ) -> Iterator[tuple[int, Examination]]:
+            for position, (program, *_) in enumerate(work):
+                handed.append(self.num_workers == 1)
+                yield position, self.examination(program)
+
+    monkeypatch.setattr("evals.work.Pool", OneByOne)
+    jobs = [job_of(number, cpu_s=0.1)._replace(program="# crowded") for number in range(100)]
+    found = list(Here(LIMITS, 2).examine(jobs))
+    assert [finding.verdict for _, finding in found] == ["passed"] * 100
+    runs = [(alone, len(list(each))) for alone, each in itertools.groupby(handed)]
+    assert runs == [(alone, count) for count in (32, 32, 32, 4) for alone in (False, True)]
 
 
 def test_no_pool_is_made_for_no_jobs() -> None:

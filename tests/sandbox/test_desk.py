@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sandbox import Checks, Ending, Limits, Outcome, Pool, worker
+from sandbox import Checks, Ending, Limits, Outcome, Pool, desk, wire, worker
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 
@@ -147,3 +147,49 @@ def test_checks_that_are_called_tidy_stay_at_their_desk(one):
     unsure = [(PROGRAM, Checks(marks[0], are_live=True))] * 2
     assert all(each.outcome is not Outcome.HELD for each in one.examine_all(unsure[:1]))
     assert all(each.outcome is Outcome.HELD for each in one.examine_all(unsure))
+
+
+class Sent:
+    """A stream that keeps what it is sent, part by part."""
+
+    def __init__(self):
+        self.parts = []
+
+    def sendall(self, data):
+        self.parts.append(data)
+
+    def recv(self, size):
+        return b""
+
+
+def test_what_is_known_beforehand_is_sent_when_its_turn_comes():
+    first, second, third = (wire.frame([text]) for text in "abc")
+    stream = Sent()
+    talk = desk.InTurns(stream, first + second + third, [len(first + second)])
+    talk.sendall(first)
+    assert stream.parts == [first + second]
+    talk.sendall(second)
+    assert stream.parts == [first + second]
+    talk.sendall(third)
+    assert stream.parts == [first + second, third]
+    assert not talk.is_diverged
+
+
+def test_what_does_not_fit_into_a_socket_at_once_is_sent_piece_by_piece():
+    """Else this side would wait for room in it, and the program for its answer to be read."""
+    frames = [wire.frame([text * 7000]) for text in "abcd"]
+    stream = Sent()
+    talk = desk.InTurns(stream, b"".join(frames), [])
+    for frame in frames:
+        talk.sendall(frame)
+    assert stream.parts == [frames[0], frames[1], frames[2] + frames[3]]
+
+
+@pytest.mark.parametrize("other", [wire.frame(["x"]), wire.frame(["a"]) + b"more"])
+def test_what_was_not_foreseen_is_not_sent(other):
+    stream = Sent()
+    talk = desk.InTurns(stream, wire.frame(["a"]), [])
+    with pytest.raises(BrokenPipeError):
+        talk.sendall(other)
+    assert talk.is_diverged
+    assert stream.parts == []

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox import checker, desk, messages, recording, wire
-from sandbox.examination import Outcome
+from sandbox.outcome import Outcome
 from sandbox.scratch import Note
 
 NUM_SESSIONS = int(os.environ.get("MTP_CODE_FUZZ", "3000"))
@@ -110,10 +110,10 @@ def stands(source: str, stream: wire.Stream) -> Outcome:
 
 
 @functools.cache
-def recorded(source: str) -> int | None:
-    """A file of the calls that the checks make; None where they cannot be recorded."""
-    requests = recording.record(source, ("f",))
-    return None if requests is None else file_of(requests)
+def recorded(source: str) -> bytes | None:
+    """The calls that the checks make; None where they cannot be recorded."""
+    found = recording.record(source, ("f",))
+    return None if found is None else found.requests
 
 
 def file_of(content: bytes) -> int:

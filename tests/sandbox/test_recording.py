@@ -7,18 +7,23 @@ import pytest
 from sandbox import Checks, Outcome, recording, wire
 
 
-def requests(source, names=("f",)):
-    """The calls that were recorded: name's place and arguments; None if they were not."""
+def turns(source, names=("f",)):
+    """The calls that were recorded, by turn: name's place and arguments; None if they were not."""
     recorded = recording.record(source, names)
     if recorded is None:
         return None
-    found = []
-    while recorded:
-        size = int.from_bytes(recorded[:4], "big")
-        found.append(wire.parse(recorded[4 : 4 + size]))
-        recorded = recorded[4 + size :]
-    assert found[0][0] == "names"
-    return [(key, wire.decode(data, None)) for _, key, data, *_ in found[1:]]
+    ends = [*recorded.turns, len(recorded.requests)]
+    parts = [recorded.requests[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    found = [[*frames(part)] for part in parts]
+    assert found[0].pop(0)[0] == "names"
+    return [[(key, wire.decode(data, None)) for _, key, data, *_ in turn] for turn in found]
+
+
+def frames(part):
+    while part:
+        size = int.from_bytes(part[:4], "big")
+        yield wire.parse(part[4 : 4 + size])
+        part = part[4 + size :]
 
 
 @pytest.mark.parametrize(
@@ -42,25 +47,12 @@ def requests(source, names=("f",)):
     ],
 )  # fmt: skip
 def test_calls_that_do_not_depend_on_answers_are_recorded(checks, calls):
-    assert requests(checks) == calls
+    assert turns(checks) == [calls]
 
 
 @pytest.mark.parametrize(
     "checks",
     [
-        # A later call gives away what an earlier answer is compared with, or may be.
-        "assert f(6) == 9\nassert f(9) == 16",
-        "assert [f(6), f(9)] == [9, 16]",
-        "assert abs(f(6) - 9.0) < 1e-6\nassert f([9]) == 16",
-        "assert f('x') == 'code'\nassert f('a code') == 'x'",
-        "assert sorted(f(1)) == [2, 3]\nassert f([[2, 3]]) == 4",
-        "assert len(f(1)) == 7\nf(7)",
-        "import math\nassert math.isclose(f(1), 2)\nf(5)",
-        "assert f('hello') == b'aGVsbG8='\nassert f('aGVsbG8=') == b'hello'",
-        "assert f(1) == (2, 3)\nassert f([2, 3]) == 1",
-        "assert f(1) * 2 == 50\nf(25)",
-        "for x in f(1): assert x == 5\nf(5)",
-        "assert {1: 2}[f(1)] == 2\nf(5)",
         "assert f(f(1)) == 1",
         "x = f(1)\nassert f([x]) == 1",
         "assert f.name == 1",
@@ -70,15 +62,56 @@ def test_calls_that_do_not_depend_on_answers_are_recorded(checks, calls):
         "assert f(lambda: 1) == 1",
         "raise ValueError",
         "def (",
+        # What an answer is compared with is not seen.
+        "import math\nassert math.isclose(f(1), 2)\nf(5)",
+        "assert f(1) * 2 == 50\nf(25)",
+        "for x in f(1): assert x == 5\nf(5)",
+        "assert {1: 2}[f(1)] == 2\nf(5)",
+        "x = f(1)\nassert f(2) == '%d' % x * 9\nf(9)",
+        # Answers are compared together: 8 is no secret once both are in, but before that.
+        "x, y = f(1), f(2)\nassert x == 2 and x - y == 8\nf(8)\nf(3)",
+        "x, y = f(1), f(2)\nassert x == 2 and max(x, y) == 8\nf(8)\nf(3)",
+        "x, y = f(1), f(2)\nassert x == 2 and sorted([x, y]) == [2, 8]\nf(8)\nf(3)",
+        # Most calls have to wait.
+        "for x in 1, 2, 3: assert f(x) == x + 1",
     ],
 )
 def test_calls_that_depend_on_answers_are_left_to_be_made_live(checks):
-    assert requests(checks) is None
+    assert turns(checks) is None
 
 
 def test_a_recording_knows_nothing_of_what_is_expected():
     recorded = recording.record("assert f(1) == 'certainly-expected'", ("f",))
-    assert b"certainly" not in recorded
+    assert b"certainly" not in recorded.requests
+
+
+@pytest.mark.parametrize(
+    ("checks", "first", "second"),
+    [
+        # A later call gives away what an earlier answer is compared with, or may be.
+        ("assert f(6) == 9\nassert f(9) == 16", [6], [9]),
+        ("assert [f(6), f(9)] == [9, 16]", [6], [9]),
+        ("assert abs(f(6) - 9.0) < 1e-6\nassert f([9]) == 16", [6], [[9]]),
+        ("assert f('x') == 'code'\nassert f('a code') == 'x'", ["x"], ["a code"]),
+        ("assert sorted(f(1)) == [2, 3]\nassert f([[2, 3]]) == 4", [1], [[[2, 3]]]),
+        ("assert len(f(1)) == 7\nf(7)", [1], [7]),
+        ("assert f('h') == b'aGVsbG8='\nassert f('aGVsbG8=') == b'h'", ["h"], ["aGVsbG8="]),
+        ("assert f(1) == (2, 3)\nassert f([2, 3]) == 1", [1], [[2, 3]]),
+        # As many as can be are sent at once.
+        ("assert f(1) == 5\nassert f(2) == 6\nassert f(3) == 7\nf(6)\nf(8)", [1, 2, 3], [6, 8]),
+        # What was given away before it was expected is no secret; nor what is known by then.
+        ("assert f(9) == 1\nassert f(6) == 9\nf(2)\nf([9])\nf(9)", [9, 6, 2], [[9], 9]),
+        # Expected once before the turn, once in it.
+        ("assert f(1) == 9\nf(9)\nassert f(2) == 8\nassert f(3) == 7\nf(4)", [1], [9, 2, 3, 4]),
+    ],
+)
+def test_a_call_that_gives_an_answer_away_waits_for_it(checks, first, second):
+    assert turns(checks) == [[(0, (x,)) for x in part] for part in (first, second)]
+
+
+def test_what_is_expected_again_is_given_away_again():
+    checks = "assert f(1) == 9\nf(9)\nassert f(2) == 9\nf(3)\nf(4)\nf(9)"
+    assert turns(checks) == [[(0, (x,)) for x in part] for part in ([1], [9, 2, 3, 4], [9])]
 
 
 PAIRS = [
@@ -104,6 +137,26 @@ PAIRS = [
     ("def f(x): return 'x' * (7 << 20)",
      "for i in range(6): assert len(f(i)) == 7 << 20", Outcome.HELD),
     ("def f(x): return 'x' * (9 << 20)", "assert f(1)\nassert f(2)", Outcome.RAISED),
+    # In turns.
+    ("def f(x): return x + 3", "assert f(6) == 9\nassert f(9) == 12", Outcome.HELD),
+    ("def f(x): return x + 3", "assert f(6) == 9\nassert f(9) == 13", Outcome.FAILED),
+    ("def f(x): return x + 3", "assert f(6) == 8\nassert f(8) == 11", Outcome.FAILED),
+    ("import os\ndef f(x): return x if x < 9 else os._exit(0)",
+     "assert f(6) == 8\nassert f(9) == 9\nassert f(8) == 8\nf(1)", Outcome.FAILED),
+    ("def f(x):\n    while x == 9: pass\n    return x",
+     "assert f(6) == 8\nassert f(9) == 9\nassert f(8) == 8\nf(1)", Outcome.FAILED),
+    ("def f(x): x.append(9); return 9",
+     "x = []\nassert f(x) == 9\nassert f([9]) == 9\nassert f(x) == 9\nassert x == [9, 9]",
+     Outcome.HELD),
+    ("def f(x): return 1 / x",
+     "assert f(2) == 0.5\ntry: f(0)\nexcept ZeroDivisionError: pass\nassert f(0.5) == 2\nf(1)",
+     Outcome.HELD),
+    ("def f(x): return x",
+     "s = 'x' * 30000\nassert f(s) == s\nassert f(1) == 2 - 1\nassert f([s]) == [s]\nf(s + 'y')",
+     Outcome.HELD),
+    ("def f(x): return x[0] * 3000000",
+     "assert f('ab') == 'a' * 3000000\nassert f('cd') == 'c' * 3000000\n"
+     "assert f('ef') == 'e' * 3000000\nf('a' * 3000000)", Outcome.HELD),
     ("n = 0\ndef f():\n    global n\n    n += 1\n    return n",
      "assert f() == 1 and f() == 2 and f() == 3", Outcome.HELD),
 ]  # fmt: skip

@@ -61,6 +61,37 @@ def test_plain_data_arrives_as_it_was(value):
     assert exactly(there_and_back(value)) == exactly(value)
 
 
+@settings(max_examples=200, deadline=None)
+@given(values)
+def test_what_comes_back_unchanged_is_told_by_its_text(value):
+    """So a program need not keep another copy of what it was given to see whether it changed."""
+    text = wire.dump(wire.encode(value, no_reference))
+    again = wire.decode(wire.parse(text), no_reference)
+    assert wire.dump(wire.encode(again, no_reference)) == text
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [1, 2, 3],
+        [1, 2, 1 << 53],
+        [-(1 << 53), 2, 3],
+        [True, False, True],
+        [True, 0, 1],
+        [None, None, None],
+        [1.0, 2.0, float("nan")],
+        [0.0, -0.0, float("-inf")],
+        ["a", "b", "ä"],
+        ["a", "b", "\ud800"],
+        ["a", None, 1],
+        [[1, 2, 3], [4.0, 5.0, 6.0], ("a", "b", "c")],
+    ],
+)
+def test_parts_of_one_kind_arrive_as_those_of_several(parts):
+    for value in (parts, tuple(parts)):
+        assert exactly(there_and_back(value)) == exactly(value)
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

@@ -20,6 +20,7 @@ a draft. A captured graph would replay one of the two branches for both, so draf
 """
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 
 from mtp_code.interop.vllm import TESTED, require_vllm
 
+log = logging.getLogger(__name__)
+
 VERSION = require_vllm()
 try:
     from vllm.config import VllmConfig, get_current_vllm_config
@@ -35,7 +38,6 @@ try:
     from vllm.model_executor.layers.logits_processor import LogitsProcessor
     from vllm.model_executor.models.llama import LlamaDecoderLayer
     from vllm.model_executor.models.llama_eagle3 import Eagle3LlamaForCausalLM
-    from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
     from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
     from vllm.model_executor.models.utils import (
         AutoWeightsLoader,
@@ -43,6 +45,7 @@ try:
         get_draft_quant_config,
         maybe_prefix,
     )
+    from vllm.platforms import current_platform
 except ImportError as error:
     raise ImportError(
         f"vLLM {VERSION} lacks what mtp-code's heads stand on ({error}), though it is {TESTED}; "
@@ -61,18 +64,14 @@ def _llama(vllm_config: VllmConfig, config: Any, prefix: str) -> nn.Module:
     return _LlamaLayer(vllm_config, prefix=prefix, config=config)
 
 
-def _qwen(layer: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def build(vllm_config: VllmConfig, config: Any, prefix: str) -> nn.Module:
-        quantized = get_draft_quant_config(vllm_config)
-        return layer(config, vllm_config.cache_config, quantized, prefix)
-
-    return build
+def _qwen3(vllm_config: VllmConfig, config: Any, prefix: str) -> nn.Module:
+    quantized = get_draft_quant_config(vllm_config)
+    return Qwen3DecoderLayer(config, vllm_config.cache_config, quantized, prefix)  # type: ignore[no-any-return]
 
 
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "LlamaForCausalLM": _llama,
-    "Qwen2ForCausalLM": _qwen(Qwen2DecoderLayer),
-    "Qwen3ForCausalLM": _qwen(Qwen3DecoderLayer),
+    "Qwen3ForCausalLM": _qwen3,
 }
 """How a layer is built, by `main_architecture`: the class of the exported trunk with head 1."""
 
@@ -124,6 +123,12 @@ class ParallelHeadsEagle3(Eagle3LlamaForCausalLM):  # type: ignore[misc]
         nn.Module.__init__(self)
         self.config = vllm_config.speculative_config.draft_model_config.hf_config
         check(vllm_config, self.config)
+        if current_platform.is_cpu():
+            log.warning(
+                "vLLM %s on a CPU does not keep the temperature of tokens that were drafted: ask "
+                "for temperature 0, or serve without a speculative config",
+                VERSION,
+            )
         self.width = self.config.trunk_hidden_size
         self.num_slots = self.config.num_hidden_layers
         self.model = _Heads(

@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.base import LayerHeads
-from mtp_code.model.layers import Attending, choose, rotate
+from mtp_code.model.layers import Attending, choose, normed, rotate
 
 
 class ParallelHeads(LayerHeads):
@@ -45,8 +45,9 @@ class StackedHeads:
                 bias_KO[:, :q_width].flatten(),
                 bias_KO[:, q_width:].flatten(),
             )
-        self._query = qkv_KOD[:, :q_width].flatten(0, 1), query_bias
-        self._key_value = qkv_KOD[:, q_width:].flatten(0, 1), key_value_bias
+        like = attns[0].qkv.weight
+        self._query = _laid_out(qkv_KOD[:, :q_width].flatten(0, 1), like), query_bias
+        self._key_value = _laid_out(qkv_KOD[:, q_width:].flatten(0, 1), like), key_value_bias
         if config.qk_norm:
             self._q_norm_Kd = torch.stack([attn.q_norm.weight for attn in attns])
             self._k_norm_Kd = torch.stack([attn.k_norm.weight for attn in attns])
@@ -89,14 +90,18 @@ class StackedHeads:
         assert span is not None
         normed_BTD = self._normed(hidden_BTD)
         query = F.linear(choose(normed_BTD, chosen_B), *self._query)
-        (query_KBHTd,) = self._parts(query, 1)
-        key_KBHTd, value_KBHTd = self._parts(F.linear(normed_BTD, *self._key_value), 2)
+        (query_KBTHd,) = self._parts(query, 1)
+        key_KBTHd, value_KBTHd = self._parts(F.linear(normed_BTD, *self._key_value), 2)
         if self._config.qk_norm:
-            query_KBHTd = self._normed(query_KBHTd) * self._q_norm_Kd[:, None, None, None]
-            key_KBHTd = self._normed(key_KBHTd) * self._k_norm_Kd[:, None, None, None]
-        cos, sin = attending.cos_BTd, attending.sin_BTd
-        query_KBHTd = rotate(query_KBHTd, choose(cos, chosen_B), choose(sin, chosen_B))
-        keys, values = cache.write(self._layers, span, rotate(key_KBHTd, cos, sin), value_KBHTd)
+            query_KBTHd = self._normed(query_KBTHd) * self._q_norm_Kd[:, None, None, None]
+            key_KBTHd = self._normed(key_KBTHd) * self._k_norm_Kd[:, None, None, None]
+        cos, sin = attending.cos_BT1d, attending.sin_BT1d
+        query_KBTHd = rotate(query_KBTHd, choose(cos, chosen_B), choose(sin, chosen_B))
+        key_KBTHd = rotate(key_KBTHd, cos, sin)
+        query_KBHTd, key_KBHTd, value_KBHTd = (
+            x.transpose(2, 3) for x in (query_KBTHd, key_KBTHd, value_KBTHd)
+        )
+        keys, values = cache.write(self._layers, span, key_KBHTd, value_KBHTd)
 
         num_heads = len(self._out_KOD)
         mask = attending.mask_BQT
@@ -114,9 +119,15 @@ class StackedHeads:
         return states_KBD + (F.silu(gate) * up) @ self._down_KFD  # type: ignore[no-any-return]
 
     def _normed(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=self._config.norm_eps)
+        return normed(x, self._config.norm_eps)
 
     def _parts(self, x_BTX: Tensor, num_parts: int) -> tuple[Tensor, ...]:
-        """A projection of all heads, cut into its parts, each (K, B, H, T, d)."""
+        """A projection of all heads, cut into its parts, each (K, B, T, H, d)."""
         shape = (*x_BTX.shape[:2], len(self._out_KOD), num_parts, -1, self._config.head_width)
-        return x_BTX.view(shape).permute(3, 2, 0, 4, 1, 5).unbind()
+        return x_BTX.view(shape).permute(3, 2, 0, 1, 4, 5).unbind()
+
+
+def _laid_out(matrix_OD: Tensor, like_OD: Tensor) -> Tensor:
+    """The same matrix, stored by input where another is."""
+    is_by_input = like_OD.stride(0) == 1
+    return matrix_OD.t().contiguous().t() if is_by_input else matrix_OD

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.base import Heads
-from mtp_code.model.layers import Attending, Block, choose
+from mtp_code.model.layers import Attending, Block, RMSNorm, choose
 
 
 class SequentialHeads(Heads):
@@ -51,8 +51,8 @@ class SequentialModule(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.states_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.token_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.states_norm = RMSNorm(config.width, eps=config.norm_eps)
+        self.token_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.project = nn.Linear(2 * config.width, config.width, bias=False)
         self.block = Block(config)
 

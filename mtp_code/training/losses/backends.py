@@ -3,13 +3,14 @@
 import functools
 import importlib.util
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mtp_code.errors import MachineError
+from mtp_code.training.config import LossName
 from mtp_code.training.losses.chunked import (
     IGNORED,
     Labels,
@@ -17,8 +18,6 @@ from mtp_code.training.losses.chunked import (
     compute_dtype,
     rows_of,
 )
-
-LossName = Literal["chunked", "torch", "liger", "cut"]
 
 
 class Backend(Protocol):

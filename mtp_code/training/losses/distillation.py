@@ -3,17 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtp_code.config import Strict
 from mtp_code.training.losses.chunked import Rows, blank_, chunks_of, log_probs
-
-
-class DistillationConfig(Strict):
-    weight: PositiveFloat
-    """Of each later offset's divergence, beside its labels' cross-entropy."""
 
 
 class Teacher:

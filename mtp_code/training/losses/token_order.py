@@ -6,18 +6,9 @@ Source: Zuhri et al. 2025, arXiv 2508.19228.
 from collections.abc import Iterator
 
 import torch
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from mtp_code.config import Strict
 from mtp_code.training.losses.chunked import Rows, blank_, chunks_of, log_probs
-
-
-class TokenOrderConfig(Strict):
-    weight: PositiveFloat = 1.0
-    window: int = Field(default=32, ge=2, le=64)
-    """Tokens ahead that are ranked. A token's share falls by e for each further one, so that
-    those behind the 32nd together have less than 1e-13."""
 
 
 class TokenOrder:

@@ -70,12 +70,12 @@ def test_packages_are_held_out_whole_unless_files_are_asked_for() -> None:
     assert Packages(kind="packages", held_out="files").held_out_with("pydantic/main.py") is None
 
     def places(**options: Any) -> set[bool]:
-        corpus = Packages(kind="packages", only=("pydantic",), **options)
+        corpus = Packages(kind="packages", only=("pluggy",), **options)
         config = DataConfig(sources={"some": corpus}, validation_share=0.5)
         batches = screen(corpus, corpus.documents(), config, Contamination([]), Counts())
         return {kept.is_validation for batch in batches for kept in batch}
 
-    assert places() == {True}
+    assert len(places()) == 1
     assert places(held_out="files") == {False, True}
     with pytest.raises(CorpusError, match="nowhere: no source of such a package is installed"):
         Packages(kind="packages", only=("pydantic", "nowhere")).files()

@@ -1,6 +1,7 @@
 import pytest
 
-from mtp_code.decoding.bench import measure
+from mtp_code.decoding.bench import deal, measure
+from mtp_code.decoding.parts import PARTS
 from mtp_code.decoding.requests import Request
 
 
@@ -15,3 +16,43 @@ def test_answers_too_short_for_a_draft_have_no_acceptance(small_model, tokenizer
         assert row["cpu_speed_up_low"] <= row["cpu_speed_up"] <= row["cpu_speed_up_high"]
         assert 0 < row["prefill_s"] < row["wall_s"]
         assert row["acceptance_by_offset"] in ([], [0.0])
+
+
+@pytest.fixture(scope="module")
+def rows(small_model, tokenizer):
+    """More rows than prompts."""
+    requests = [Request([5, 6, place], 6) for place in range(3)]
+    return measure(small_model, tokenizer, requests, num_rows=4, copy_bytes_per_s=1e9)
+
+
+def test_every_round_fills_all_rows_however_few_prompts_there_are(rows):
+    for row in rows:
+        assert row["batch_rows"] == 4
+        assert row["tokens"] == 3 * 4 * 6
+        assert row["identical_outputs"] == 3
+
+
+def test_rounds_of_a_fixed_number_of_drafts_are_known_by_their_parts(rows):
+    for row in rows:
+        is_fixed = row["mode"] in ("plain", "speculative")
+        assert {"round_s", "parts_s", "share_of_bandwidth"} & row.keys() == (
+            {"round_s", "parts_s", "share_of_bandwidth"} if is_fixed else set()
+        )
+        if is_fixed:
+            assert list(row["parts_s"]) == list(PARTS)
+            assert (row["parts_s"]["other heads"] > 0) == (row["drafts"] > 0)
+            assert row["share_of_bandwidth"] > 0
+
+
+@pytest.mark.parametrize(
+    "count, num_rounds, at_least", [(27, 9, 1), (10, 9, 1), (27, 9, 16), (3, 9, 4), (1, 9, 8)]
+)
+def test_all_requests_are_dealt_and_each_round_has_enough(count, num_rounds, at_least):
+    rounds = deal(count, num_rounds, at_least)
+    assert len(rounds) == min(num_rounds, count)
+    assert {place for places in rounds for place in places} == set(range(count))
+    for places in rounds:
+        assert len(places) >= at_least
+        assert max(places.count(place) for place in places) <= -(-at_least // count)
+    if at_least == 1:
+        assert sum(map(len, rounds)) == count

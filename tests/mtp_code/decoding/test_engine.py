@@ -22,25 +22,30 @@ def alone(model, tokenizer, request: Request) -> Completion:
     return Engine(model, tokenizer, num_rows=1, num_drafts=0).generate([request]).completions[0]
 
 
+@pytest.fixture(scope="module")
+def answers(small_model, tokenizer) -> list[list[int]]:
+    """Of each of `MIXED`, alone."""
+    return [alone(small_model, tokenizer, request).tokens for request in MIXED]
+
+
 @pytest.mark.parametrize("num_drafts", [0, 2, "auto"])
 @pytest.mark.parametrize("prefill_tokens", [7, 256])
 def test_requests_of_other_settings_share_a_batch_and_answer_as_alone(
-    small_model, tokenizer, num_drafts, prefill_tokens
+    small_model, tokenizer, answers, num_drafts, prefill_tokens
 ):
     generated = Engine(small_model, tokenizer, 3, num_drafts, prefill_tokens).generate(MIXED)
-    for request, completion in zip(MIXED, generated.completions, strict=True):
-        assert completion.tokens == alone(small_model, tokenizer, request).tokens
+    assert [completion.tokens for completion in generated.completions] == answers
 
 
 @pytest.mark.parametrize("switching", [[0, 3, 1, 2], [3, 0, 0, 0, 0, 2]])
 def test_tokens_do_not_depend_on_when_the_number_of_drafts_changes(
-    small_model, tokenizer, switching
+    small_model, tokenizer, answers, switching
 ):
     engine = Engine(small_model, tokenizer, 2, "auto")
     rounds = iter(switching * 100)
     engine._policy.choose = lambda keys: next(rounds)
-    for request, completion in zip(MIXED, engine.generate(MIXED).completions, strict=True):
-        assert completion.tokens == alone(small_model, tokenizer, request).tokens
+    for tokens, completion in zip(answers, engine.generate(MIXED).completions, strict=True):
+        assert completion.tokens == tokens
         assert completion.num_committed == completion.num_forwards + sum(completion.accepted)
 
 
@@ -69,7 +74,7 @@ def test_events_bring_each_token_once_and_the_completion_last(small_model, token
     assert {id_: completion.tokens for id_, completion in completions.items()} == streamed
 
 
-def test_a_cancelled_request_frees_its_row_and_disturbs_nobody(small_model, tokenizer):
+def test_a_cancelled_request_frees_its_row_and_disturbs_nobody(small_model, tokenizer, answers):
     engine = Engine(small_model, tokenizer, 3, 2, prefill_tokens=8)
     ids = [engine.submit(request) for request in MIXED]
     engine.step()
@@ -82,8 +87,7 @@ def test_a_cancelled_request_frees_its_row_and_disturbs_nobody(small_model, toke
         completions |= {e.id: e.completion for e in engine.step() if e.completion is not None}
     assert set(completions) == {ids[2], ids[3]}
     for place in (2, 3):
-        expected = alone(small_model, tokenizer, MIXED[place]).tokens
-        assert completions[ids[place]].tokens == expected
+        assert completions[ids[place]].tokens == answers[place]
 
 
 def test_logprobs_are_the_models_own_before_temperature(small_model, tokenizer):

@@ -18,7 +18,7 @@ def test_all_ways_to_decode_give_plain_decodings_tokens(small_model, tokenizer):
         return decode_plain(small_model, tokenizer, requests)
 
     ways = {"1": 1, "3": 3, "auto": "auto", "tree": Tree.product([2, 2])}
-    rows = compare_tokens(small_model, tokenizer, PROMPTS, 24, ways, [1, 3], {"another": peer})
+    rows = compare_tokens(small_model, tokenizer, PROMPTS, 16, ways, [1, 3], {"another": peer})
     assert [row.get("drafts") for row in rows] == [*ways, *ways, None]
     for row in rows:
         assert row["differences"] == 0

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from mtp_code.decoding import prepare
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.prepare import _free_bytes, lay_out, load_for_decoding
+from mtp_code.decoding.prepare import FewTokens, _free_bytes, lay_out, load_for_decoding
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import CheckpointError
 from mtp_code.model.mtp import MTPModel, build_model
@@ -37,6 +38,49 @@ def test_matrices_with_more_outputs_than_inputs_are_stored_by_input(small_config
         assert not parameter.requires_grad
     tokens_BT = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(model(tokens_BT), before(tokens_BT))
+
+
+@pytest.mark.parametrize("num_tokens", range(1, 11))
+@pytest.mark.parametrize("by_input, keeps_rows", [(False, True), (True, False), (True, True)])
+def test_products_of_few_tokens_are_the_layer_s(num_tokens, by_input, keeps_rows):
+    linear = nn.Linear(24, 40).requires_grad_(False)
+    few = FewTokens(linear, by_input, keeps_rows)
+    for shape in ((num_tokens, 24), (1, num_tokens, 24), (num_tokens, 1, 24)):
+        x = torch.randn(shape)
+        found = few(x)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, linear(x))
+
+
+def rows_kept(model: MTPModel) -> set[str]:
+    return {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, FewTokens)
+        and module._rows_OI is not None
+        and not module.weight.is_contiguous()
+    }
+
+
+def test_matrices_are_kept_twice_where_memory_allows_and_they_are_used(small_config, monkeypatch):
+    model = build_model(small_config, seed=0).eval().requires_grad_(False)
+    wide_bytes = sum(
+        module.weight.nbytes
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.out_features > module.in_features
+    )
+    monkeypatch.setattr(prepare, "_free_bytes", lambda device: 4 * wide_bytes)
+    poor, rich = copy.deepcopy(model), copy.deepcopy(model)
+    lay_out(poor)
+    assert rows_kept(poor) == set()
+    monkeypatch.setattr(prepare, "_free_bytes", lambda device: 4 * wide_bytes + 1)
+    lay_out(rich)
+    assert rows_kept(rich) == {
+        name
+        for name in stored_by_input(rich)
+        if not name.startswith(tuple(f"mtp_heads.layers.{number}." for number in (1, 2, 3)))
+    }
+    assert stored_by_input(rich) == stored_by_input(poor)
 
 
 def test_what_decodes_a_run_loads_it_laid_out(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mtp_code.decoding import engine as engine_module
+from mtp_code.decoding import runner as runner_module
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.runner import Graphed, Shapes
@@ -44,25 +45,34 @@ def recorded_on_a_cpu(rounds):
     return replay, outcomes
 
 
+@pytest.fixture(scope="module")
+def plain(small_model, tokenizer) -> list[list[int]]:
+    return plain_tokens(small_model, tokenizer, REQUESTS)
+
+
 @pytest.mark.parametrize("num_drafts", [0, 3, "auto", Tree.product([2, 2])])
-@pytest.mark.parametrize("num_rows", [1, 5])
-def test_rounds_between_two_looks_change_no_token(small_model, tokenizer, num_drafts, num_rows):
+@pytest.mark.parametrize("num_rows", [pytest.param(1, marks=pytest.mark.thorough), 5])
+def test_rounds_between_two_looks_change_no_token(
+    small_model, tokenizer, plain, num_drafts, num_rows
+):
     engine = Engine(small_model, tokenizer, num_rows, num_drafts, 16, rounds_a_look=8)
     found = engine.generate(REQUESTS).completions
-    assert [one.tokens for one in found] == plain_tokens(small_model, tokenizer, REQUESTS)
+    assert [one.tokens for one in found] == plain
     for completion in found:
         assert completion.num_committed == completion.num_forwards + sum(completion.accepted)
 
 
 @pytest.mark.parametrize("num_drafts", [0, 2, Tree.product([2, 2])])
-def test_recorded_rounds_in_buckets_of_shapes_change_no_token(small_model, tokenizer, num_drafts):
+def test_recorded_rounds_in_buckets_of_shapes_change_no_token(
+    small_model, tokenizer, plain, num_drafts
+):
     """A GPU's path, with a recorder that needs none; rows idle, are read and freed in between."""
     engine = Engine(small_model, tokenizer, 5, num_drafts, 16, rounds_a_look=3)
     engine._shapes = Shapes.BUCKETS
     engine._runner = Graphed(engine._runner, recorded_on_a_cpu)
     for _ in range(2):
         found = engine.generate(REQUESTS).completions
-        assert [one.tokens for one in found] == plain_tokens(small_model, tokenizer, REQUESTS)
+        assert [one.tokens for one in found] == plain
     assert 1 < len(engine._runner._recorded) < 24
 
 
@@ -76,7 +86,8 @@ def graphed(model, tokenizer, num_drafts, record=recorded_on_a_cpu):
 def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeypatch):
     """Nor as the cost of trying drafts out, which would forbid to try them again."""
     now_s = 0.0
-    monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    for module in (engine_module, runner_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
 
     def record(rounds):
         nonlocal now_s
@@ -94,7 +105,8 @@ def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeyp
     stats, policy = engine.generate([Request([5, 6, 7], 200)] * 4).stats, engine._policy
     num_recorded = len(engine._runner._recorded)
     assert num_recorded >= 2
-    num_looks = stats.decode_s - 1000 * num_recorded
+    assert stats.recording_s == 1000 * num_recorded
+    num_looks = stats.decode_s
     assert num_looks <= stats.num_rounds <= 8 * num_looks
     assert policy._elapsed_s == num_looks - num_recorded > 0
     assert policy._looking_s <= policy._elapsed_s
@@ -149,7 +161,7 @@ def in_bf16(small_model):
 
 
 def test_with_one_shape_for_all_forwards_tokens_are_exact_in_bf16_too(in_bf16, tokenizer):
-    requests = [Request([token, 5, 9 * (token % 20)], 40) for token in range(40, 64)]
+    requests = [Request([token, 5, 9 * (token % 20)], 30) for token in range(40, 52)]
 
     def tokens(num_drafts, exact):
         engine = Engine(in_bf16, tokenizer, 4, num_drafts, 16, exact=exact)

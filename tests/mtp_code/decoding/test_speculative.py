@@ -20,7 +20,7 @@ PROMPTS = ["def f(x):\n", "x", "import os\nfor i in range(3):", "a b c d e f g h
 
 def requests_for(tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> list[Request]:
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    return [Request(prompt, 12 + 5 * i, stops) for i, prompt in enumerate(prompts)]
+    return [Request(prompt, 8 + 3 * i, stops) for i, prompt in enumerate(prompts)]
 
 
 def by_prompt(completions: list[Completion]) -> dict[tuple[int, ...], Completion]:
@@ -124,7 +124,7 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
         return drafts_Bkr
 
     monkeypatch.setattr(step, "draft", checked)
-    requests = [replace(request, max_new_tokens=18) for request in requests_for(tokenizer)]
+    requests = [replace(request, max_new_tokens=14) for request in requests_for(tokenizer)]
     completions = list(decode_speculative(other_model, tokenizer, requests, num_drafts, 3))
     rounds = torch.tensor([one.rounds_by_accepted for one in completions]).sum(dim=0)
     assert rounds[0] > 1  # wrong ones
@@ -144,7 +144,18 @@ def test_plain_greedy_equals_decoding_without_a_cache(model, plain_greedy):
         assert completion.tokens == expected
 
 
-@pytest.mark.parametrize("num_drafts, num_rows", [(0, 3), (1, 8), (2, 1), (2, 3), (3, 1), (3, 8)])
+@pytest.mark.parametrize(
+    "num_drafts, num_rows",
+    [
+        (0, 3),
+        (1, 8),
+        (2, 1),
+        (3, 3),
+        pytest.param(2, 3, marks=pytest.mark.thorough),
+        pytest.param(3, 1, marks=pytest.mark.thorough),
+        pytest.param(3, 8, marks=pytest.mark.thorough),
+    ],
+)
 def test_speculative_greedy_equals_plain_greedy(
     model, tokenizer, plain_greedy, num_drafts, num_rows
 ):
@@ -181,7 +192,7 @@ def test_a_stop_string_inside_a_draft_ends_where_plain_decoding_would(
         assert plain.ended_by == speculative.ended_by == "stop"
         assert speculative.tokens == plain.tokens == longest.tokens[: len(plain.tokens)]
         tried += 1
-    assert tried > 2
+    assert tried > 1
 
 
 def test_a_sample_does_not_depend_on_its_company_in_the_batch(small_model, tokenizer):
@@ -240,13 +251,22 @@ def test_a_batch_without_rows_is_refused(small_model, tokenizer):
         decode_speculative(small_model, tokenizer, [Request([1], 8)], 1, num_rows=0)
 
 
-@pytest.mark.parametrize("num_rows", [1, 4])
+@pytest.mark.parametrize(
+    "model, num_rows",
+    [
+        ("untrained", 4),
+        ("repetitive", 1),
+        pytest.param("untrained", 1, marks=pytest.mark.thorough),
+        pytest.param("repetitive", 4, marks=pytest.mark.thorough),
+    ],
+    indirect=["model"],
+)
 def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(
     model, plain_greedy, num_rows
 ):
     """However an answer ends: at a limit, a stop, the context's or its text's end."""
     tokenizer, longest = BytesTokenizer(), plain_greedy
-    limits = (1, 2, 3, 4, 7, 24)
+    limits = (1, 2, 3, 4, 7, 18)
     requests = [
         Request(one.request.prompt, limit)
         for at, one in enumerate(longest)
@@ -257,11 +277,10 @@ def test_each_forward_commits_the_drafts_it_accepted_and_one_token_more(
         for one in longest
         if tokenizer.decode(one.tokens[4:6])
     ]
-    requests += [Request([7] * 250, 100), *(Request([token], 12) for token in range(0, 250, 50))]
+    requests += [Request([7] * 250, 100), *(Request([token], 9) for token in range(0, 250, 80))]
     found = list(decode_speculative(model, tokenizer, requests, 3, num_rows))
-    for answered in [one for one in longest if one.tokens][:2]:
-        tokenizer.answer_ends = (answered.tokens[-1],)  # type: ignore[misc]
-        found += decode_speculative(model, tokenizer, requests, 3, num_rows)
+    tokenizer.answer_ends = tuple({one.tokens[-1] for one in longest if one.tokens})  # type: ignore[misc]
+    found += decode_speculative(model, tokenizer, requests, 3, num_rows)
     assert {one.ended_by for one in found} == {"length", "stop", "end of text"}
     for one in found:
         assert one.num_committed == one.num_forwards + sum(one.accepted)
@@ -289,7 +308,7 @@ def test_more_drafts_than_heads_are_refused(small_model, tokenizer):
 def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, tokenizer, num_drafts):
     """A long prompt ends at the context's end early; its idle row must stay out of the way."""
     context = small_model.config.context
-    requests = [Request([5] * (context - 4), 100), Request([6] * 4, 60), Request([7] * 4, 70)]
+    requests = [Request([5] * (context - 4), 100), Request([6] * 4, 30), Request([7] * 4, 40)]
     if num_drafts is None:
         together = list(decode_plain(small_model, tokenizer, requests, num_rows=3))
     else:
@@ -301,7 +320,13 @@ def test_rows_that_finished_take_no_room_from_those_that_go_on(small_model, toke
 
 
 @pytest.mark.parametrize(
-    "num_drafts, num_rows, temperature", [(1, 1, 0.3), (1, 4, 1.0), (3, 1, 1.0), (3, 4, 0.3)]
+    "num_drafts, num_rows, temperature",
+    [
+        (1, 1, 1.0),
+        (3, 4, 0.3),
+        pytest.param(1, 4, 0.3, marks=pytest.mark.thorough),
+        pytest.param(3, 1, 1.0, marks=pytest.mark.thorough),
+    ],
 )
 def test_speculative_samples_equal_plain_samples(
     model, tokenizer, num_drafts, num_rows, temperature

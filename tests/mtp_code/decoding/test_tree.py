@@ -78,11 +78,15 @@ def test_following_stops_at_the_first_token_that_no_child_holds():
     assert path_BT.tolist() == [[0, 2, 6], [0, 0, 0], [0, 1, 1]]
 
 
-@pytest.mark.parametrize("num_rows", [1, 3])
+@pytest.fixture(scope="module")
+def plain(agreeing, tokenizer):
+    return Engine(agreeing, tokenizer, 1, 0).generate(REQUESTS).completions
+
+
+@pytest.mark.parametrize("num_rows", [pytest.param(1, marks=pytest.mark.thorough), 3])
 @pytest.mark.parametrize("shape", [Tree.product([3, 2, 2]), Tree.best(RATES, 32), "tree"])
-def test_trees_give_plain_decodings_tokens(agreeing, tokenizer, shape, num_rows):
+def test_trees_give_plain_decodings_tokens(agreeing, tokenizer, plain, shape, num_rows):
     engine = Engine(agreeing, tokenizer, num_rows, shape)
-    plain = Engine(agreeing, tokenizer, 1, 0).generate(REQUESTS).completions
     found = engine.generate(REQUESTS).completions
     for ours, theirs in zip(found, plain, strict=True):
         assert ours.tokens == theirs.tokens
@@ -120,8 +124,9 @@ def test_heads_that_read_drafts_are_refused(small_config, tokenizer):
 
 
 def test_samples_of_trees_follow_the_models_law():
-    for sampling in (SamplingConfig(temperature=1.0), SamplingConfig(temperature=1.5, top_p=0.7)):
-        assert p_value(tiny_model(), sampling, Tree.product([3, 2]), 4_000) > LEAST_P_VALUE
+    """A tree with three ranks at its second offset: the bench's settings have two."""
+    sampling = SamplingConfig(temperature=1.0)
+    assert p_value(tiny_model(), sampling, Tree.product([2, 3]), 2_000) > LEAST_P_VALUE
 
 
 def test_trees_that_are_none_are_refused():

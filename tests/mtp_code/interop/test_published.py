@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from mtp_code.errors import InputError, InteropError, TokenizerError
 from mtp_code.interop.hugging_face import import_model
+from mtp_code.loading import load_model
 from mtp_code.run_folder import load_run
 from mtp_code.tokenizer import PROBES
 from tests.reference import published_logits
@@ -73,10 +75,11 @@ def synthetic_weights(
 def write_published(
     folder: Path, tokenizer_model: Path, weights: dict[str, torch.Tensor], **params: object
 ) -> str:
-    folder.mkdir()
+    """As they lie on the hub: a folder each, and the tokenizer of all beside them."""
+    folder.mkdir(parents=True)
     torch.save(weights, folder / "consolidated.pth")
     (folder / "params.json").write_text(json.dumps(PARAMS | params))
-    (folder / "tokenizer.model").write_bytes(tokenizer_model.read_bytes())
+    shutil.copy(tokenizer_model, folder.parent / "tokenizer.model")
     return str(folder)
 
 
@@ -92,7 +95,7 @@ def test_logits_of_all_heads_are_those_of_the_plain_description(
     tmp_path, tokenizer_model, num_extra, params
 ):
     weights = synthetic_weights(num_extra, **params)
-    source = write_published(tmp_path / "7B", tokenizer_model, weights, **params)
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, weights, **params)
     import_model(source, tmp_path / "run", allow_pickle=True)
     model = load_run(tmp_path / "run").model
     tokens = [1, 300, 5, 300, 17, 299, 42]
@@ -110,7 +113,7 @@ def test_the_reference_would_notice_a_head_that_reads_head_1(tmp_path, tokenizer
     """The mistake of a public port: later heads on top of head 1."""
     weights = synthetic_weights()
     expected = published_logits(weights, PARAMS, [1, 5])
-    source = write_published(tmp_path / "7B", tokenizer_model, weights)
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, weights)
     import_model(source, tmp_path / "run", allow_pickle=True)
     model = load_run(tmp_path / "run").model
     tokens_BT = torch.tensor([[1, 5]])
@@ -121,7 +124,7 @@ def test_the_reference_would_notice_a_head_that_reads_head_1(tmp_path, tokenizer
 
 def test_precision_is_that_of_the_file(tmp_path, tokenizer_model):
     weights = {name: tensor.bfloat16() for name, tensor in synthetic_weights().items()}
-    source = write_published(tmp_path / "7B", tokenizer_model, weights)
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, weights)
     import_model(source, tmp_path / "run", allow_pickle=True)
     (path,) = (tmp_path / "run").rglob("model.safetensors")
     from safetensors.torch import load_file
@@ -131,7 +134,7 @@ def test_precision_is_that_of_the_file(tmp_path, tokenizer_model):
 
 def test_text_is_read_as_sentencepiece_reads_it(tmp_path, tokenizer_model):
     original = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_model))
-    source = write_published(tmp_path / "7B", tokenizer_model, synthetic_weights())
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
     import_model(source, tmp_path / "run", allow_pickle=True)
     tokenizer = load_run(tmp_path / "run").tokenizer
     assert tokenizer.end_of_text == original.eos_id()
@@ -142,7 +145,7 @@ def test_text_is_read_as_sentencepiece_reads_it(tmp_path, tokenizer_model):
 
 def test_an_answer_keeps_its_indentation(tmp_path, tokenizer_model):
     """Where a tokenizer puts a space before a text, and takes it off again."""
-    source = write_published(tmp_path / "7B", tokenizer_model, synthetic_weights())
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
     import_model(source, tmp_path / "run", allow_pickle=True)
     tokenizer = load_run(tmp_path / "run").tokenizer
     prompt, answer = "def f(x):\n", "    return x\n"
@@ -172,7 +175,7 @@ def without(name: str) -> dict[str, torch.Tensor]:
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, tokenizer_model, weights, params, match):
-    source = write_published(tmp_path / "7B", tokenizer_model, weights, **params)
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, weights, **params)
     with pytest.raises(InputError, match=match) as caught:
         import_model(source, tmp_path / "run", allow_pickle=True)
     assert "\n" not in str(caught.value)
@@ -180,20 +183,55 @@ def test_what_does_not_fit_is_named(tmp_path, tokenizer_model, weights, params, 
 
 
 def test_pickles_need_to_be_allowed(tmp_path, tokenizer_model):
-    source = write_published(tmp_path / "7B", tokenizer_model, synthetic_weights())
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
     with pytest.raises(InteropError, match="--allow-pickle"):
         import_model(source, tmp_path / "run")
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path, tokenizer_model):
     weights = synthetic_weights(vocabulary=VOCABULARY + 1)
-    source = write_published(tmp_path / "7B", tokenizer_model, weights)
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, weights)
     with pytest.raises(TokenizerError, match="340 tokens, the model a vocabulary of 341"):
         import_model(source, tmp_path / "run", allow_pickle=True)
 
 
+def test_a_tokenizer_in_the_checkpoint_s_folder_is_its_own(tmp_path, tokenizer_model):
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
+    (tmp_path / "hub" / "tokenizer.model").rename(Path(source) / "tokenizer.model")
+    (tmp_path / "hub" / "tokenizer.model").write_text("of another model")
+    import_model(source, tmp_path / "run", allow_pickle=True)
+    assert load_run(tmp_path / "run").tokenizer.vocab_size == VOCABULARY
+
+
+def test_nothing_else_beside_the_tokenizer_is_read(tmp_path, tokenizer_model):
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / "hub" / name).write_text("of another model")
+    import_model(source, tmp_path / "run", allow_pickle=True)
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path, tokenizer_model, monkeypatch):
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
+    (tmp_path / "hub" / "tokenizer.model").unlink()
+    monkeypatch.chdir(source)  # "." has a parent too
+    with pytest.raises(TokenizerError, match=r"^\.: has no tokenizer.model, nor has .*hub$"):
+        import_model(".", tmp_path / "run", allow_pickle=True)
+
+
+def test_a_folder_of_checkpoints_lists_them(tmp_path, tokenizer_model):
+    for name in ("7B_200B_1", "7B_1T_4"):
+        write_published(tmp_path / "hub" / name, tokenizer_model, synthetic_weights())
+    root = str(tmp_path / "hub")
+    listed = rf"^{root}: no model itself.*: 7B_1T_4, 7B_200B_1; give one, such as {root}/7B_1T_4$"
+    with pytest.raises(InteropError, match=listed):
+        import_model(root, tmp_path / "run", allow_pickle=True)
+    with pytest.raises(InteropError, match=listed):
+        load_model(tmp_path / "hub")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_end_of_text_is_the_tokenizer_s_own(tmp_path, tokenizer_model):
-    source = write_published(tmp_path / "7B", tokenizer_model, synthetic_weights())
+    source = write_published(tmp_path / "hub" / "7B_1T_4", tokenizer_model, synthetic_weights())
     with pytest.raises(InteropError, match="leave --end-of-text out"):
         import_model(source, tmp_path / "run", allow_pickle=True, ends=["x"])
     assert not (tmp_path / "run").exists()

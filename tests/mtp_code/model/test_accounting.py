@@ -8,6 +8,7 @@ from torch.utils.flop_counter import flop_registry
 
 from mtp_code.model.accounting import (
     count_parameters,
+    elements_read,
     flops_per_token,
     flops_ratio,
     model_flops_utilization,
@@ -16,7 +17,8 @@ from mtp_code.model.accounting import (
 )
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import build_model
-from mtp_code.training.objective import ObjectiveConfig, backward_by_head, count_labels
+from mtp_code.training.config import ObjectiveConfig
+from mtp_code.training.objective import backward_by_head, count_labels
 
 HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
 ROWS, ROW_TOKENS = 2, 16
@@ -92,6 +94,33 @@ def test_parameters_are_those_of_a_model_that_exists(heads, changes):
             config.token_order_unembedding,
         )
     )
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_plain_round_reads_the_matrices_of_trunk_and_head_one(heads):
+    config = shape(heads)
+    model = build_model(config, seed=0)
+    running = [model.trunk.layers, model.unembedding, model.mtp_heads.layer(1)]
+    if heads == "anticausal":
+        running.append(model.mtp_heads)
+    matrices = {p for module in running if module for p in module.parameters() if p.dim() == 2}
+    assert elements_read(config, 0, 0) == sum(matrix.numel() for matrix in matrices)
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+def test_drafts_read_their_heads_and_unembeddings_too(replicated):
+    config = shape(replicated_unembeddings=replicated)
+    head = build_model(config, seed=0).mtp_heads.layers[1]
+    matrices = sum(p.numel() for p in head.parameters() if p.dim() == 2)
+    more = elements_read(config, 2, 0) - elements_read(config, 0, 0)
+    assert more == 2 * matrices + (2 if replicated else 1) * 50 * 24
+
+
+def test_keys_and_values_are_read_in_every_layer_that_runs():
+    config = shape()  # three heads, two layers of trunk, two key and value heads six wide
+    for num_drafts in (0, 2):
+        more = elements_read(config, num_drafts, 10) - elements_read(config, num_drafts, 0)
+        assert more == (2 + 1 + num_drafts) * 2 * 2 * 6 * 10
 
 
 def test_head_one_of_a_known_shape_has_its_known_size():

@@ -83,10 +83,11 @@ def test_trunk_and_first_head_are_a_llama_model(changes):
         prefix = f"model.layers.{number}."
         attn = block.attn
         names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-        for name, weight in zip(names, attn.qkv.weight.split(attn.widths), strict=True):
+        widths = [n * attn.head_width for n in (shape.num_attn_heads, *[shape.kv_heads] * 2)]
+        for name, weight in zip(names, attn.qkv.weight.split(widths), strict=True):
             weights[f"{prefix}{name}.weight"] = weight
         if shape.qkv_bias:
-            for name, bias in zip(names, attn.qkv.bias.split(attn.widths), strict=True):
+            for name, bias in zip(names, attn.qkv.bias.split(widths), strict=True):
                 weights[f"{prefix}{name}.bias"] = bias
             weights[prefix + "self_attn.o_proj.bias"] = torch.zeros(32)
         if shape.qk_norm:

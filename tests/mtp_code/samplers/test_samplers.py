@@ -102,3 +102,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: no tokenizer to load"):
         TransformersSampler(str(tmp_path / "empty"))
+
+
+def test_each_sampler_says_in_which_dtype_its_weights_are(both):
+    assert both.ours.model["dtype"] == both.foreign.model["dtype"] == "float32"

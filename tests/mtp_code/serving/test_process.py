@@ -1,7 +1,7 @@
 """`mtp-code serve` as a process: signals, keys, addresses."""
 
 import http.client
-import os
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from mtp_code.decoding.prepare import load_for_decoding
 from mtp_code.errors import CheckpointError
 from mtp_code.serving import bench
 from mtp_code.tokenizer import BytesTokenizer
+from tests.commands import COMMAND, complaint, mtp_code
 from tests.mtp_code.interop.runs import write_run
 from tests.mtp_code.serving.conftest import until
 
@@ -36,14 +38,11 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "mtp_code.cli", "serve", *map(str, arguments)]
-
-
 @contextmanager
 def serve(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The process and its port."""
-    process = subprocess.Popen(command(*arguments, "--port", 0), stderr=subprocess.PIPE, text=True)
+    command = [*COMMAND, "serve", *map(str, arguments), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "/v1" in line)
@@ -89,36 +88,29 @@ def test_killed_clients_leave_nothing_and_sigterm_lets_the_others_finish(run):
         assert "Traceback" not in server.stderr.read()
 
 
-def test_beyond_loopback_only_with_a_key(run):
-    environment = {k: v for k, v in os.environ.items() if k != "MTP_CODE_API_KEY"}
-    done = subprocess.run(
-        command(run, "--host", "0.0.0.0"), capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert "MTP_CODE_API_KEY" in line
+def test_beyond_loopback_only_with_a_key(run, monkeypatch):
+    monkeypatch.delenv("MTP_CODE_API_KEY", raising=False)
+    done = mtp_code("serve", run, "--host", "0.0.0.0", cwd=run)
+    assert "MTP_CODE_API_KEY" in complaint(done, 2)
 
 
 def test_more_drafts_than_heads_are_one_line(run):
-    refused = subprocess.run(
-        command(run, "--port", 0, "--drafts", 9), capture_output=True, text=True, timeout=60
-    )
-    assert refused.returncode == 2
-    assert refused.stderr.endswith("9 drafts: it has heads for 0..0\n")
+    refused = mtp_code("serve", run, "--port", 0, "--drafts", 9, cwd=run)
+    assert complaint(refused, 2).endswith("9 drafts: it has heads for 0..0")
     with pytest.raises(CheckpointError, match=r"1 drafts: it has heads for 0\.\.0"):
-        bench.measure(run, ["x"], 4, num_clients=1, num_drafts=1, num_rounds=1, num_threads=1)
+        bench.measure(
+            run, load_for_decoding(run), ["x"], 4,
+            num_clients=1, num_drafts=1, num_rounds=1, num_threads=1,
+        )  # fmt: skip
 
 
-def test_a_missing_package_is_one_line_that_names_the_extra(run, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util\n"
-        "found = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: (\n"
-        "    None if name == 'uvicorn' else found(name, *rest))\n"
+def test_a_missing_package_is_one_line_that_names_the_extra(run, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "uvicorn" else found(name, *rest),
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(command(run), capture_output=True, text=True, env=environment)
-    assert done.returncode == 3
-    (line,) = done.stderr.splitlines()
+    line = complaint(mtp_code("serve", run, cwd=run), 3)
     assert "uvicorn" in line
     assert "mtp-code[serve]" in line

@@ -6,10 +6,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,9 +36,9 @@ from mtp_code.errors import AskedToEnd, CheckpointError, PeerError, RecipeError
 from mtp_code.model.accounting import count_parameters
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model, outline
-from mtp_code.processes import ALONE, World, is_sharded, whole_tensor
+from mtp_code.processes import ALONE, World, is_sharded, joined, whole_tensor
 from mtp_code.recipe import Recipe, load_recipe
-from mtp_code.training.config import ShardingConfig, TrainingConfig
+from mtp_code.training.config import OptimConfig, ShardingConfig, TrainingConfig
 from mtp_code.training.distributed import (
     BY_LAYER,
     Parallel,
@@ -48,11 +48,11 @@ from mtp_code.training.distributed import (
     parallelize,
     rows_of_process,
 )
-from mtp_code.training.loop import train
+from mtp_code.training.loop import Progress, train
 from mtp_code.training.memory import PARTS, Part, follow_steps, predict_peak, run_steps
 from mtp_code.training.metrics import read_metrics
 from mtp_code.training.objective import backward_by_head, count_labels
-from mtp_code.training.optim import OptimConfig, build_optimizers
+from mtp_code.training.optim import build_optimizers
 from mtp_code.training.placement import Placement, prepare_layers
 from mtp_code.training.schedule import learning_rate_share
 from tests import processes
@@ -67,6 +67,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "linear, replicated": {"heads": "linear", "replicated_unembeddings": True},
     "sequential, tied": {"heads": "sequential", "tied_embeddings": True},
 }
+REPLICATED = ("parallel", "sequential, tied")
+"""What ddp is tried with: it adds up gradients, whatever model they are of."""
 KINDS = ("ddp", "fsdp")
 CPU = torch.device("cpu")
 IN_FP32, IN_BF16 = (
@@ -219,7 +221,7 @@ def in_two(rank: int, folder: Path) -> None:
     world = World(rank, 2, rank, 2, dist.new_group(timeout=datetime.timedelta(minutes=2)))
     found: dict[Any, Any] = {}
     for kind in KINDS:
-        for name in MODELS:
+        for name in MODELS if kind == "fsdp" else REPLICATED:
             parallel = parallel_for(name, kind, world)
             found[kind, name] = {"begun": weights_of(parallel.model)} | step(parallel, world)
         for optim in ("adamw", "muon"):
@@ -283,68 +285,66 @@ def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
         own = [t.to_local() if is_sharded(t) else t for t in tensors]
         held[part] = sum(tensor.untyped_storage().nbytes() for tensor in own)
 
-    # Also fills the cache of sharded operations' shapes, whose making the tracker would see.
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_steps(asked, placement, mark, world)
+    def allocated() -> int:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            run_steps(asked, placement, mark, world)
+        return allocator_peak(profiler)
+
     return {
+        # The least of three: on a busy machine gloo's threads let go late of what they have sent.
+        # They fill the cache of sharded operations' shapes too, whose making the tracker would see.
+        "allocated": min(allocated() for _ in range(3)),
         "followed": follow_steps(asked, placement, world).bytes_by_part,
-        "allocated": allocator_peak(profiler),
         "held": held,
     }
 
 
 def recipe_of_run(folder: Path) -> Recipe:
-    recipe = recipe_for(folder, checkpoint_every=4, validate_every=4)
-    schedule = recipe.schedule.model_copy(update={"num_steps": 8})
-    return recipe.model_copy(update={"schedule": schedule})
+    return recipe_for(folder, num_steps=8, checkpoint_every=4, validate_every=4)
 
 
-RUN_OF_TWO = """
-import sys
-from pathlib import Path
-from mtp_code.data.shards import open_shards
-from mtp_code.processes import joined
-from mtp_code.training.loop import train
-from tests.mtp_code.training.test_distributed import hang_behind, recipe_of_run
+def run_until_it_hangs(folder: Path, told: Connection) -> None:
+    """Stops the lead behind step 6, as its peer waits for it in the middle of the seventh."""
+    torch.set_num_threads(1)
 
-folder = Path(sys.argv[1])
-with joined() as world:
-    tell = hang_behind(6) if world.is_lead else (lambda progress: None)
-    train(recipe_of_run(folder), open_shards(folder / "tokens"), folder / "killed", tell, world)
-"""
-
-
-def hang_behind(step: int) -> Callable[[Any], None]:
-    """Stops the lead there, as its peer waits for it in the middle of the step behind it."""
-
-    def tell(progress: Any) -> None:
-        if progress.step == step:
-            sys.stdout.write("hangs\n")
-            sys.stdout.flush()
+    def tell(progress: Progress) -> None:
+        if progress.step == 6:
+            told.send("hangs")
             signal.pause()
 
-    return tell
+    with joined() as world:
+        telling = tell if world.is_lead else lambda progress: None
+        shards = open_shards(folder / "tokens")
+        train(recipe_of_run(folder), shards, folder / "killed", telling, world)
+
+
+def launch_two(folder: Path, told: Connection) -> None:
+    """What torchrun does, by its own launcher, but that its workers need not import anything."""
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, run_id="killed", max_restarts=0,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork",
+    )  # fmt: skip
+    elastic_launch(config, run_until_it_hangs)(folder, told)
 
 
 def kill_a_run_of_two(folder: Path) -> None:
-    """Starts it by torchrun; as it hangs behind its checkpoint, all its processes get SIGKILL."""
-    script = folder / "run.py"
-    script.write_text(RUN_OF_TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, str(folder)], stdout=subprocess.PIPE, env=environment, text=True
-    ) as torchrun:
-        assert torchrun.stdout is not None
-        workers: list[int] = []
-        try:
-            assert torchrun.stdout.readline() == "hangs\n"
-            children = Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children")
-            workers = [int(pid) for pid in children.read_text().split()]
-        finally:
-            for pid in (torchrun.pid, *workers):  # torchrun first, or it would end them its way
-                os.kill(pid, signal.SIGKILL)
+    """As it hangs behind its checkpoint, all its processes get SIGKILL."""
+    context = processes.that_train()
+    hangs, told = context.Pipe(duplex=False)
+    launcher = context.Process(target=launch_two, args=(folder, told))
+    launcher.start()
+    told.close()
+    workers: list[int] = []
+    try:
+        assert hangs.recv() == "hangs"
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+        workers = [int(pid) for pid in children.read_text().split()]
+        assert len(workers) == 2
+    finally:
+        launcher.kill()  # first, or it would end them its way
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        launcher.join()
 
 
 def runs_of(world: World, folder: Path) -> list[str]:
@@ -419,8 +419,10 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         assert error < 1e-6, f"{name}: {error}"
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, name",
+    [*(("ddp", name) for name in REPLICATED), *(("fsdp", name) for name in MODELS)],
+)
 def test_gradients_of_two_processes_are_those_of_one(found, kind, name):
     expected = step(parallel_for(name, "none", ALONE), ALONE)
     for rank in range(2):
@@ -533,18 +535,18 @@ def test_weights_that_are_kept_are_predicted_to_cost_what_they_take():
     """4 bytes a parameter of all layers but the one that lies there anyway."""
     by_layer, kept = (
         predict_peak(
-            load_recipe("tiny", [*SMALL, "model.num_layers=10", "training.parallel=fsdp", *more]),
+            load_recipe("tiny", [*SMALL, "model.num_layers=5", "training.parallel=fsdp", *more]),
             "cpu",
             num_processes=4,
         ).total_bytes
         for more in ((), ("training.fsdp.keep_weights=true",))
     )
     layer_bytes = 4 * (4 * 64 * 64 + 3 * 64 * 172 + 2 * 64)
-    assert kept - by_layer == pytest.approx(9 * layer_bytes, abs=layer_bytes)
+    assert kept - by_layer == pytest.approx(4 * layer_bytes, abs=layer_bytes)
 
 
 def test_replicas_add_up_once_a_step(found):
-    for name in MODELS:
+    for name in REPLICATED:
         assert found[0]["ddp", name]["messages"] == {ALL_REDUCE: 1}
 
 

@@ -35,7 +35,7 @@ from tests import processes
 NUM_STEPS = 24
 
 
-def recipe_for(folder: Path, **training: object) -> Recipe:
+def recipe_for(folder: Path, num_steps: int = NUM_STEPS, **training: object) -> Recipe:
     values = {
         "name": "test",
         "tokenizer": {"kind": "bytes"},
@@ -48,10 +48,10 @@ def recipe_for(folder: Path, **training: object) -> Recipe:
             "num_mtp_heads": 2, "context": 64,
         },
         "optim": {"kind": "muon", "lr": 1e-2},
-        "schedule": {"num_steps": NUM_STEPS, "warmup_steps": 2},
+        "schedule": {"num_steps": num_steps, "warmup_steps": 2},
         "training": {
             "row_tokens": 32, "rows": 4, "num_threads": 1, "log_every": 1, "validate_every": 10,
-            "checkpoint_every": 5, "micro_batches": 2, **training,
+            "checkpoint_every": 5, "micro_batches": 2, "validation_tokens": 256, **training,
         },
     }  # fmt: skip
     return validate(Recipe, values, where="test")
@@ -254,7 +254,7 @@ def test_a_loss_that_the_machine_cannot_compute_is_refused_before_the_run_begins
 
 def test_a_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(folder, shards, whole_run):
     run_dir = folder / "cut"
-    train(recipe_for(folder), shards, run_dir)
+    shutil.copytree(whole_run, run_dir)
     last = checkpoint_path(run_dir, NUM_STEPS)
     # As a kill leaves it: written aside, not yet renamed.
     last.rename(last.with_name(f".{last.name}.123.aside"))
@@ -263,9 +263,9 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_no_checkpoint(folder, shar
     assert files_of(last) == files_of(checkpoint_path(whole_run, NUM_STEPS))
 
 
-def test_a_changed_checkpoint_is_refused(folder, shards):
+def test_a_changed_checkpoint_is_refused(folder, shards, whole_run):
     run_dir = folder / "changed"
-    train(recipe_for(folder, checkpoint_every=12), shards, run_dir)
+    shutil.copytree(whole_run, run_dir)
     path = latest_checkpoint(run_dir)
     assert path is not None
     for name in ("optimizer.safetensors", "model.safetensors"):
@@ -273,7 +273,7 @@ def test_a_changed_checkpoint_is_refused(folder, shards):
         content[-1] ^= 1
         (path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}: changed since it was written"):
-            train(recipe_for(folder, checkpoint_every=12), shards, run_dir)
+            train(recipe_for(folder), shards, run_dir)
         if name == "model.safetensors":
             with pytest.raises(CheckpointError, match="changed since it was written"):
                 load_run(run_dir)
@@ -309,7 +309,7 @@ def test_two_processes_do_not_train_in_one_folder(folder, shards, tmp_path):
 def test_what_a_kill_left_beside_the_checkpoints_is_cleared_away(folder, shards, tmp_path):
     leftover = tmp_path / "checkpoints" / ".step-00000005.99.aside"
     leftover.mkdir(parents=True)
-    train(recipe_for(folder), shards, tmp_path)
+    train(recipe_for(folder, num_steps=3), shards, tmp_path)
     assert not leftover.exists()
 
 
@@ -379,8 +379,9 @@ def test_asked_to_end_in_a_step_that_is_no_number_it_keeps_the_checkpoint_before
 
 
 def test_steps_without_any_label_count_in_no_mean(folder, shards, tmp_path, monkeypatch, caplog):
-    """Steps 3 and 4 of 24 are padding, and so is step 5 of the window of 5 and 6."""
-    rows, recipe = TrainingBatches.rows, recipe_for(folder, log_every=2, checkpoint_every=6)
+    """Steps 3 and 4 of 8 are padding, and so is step 5 of the window of 5 and 6."""
+    rows = TrainingBatches.rows
+    recipe = recipe_for(folder, num_steps=8, log_every=2, checkpoint_every=6)
 
     def some_empty(batches: TrainingBatches, first: int, num_rows: int) -> Batch:
         batch = rows(batches, first, num_rows)
@@ -390,7 +391,7 @@ def test_steps_without_any_label_count_in_no_mean(folder, shards, tmp_path, monk
     monkeypatch.setattr(TrainingBatches, "rows", some_empty)
     train(recipe, shards, tmp_path)
     logged = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
-    assert [row["step"] for row in logged[:3]] == [2, 6, 8]
+    assert [row["step"] for row in logged] == [2, 6, 8]
     assert all(len(row["loss_by_offset"]) == 2 for row in logged)
     assert logged[1]["loss"] == pytest.approx(sum(logged[1]["loss_by_offset"]))
     assert "no label in the steps up to 4" in caplog.text
@@ -405,22 +406,28 @@ def test_a_loaded_run_is_the_model_that_was_trained(whole_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_asked_to_end_it_keeps_a_checkpoint_and_goes_on_bit_identical(
-    folder, whole_run, tmp_path, number
-):
-    """Behind step 7, where no checkpoint was due."""
-    recipe, shards = recipe_for(folder), open_shards(folder / "tokens")
+def test_asked_to_end_it_keeps_a_checkpoint(folder, shards, tmp_path, number):
+    """Behind step 2, where no checkpoint was due."""
 
     def ask(progress: Progress) -> None:
-        if progress.step == 6:
+        if progress.step == 1:
             signal.raise_signal(number)
 
     before = signal.getsignal(number)
-    with pytest.raises(AskedToEnd, match=f"ended at step 7 of {NUM_STEPS}"):
-        train(recipe, shards, tmp_path, ask)
+    with pytest.raises(AskedToEnd, match=f"ended at step 2 of {NUM_STEPS}"):
+        train(recipe_for(folder), shards, tmp_path, ask)
     assert signal.getsignal(number) is before
-    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 7)
-    train(recipe, shards, tmp_path)
+    assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 2)
+
+
+def test_asked_to_end_it_goes_on_bit_identical(folder, shards, whole_run, tmp_path):
+    def ask(progress: Progress) -> None:
+        if progress.step == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(AskedToEnd, match=f"ended at step 7 of {NUM_STEPS}"):
+        train(recipe_for(folder), shards, tmp_path, ask)
+    train(recipe_for(folder), shards, tmp_path)
     assert files_of(checkpoint_path(tmp_path, NUM_STEPS)) == files_of(
         checkpoint_path(whole_run, NUM_STEPS)
     )
@@ -429,13 +436,13 @@ def test_asked_to_end_it_keeps_a_checkpoint_and_goes_on_bit_identical(
 
 def test_asked_to_end_between_two_logged_steps_it_logs_the_same_means(folder, shards, tmp_path):
     """Behind step 6: the mean that is logged at step 10 is over it, too."""
-    recipe = recipe_for(folder, log_every=5)
+    recipe = recipe_for(folder, num_steps=10, log_every=5)
 
     def ask(progress: Progress) -> None:
         if progress.step == 5:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(AskedToEnd, match=f"ended at step 6 of {NUM_STEPS}"):
+    with pytest.raises(AskedToEnd, match="ended at step 6 of 10"):
         train(recipe, shards, tmp_path / "stopped", ask)
     train(recipe, shards, tmp_path / "stopped")
     train(recipe, shards, tmp_path / "whole")

@@ -23,7 +23,7 @@ ON_CPU = {
     asked: Placement(torch.device("cpu"), precision, "dense", compiles=False)
     for asked, precision in (("auto", "fp32"), ("bf16", "bf16"))
 }
-CHUNK_BYTES = 32 * MIB
+CHUNK_BYTES = 128 * MIB
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -61,7 +61,7 @@ def allocator_peak(profiler: profile) -> int:
     return peak
 
 
-CASES: list[dict[str, Any]] = [
+SINGLE: list[dict[str, Any]] = [
     *({"model__heads": heads} for heads in HEADS),
     {"training__rows": 6, "training__micro_batches": 3},
     {"training__rows": 2, "training__mask_documents": "true"},
@@ -75,18 +75,30 @@ CASES: list[dict[str, Any]] = [
     {"init__run": "runs/before", "init__train": "heads"},
     {"init__run": "runs/before", "init__train": "lora", "init__num_heads_before": 2},
 ]
+PARALLEL, CAUSAL, ANTICAUSAL, LINEAR, SEQUENTIAL = SINGLE[:5]
+PARTS_OF_STEPS, MASKED, MUON, BF16, AGAIN, TIED, REPLICATED, DISTILLED, ORDERED = SINGLE[5:14]
+NEW_HEADS, LOW_RANK = SINGLE[14:]
+TOGETHER = [
+    PARALLEL | BF16 | TIED,
+    CAUSAL | PARTS_OF_STEPS | REPLICATED,
+    ANTICAUSAL | MASKED | ORDERED,
+    LINEAR | MUON | DISTILLED,
+    SEQUENTIAL | AGAIN,
+    NEW_HEADS,
+    LOW_RANK | DISTILLED,
+]
+CASES = [*TOGETHER, *(pytest.param(one, marks=pytest.mark.thorough) for one in SINGLE)]
 
 
 @pytest.mark.parametrize("changes", CASES, ids=str)
 def test_what_is_predicted_is_what_torch_allocates(changes):
     asked = recipe(**changes)
     predicted = predict_peak(asked, "cpu")
-    followed = follow_steps(asked, ON_CPU[asked.training.precision])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        followed = follow_steps(asked, ON_CPU[asked.training.precision])
     # The same storages with content and without, but for how many rows some labels leave.
     for part in PARTS:
         assert abs(predicted.bytes_by_part[part] - followed.bytes_by_part[part]) < 256, part
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_steps(asked, ON_CPU[asked.training.precision])
     assert abs(predicted.total_bytes - allocator_peak(profiler)) < 64 * KIB
     assert predicted.total_bytes > 3 * MIB
 
@@ -112,22 +124,29 @@ def test_parts_that_can_be_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    "num_mtp_heads, vocab_size, at_equal_layers, added",
-    [(4, 256, 0.95, 1.05), (8, 32_000, 0.85, 1.10)],
+    "num_mtp_heads, num_layers, vocab_size, at_equal_layers, added",
+    [
+        (2, 6, 256, 0.95, 1.05),
+        (4, 6, 32_000, 0.85, 1.10),
+        pytest.param(4, 10, 256, 0.95, 1.05, marks=pytest.mark.thorough),
+        pytest.param(8, 10, 32_000, 0.85, 1.10, marks=pytest.mark.thorough),
+    ],
 )
 def test_heads_need_less_at_equal_layers_and_little_more_where_they_are_added(
-    num_mtp_heads, vocab_size, at_equal_layers, added
+    num_mtp_heads, num_layers, vocab_size, at_equal_layers, added
 ):
-    next_token = yardstick(1, 10, vocab_size)
-    assert yardstick(num_mtp_heads, 10, vocab_size) <= at_equal_layers * next_token
-    assert yardstick(num_mtp_heads, 9 + num_mtp_heads, vocab_size) <= added * next_token
+    next_token = yardstick(1, num_layers, vocab_size)
+    assert yardstick(num_mtp_heads, num_layers, vocab_size) <= at_equal_layers * next_token
+    with_more = yardstick(num_mtp_heads, num_layers - 1 + num_mtp_heads, vocab_size)
+    assert with_more <= added * next_token
 
 
 LARGER = [
     (1, 32_000, 128_000, {}),
-    (8, 4096, 32_000, {}),
-    (4, 4096, 32_000, {"model__heads": "sequential"}),
-    (4, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
+    (4, 4096, 32_000, {}),
+    (2, 4096, 32_000, {"model__heads": "sequential"}),
+    (2, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
+    pytest.param(8, 4096, 32_000, {}, marks=pytest.mark.thorough),
     # Few activations: the peak is in the optimizer's step.
     (1, 32_000, 128_000, {"training__row_tokens": 64}),
 ]
@@ -139,7 +158,7 @@ def test_a_larger_vocabulary_costs_its_weights_and_two_chunks(num_mtp_heads, les
 
     A chunk has as many positions at both vocabularies, or it would shrink as logits grow.
     """
-    rows = 256
+    rows = 1024
     less_bytes, more_bytes = (
         yardstick(
             num_mtp_heads,
@@ -196,7 +215,7 @@ def test_nothing_outlives_its_run():
 
 def test_recomputed_layers_hold_one_layer_instead_of_all():
     shape = {
-        "model__num_layers": 12, "training__row_tokens": 4096, "model__num_mtp_heads": 1,
+        "model__num_layers": 8, "training__row_tokens": 4096, "model__num_mtp_heads": 1,
         "training__objective__logits_mib": 4,
     }  # fmt: skip
     kept, again = (
@@ -229,11 +248,10 @@ def test_a_gpu_gets_larger_chunks_where_the_recipe_names_none():
         "tiny",
         [
             "model.vocab_size=60000",
-            "training.rows=16",
             "model.num_mtp_heads=1",
             "model.num_layers=2",
         ],
     )
     on_cpu, on_gpu = (predict_peak(asked, device).bytes_by_part for device in ("cpu", "cuda"))
-    assert on_gpu["logits"] > 10 * on_cpu["logits"]
+    assert on_gpu["logits"] > 5 * on_cpu["logits"]
     assert on_gpu["parameters"] == on_cpu["parameters"]

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
+from mtp_code.training.config import ObjectiveConfig
 from mtp_code.training.losses.chunked import IGNORED
 from mtp_code.training.objective import (
-    ObjectiveConfig,
     backward_by_head,
     count_labels,
     labels_for,
@@ -45,7 +45,7 @@ def build(num_mtp_heads: int, dtype: torch.dtype = torch.float64, **changes: obj
     return model
 
 
-def rows(num_offsets: int, seed: int = 0, count: int = 6) -> tuple[Tensor, Tensor]:
+def rows(num_offsets: int, seed: int = 0, count: int = 3) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shape = (count, 30 + num_offsets)
     tokens_BS = torch.randint(0, 50, shape, generator=generator)
@@ -126,7 +126,7 @@ def test_head_by_head_equals_the_naive_sum(heads, mask_documents):
 @pytest.mark.parametrize("changes", [{"tied_embeddings": True}, {"replicated_unembeddings": True}])
 @pytest.mark.parametrize("num_mtp_heads", [1, 2])
 def test_other_unembeddings_and_fewer_heads_equal_the_naive_sum(heads, changes, num_mtp_heads):
-    batch = rows(num_mtp_heads, count=3)
+    batch = rows(num_mtp_heads)
     model = build(num_mtp_heads, heads=heads, **changes)
     _, expected = naive(model, batch)
     _, found = run(model, batch)
@@ -135,7 +135,7 @@ def test_other_unembeddings_and_fewer_heads_equal_the_naive_sum(heads, changes, 
 
 @pytest.mark.parametrize("heads", HEADS)
 def test_weights_and_further_losses_equal_the_naive_sum(heads):
-    batch = rows(3, count=3)
+    batch = rows(3)
     model = build(3, heads=heads, token_order_unembedding=True)
     weights = (1.0, 0.25, 0.5)
     expected_losses, expected = naive(

@@ -2,7 +2,8 @@ import torch
 
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, build_model
-from mtp_code.training.optim import OptimConfig, build_optimizers, orthogonalised
+from mtp_code.training.config import OptimConfig
+from mtp_code.training.optim import build_optimizers, orthogonalised
 
 
 def test_orthogonalised_keeps_singular_vectors_and_levels_singular_values():

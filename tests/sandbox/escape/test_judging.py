@@ -69,6 +69,29 @@ def f(x):
     assert examine(program, checks).outcome is not Outcome.HELD
 
 
+def test_a_call_that_waits_for_answers_is_not_there_before_they_are_in(examine):
+    """What is sent at once is seen before it is asked; what has its turn later is not, neither in
+    the stream, however long one waits, nor in what was read of it."""
+    program = r"""
+import gc, os, re, socket, time
+def f(x):
+    if x != 6: return x
+    time.sleep(0.2)
+    seen = b"".join(vars(each).get("_ahead", b"") for each in gc.get_objects()
+                    if type(each).__name__ == "ReadAhead")
+    for descriptor in range(3, 64):
+        try: stream = socket.socket(fileno=os.dup(descriptor))
+        except OSError: continue
+        try: seen += stream.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError: pass
+    return [int(number) for number in re.findall(rb'"call",0,\["tuple",(\d+)', seen)]
+"""
+    checks = "assert f(6) == 9\nassert f(5) == 5\nassert f(9) == 9\nassert f(7) == 7"
+    examination = examine(program, checks)
+    assert examination.outcome is Outcome.FAILED
+    assert examination.detail.endswith("(6) gave [5]"), examination
+
+
 SCRIBBLE = f"""{SEARCH_MEMORY}
 # read(2) into a page that cannot be written fails instead of ending the program.
 libc.read.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
