@@ -1,13 +1,14 @@
 """The bench at its smallest: every section answers, and one that fails leaves the others alone."""
 
 import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from mtp_code.cli.benches import _train_errors
+from mtp_code.cli.benches import _train_errors, _train_lines
 from mtp_code.errors import MachineError
 from mtp_code.training import bench
 from mtp_code.training.bench import Bench, Plan, Section
@@ -88,6 +89,17 @@ def test_the_grid_begins_with_four_heads_and_one_and_is_predicted_behind(measure
         rows = measured[0][name]["rows"]
         assert [(row["num_mtp_heads"], row["vocab_size"]) for row in rows] == [(4, 256), (1, 256)]
     assert all(row["predicted_peak_bytes"] > 2**20 for row in rows)
+
+
+def test_what_was_measured_is_told_in_words(measured):
+    told = list(_train_lines(measured[0] | {"attention": {"rows": []}}))
+    record = measured[0]
+    assert len(told) == sum(len(record[name]["rows"]) for name in SECTIONS if name != "attention")
+    assert any(re.match(r"smoke V=1000 n=4 \| .*x of FLOP-matched \| 1 pairs \| .* ms,", line)
+               for line in told)  # fmt: skip
+    assert any(line.startswith("smoke loss liger | left out: ") for line in told)
+    assert any(re.match(r"smoke V=256 n=1 \| peak predicted .* MiB$", line) for line in told)
+    assert list(_train_errors(record)) == ["attention: RuntimeError: no such kernel"]
 
 
 def test_a_distance_beyond_its_bound_is_an_error(monkeypatch):
