@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import gc
 import json
 import os
 import shutil
@@ -286,6 +287,7 @@ def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
         held[part] = sum(tensor.untyped_storage().nbytes() for tensor in own)
 
     def allocated() -> int:
+        gc.collect()  # what an earlier run left would be taken off if it went meanwhile
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             run_steps(asked, placement, mark, world)
         return allocator_peak(profiler)
