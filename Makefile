@@ -58,6 +58,9 @@ MAKE_ONE := $(MAKE) --no-print-directory
 AS_TWIN  := $(MAKE_ONE) RECIPE=$(TWIN) RUN=$(TWIN_RUN) TOKENS=$(TOKENS) TWIN= \
 	SET='$(strip $(SET) model.num_mtp_heads=1)'
 
+# Hundreds of processes start: what they run is compiled once, not by each of them anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A set-up that was broken since it was made is made again; asked once, not by every make below.
 ifndef LOOKED_AFTER
 export LOOKED_AFTER := yes
