@@ -28,6 +28,7 @@ TEMPERATURE ?= 0.2#: 0 is greedy
 TOP_P       ?= 0.95#: nucleus sampling
 SEED        ?= 0#: of sampling
 DECODE_TOKENS ?= 64#: tokens decoded for each prompt by bench-decode
+DECODE_PROMPTS ?=#: prompts of bench-decode, where not all
 VLLM_ARGS     ?=#: more arguments for bench-vllm, such as --rounds 3
 
 #: Sandbox
@@ -155,9 +156,10 @@ DECODED := $(RUN)/decode-humaneval.json $(RUN)/decode-micro.json
 
 bench-decode: $(DECODED) ## self-speculative against plain decoding
 
-$(eval $(call remembered,$(RUN)/.asked-decode,$(DECODE_TOKENS)))
+$(eval $(call remembered,$(RUN)/.asked-decode,$(DECODE_TOKENS) $(DECODE_PROMPTS)))
 $(DECODED): $(RUN)/decode-%.json: $(TRAINED) $(RUN)/.asked-decode | $(READY)
-	@$(MTP_CODE) bench decode $(RUN) --benchmark $* --max-new-tokens $(DECODE_TOKENS)
+	@$(MTP_CODE) bench decode $(RUN) --benchmark $* --max-new-tokens $(DECODE_TOKENS) \
+		$(DECODE_PROMPTS:%=--count %)
 
 bench-gpu-train: $(VENV)/.kernels ## memory, time and precision of training; at a small size without a GPU
 	@$(MTP_CODE) bench train --out report/train.json
