@@ -40,9 +40,13 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
             for draw_panel, own in ((_draw_speed_ups, others), (_draw_parts, timed))
             if own
         ]
-        figure = Figure(figsize=(5.5 * len(panels), height), dpi=100, layout="constrained")
+        widths = [
+            max(5.5, 1.05 * len(set(map(_name, own)))) if own is others else 5.5
+            for _, own in panels
+        ]
+        figure = Figure(figsize=(sum(widths), height), dpi=100, layout="constrained")
         figure.suptitle(title, x=0.01, ha="left")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        axes = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
         for one, (draw_panel, own) in zip(axes, panels, strict=True):
             draw_panel(one, own)
         # No date: the same figures give the same file.
