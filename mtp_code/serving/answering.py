@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mtp_code.decoding.requests import Request, TokenLogprobs, check_prompt
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Request, SamplingConfig, TokenLogprobs, check_prompt
 from mtp_code.errors import PromptError, TokenizerError
 from mtp_code.serving.errors import TIMEOUT, ApiError, bad_request, client_gone
 from mtp_code.serving.metrics import FINISH_REASONS

@@ -37,7 +37,6 @@ from mtp_code.tokenizer import Tokenizer
 _MAX_BODY_BYTES: Final = 8 << 20
 _SHORT_CHARACTERS: Final = 4000
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_JOIN_S: Final = 10.0
 
 AskedT = TypeVar("AskedT", bound=Generation)
 
@@ -126,7 +125,7 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application; its engine runs from start-up to shutdown."""
+    """The application; from start-up to shutdown it listens to the engine."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -134,7 +133,6 @@ def create_app(service: Service) -> FastAPI:
         service.worker.start()
         yield
         service.worker.stop()
-        await asyncio.to_thread(service.worker.join, _JOIN_S)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)

@@ -3,8 +3,7 @@ import torch
 
 from mtp_code.decoding import engine as engine_module
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Completion, Request, SamplingConfig
 from mtp_code.errors import MachineError, PromptError
 from mtp_code.model.mtp import build_model
 from tests.reference import decode_without_cache
