@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from mtp_code.decoding.requests import Completion, Request, TokenLogprobs
+from mtp_code.devices import DeviceName, DtypeName
 from mtp_code.errors import InputError, MachineError
 from mtp_code.tokenizer import Tokenizer
 
@@ -101,7 +102,12 @@ def in_thread(engine: "Engine") -> Iterator[Host]:
 
 @contextmanager
 def in_process(
-    folder: Path, num_rows: int, num_drafts: "NumDrafts", num_threads: int
+    folder: Path,
+    num_rows: int,
+    num_drafts: "NumDrafts",
+    num_threads: int,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "auto",
 ) -> Iterator[Callable[[], Host]]:
     """A process that begins to load an engine, and ends with the context.
 
@@ -110,7 +116,7 @@ def in_process(
     """
     spawning = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     here, there = spawning.Pipe()
-    settings = (there, folder, num_rows, num_drafts, num_threads)
+    settings = (there, folder, num_rows, num_drafts, num_threads, device, dtype)
     process = spawning.Process(target=_load_and_answer, args=settings, name="engine")
     process.start()
     there.close()  # so that the process's end is the end of the connection
@@ -142,7 +148,13 @@ def _when_loaded(connection: Connection) -> Host:
 
 
 def _load_and_answer(
-    connection: Connection, folder: Path, num_rows: int, num_drafts: "NumDrafts", num_threads: int
+    connection: Connection,
+    folder: Path,
+    num_rows: int,
+    num_drafts: "NumDrafts",
+    num_threads: int,
+    device: DeviceName,
+    dtype: DtypeName,
 ) -> None:
     # Whoever ends a whole group of processes means the server, which lets live requests finish
     # and then closes the connection; so does its death.
@@ -154,7 +166,7 @@ def _load_and_answer(
 
     torch.set_num_threads(num_threads)
     try:
-        engine = Engine.load(folder, num_rows, num_drafts)
+        engine = Engine.load(folder, num_rows, num_drafts, device=device, dtype=dtype)
     except (InputError, MachineError) as error:
         connection.send(error)
         return

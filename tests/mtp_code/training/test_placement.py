@@ -115,5 +115,5 @@ def test_heads_too_narrow_for_flex_attention_are_dense_on_a_gpu_too():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_asked_for_in_vain():
-    with pytest.raises(MachineError, match="training.device = cuda: torch finds no GPU"):
+    with pytest.raises(MachineError, match=r"training\.device = cuda: torch finds no GPU"):
         place(MTPModel(recipe().model), recipe(training__device="cuda").training)
