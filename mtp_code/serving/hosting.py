@@ -7,6 +7,7 @@ one way, all that a step brought comes back in one message.
 
 import logging
 import multiprocessing
+import pickle
 import signal
 import threading
 import time
@@ -181,12 +182,17 @@ def answer(engine: "Engine", connection: Connection) -> None:
             told = desk.take(messages) + desk.step()
             if told:
                 try:
-                    connection.send(told)
+                    send(connection, told)
                 except OSError:
                     return  # nobody listens any more
     except Exception:  # whatever it is, nobody may be left waiting
         logger.exception("the engine failed; restart the server")
         connection.send(None)
+
+
+def send(connection: Connection, messages: Sequence[Asked | Dropped] | Sequence[Told]) -> None:
+    """As the connection's own `send`, which takes four times as long: it can hand over more."""
+    connection.send_bytes(pickle.dumps(messages))
 
 
 def _receive(connection: Connection, come: "SimpleQueue[Any]") -> None:
