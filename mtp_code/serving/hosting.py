@@ -13,9 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -102,21 +103,29 @@ def in_thread(engine: "Engine") -> Iterator[Host]:
 
 @contextmanager
 def in_process(
-    folder: Path, num_rows: int, num_drafts: "NumDrafts", num_threads: int
+    folder: Path,
+    num_rows: int,
+    num_drafts: "NumDrafts",
+    num_threads: int,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[], Host]]:
     """A process that begins to load an engine, and ends with the context.
 
+    Args:
+        prepare: a function of a module, called in the process before all else, as for its logs.
+
     Yields:
-        What waits until it is loaded. It raises what `Engine.load` does.
+        What waits until it is loaded. It raises what `Engine.load` does; MachineError where the
+        process was killed; RuntimeError where it failed, and said why.
     """
     spawning = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     here, there = spawning.Pipe()
-    settings = (there, folder, num_rows, num_drafts, num_threads)
+    settings = (there, folder, num_rows, num_drafts, num_threads, prepare)
     process = spawning.Process(target=_load_and_answer, args=settings, name="engine")
     process.start()
     there.close()  # so that the process's end is the end of the connection
     try:
-        yield lambda: _when_loaded(here)
+        yield lambda: _when_loaded(here, process)
     except BaseException:
         process.kill()
         raise
@@ -128,14 +137,18 @@ def in_process(
             process.join()
 
 
-def _when_loaded(connection: Connection) -> Host:
+def _when_loaded(connection: Connection, process: BaseProcess) -> Host:
     try:
         found = connection.recv()
     except EOFError:
-        raise MachineError(
-            "the engine's process ended while it loaded the model: what it said stands above; "
-            "memory may have run out"
-        ) from None
+        process.join()
+        assert process.exitcode is not None
+        if process.exitcode < 0:
+            raise MachineError(
+                f"the process that loads the model was ended by signal {-process.exitcode}; "
+                "memory may have run out"
+            ) from None
+        raise RuntimeError("the process that loads the model failed, as it says above") from None
     if isinstance(found, Exception):
         raise found
     tokenizer, context, num_rows, max_drafts = found
@@ -143,12 +156,18 @@ def _when_loaded(connection: Connection) -> Host:
 
 
 def _load_and_answer(
-    connection: Connection, folder: Path, num_rows: int, num_drafts: "NumDrafts", num_threads: int
+    connection: Connection,
+    folder: Path,
+    num_rows: int,
+    num_drafts: "NumDrafts",
+    num_threads: int,
+    prepare: Callable[[], None],
 ) -> None:
     # Whoever ends a whole group of processes means the server, which lets live requests finish
     # and then closes the connection; so does its death.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    prepare()
     import torch
 
     from mtp_code.decoding.engine import Engine
@@ -156,7 +175,7 @@ def _load_and_answer(
     torch.set_num_threads(num_threads)
     try:
         engine = Engine.load(folder, num_rows, num_drafts)
-    except (InputError, MachineError) as error:
+    except (InputError, MachineError, OSError) as error:
         connection.send(error)
         return
     connection.send(_described(engine))
@@ -187,7 +206,8 @@ def answer(engine: "Engine", connection: Connection) -> None:
                     return  # nobody listens any more
     except Exception:  # whatever it is, nobody may be left waiting
         logger.exception("the engine failed; restart the server")
-        connection.send(None)
+        with suppress(OSError):
+            connection.send(None)
 
 
 def send(connection: Connection, messages: Sequence[Asked | Dropped] | Sequence[Told]) -> None:
