@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtp_code.cli.options import Device, Dtype, ModelDir, NumThreads
+from mtp_code.cli.show import log_to_stderr
 from mtp_code.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def serve(
     with listen(address) as listening:  # what is wrong with it is told before torch is loaded
         from mtp_code.serving.hosting import in_process
 
-        with in_process(run, batch_rows, num_drafts, num_threads, device, dtype) as when_loaded:
+        with in_process(
+            run, batch_rows, num_drafts, num_threads, device, dtype, log_to_stderr
+        ) as when_loaded:
             # Imported while the engine loads.
             from mtp_code.serving.server import build_service, serve_until_told
 

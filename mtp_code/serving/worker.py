@@ -16,7 +16,7 @@ from mtp_code.serving.errors import (
     bad_request,
     shutting_down,
 )
-from mtp_code.serving.hosting import Asked, Dropped, Host, Told
+from mtp_code.serving.hosting import Asked, Dropped, Host, Told, send
 from mtp_code.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Worker:
 
     def _send(self, messages: Sequence[Asked | Dropped]) -> None:
         try:
-            self._host.connection.send(messages)
+            send(self._host.connection, messages)
         except OSError:
             self._fail()
 

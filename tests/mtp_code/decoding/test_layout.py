@@ -126,7 +126,7 @@ def test_weights_without_memory_are_one_line(tmp_path, monkeypatch):
 
     write_run(tmp_path, small_bpe())
     monkeypatch.setattr(MTPModel, "to", full)
-    with pytest.raises(MachineError, match="its weights do not fit .* choose --device cpu"):
+    with pytest.raises(MachineError, match=r"its weights do not fit .* choose --device cpu"):
         load_for_decoding(tmp_path)
 
 
