@@ -15,10 +15,12 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "fp32", "bf16", "fp16"]
 
 TORCH_NAMES: Final[Mapping[DtypeName, str]] = {
+    "auto": "auto",
     "fp32": "float32",
     "bf16": "bfloat16",
     "fp16": "float16",
 }
+"""As torch, transformers and vLLM have them."""
 
 
 def choose_device(name: DeviceName, asked: str = "--device cuda") -> "torch.device":

@@ -15,9 +15,9 @@ from sandbox import Tier
 T = TypeVar("T")
 
 _DEVICES: Final[tuple[DeviceName, ...]] = get_args(DeviceName)
-_DTYPES: Final[dict[str, DtypeName]] = (
-    {"auto": "auto"} | {name: name for name in TORCH_NAMES} | {v: k for k, v in TORCH_NAMES.items()}
-)
+_DTYPES: Final[dict[str, DtypeName]] = {
+    given: short for short, long in TORCH_NAMES.items() for given in (short, long)
+}
 _KEYWORD: Final = inspect.Parameter.VAR_KEYWORD
 
 

@@ -91,7 +91,7 @@ class Choice:
         """
         self._refuse_options_of_others()
         rows = {} if self.batch_rows is None else {"batch_rows": self.batch_rows}
-        dtype = TORCH_NAMES.get(self.dtype, "auto")
+        dtype = TORCH_NAMES[self.dtype]
         match self.sampler:
             case SamplerName.MTP:
                 from mtp_code.samplers.ours import OurSampler
