@@ -41,6 +41,6 @@ def test_without_a_gpu_auto_is_the_cpu_in_fp32_and_cuda_an_error():
         choose_device("cuda", "training.device = cuda")
 
 
-@pytest.mark.parametrize("name", TORCH_NAMES.keys() - {"auto"})
+@pytest.mark.parametrize("name", sorted(TORCH_NAMES.keys() - {"auto"}))
 def test_a_cpu_takes_all_formats(name):
     assert choose_dtype(name, CPU) is getattr(torch, TORCH_NAMES[name])
