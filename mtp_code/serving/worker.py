@@ -110,7 +110,7 @@ class Worker:
         if self._refuses_with is not None:
             raise self._refuses_with
         if self.num_unfinished + len(jobs) > self.capacity:
-            num_waiting = self.num_unfinished - self._host.num_rows
+            num_waiting = max(self.num_unfinished - self._host.num_rows, 0)
             raise ApiError(
                 429,
                 f"{num_waiting} answers are waited for already; try again later",
