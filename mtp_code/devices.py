@@ -66,3 +66,14 @@ def describe_device(device: "torch.device") -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def failures_of(device: "torch.device") -> tuple[type[Exception], ...]:
+    """What work there may end with though nobody called it wrongly.
+
+    On a GPU that is whatever torch raises, for memory, a kernel or a graph, all of them
+    RuntimeErrors. On a CPU those are our mistakes.
+    """
+    import torch
+
+    return MachineError, RuntimeError if device.type == "cuda" else torch.OutOfMemoryError

@@ -27,7 +27,7 @@ from mtp_code.decoding.prepare import lay_out
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
-from mtp_code.devices import choose_device, describe_device
+from mtp_code.devices import choose_device, describe_device, failures_of
 from mtp_code.errors import MachineError, first_line
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel
@@ -119,7 +119,7 @@ def measure(
         "left_out": [],
     }
     for shape, config in configs.items():
-        with _left_out_if_it_fails(record, shape):
+        with _left_out_if_it_fails(record, shape, device):
             model = random_model(config, device, measured.dtype)
             for batch in measured.batches:
                 name = f"{shape}, {batch} rows"
@@ -130,7 +130,7 @@ def measure(
                 for captures in (True, False) if device.type == "cuda" else (True,):
                     num_left_out = len(record["left_out"])
                     what = name if captures else f"{name}, kernel by kernel"
-                    with _left_out_if_it_fails(record, what):
+                    with _left_out_if_it_fails(record, what, device):
                         found = _rows(
                             model, measured, batch, tokens_per_forward, bandwidth, ends_at_s,
                             captures,
@@ -140,7 +140,7 @@ def measure(
                         break
                 on_record(record)
             if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
-                with _left_out_if_it_fails(record, f"{shape}, precision"):
+                with _left_out_if_it_fails(record, f"{shape}, precision", device):
                     record["precision"].append({"shape": shape, **precision(model, measured)})
             del model  # before the next is made
         on_record(record)
@@ -148,11 +148,13 @@ def measure(
 
 
 @contextmanager
-def _left_out_if_it_fails(record: dict[str, Any], name: str) -> Iterator[None]:
-    """Notes what memory does not suffice for, or a device fails at, and goes on."""
+def _left_out_if_it_fails(
+    record: dict[str, Any], name: str, device: torch.device
+) -> Iterator[None]:
+    """Notes what memory does not suffice for, or a GPU fails at, and goes on."""
     try:
         yield
-    except (MachineError, RuntimeError) as error:  # torch's are RuntimeErrors, memory's too
+    except failures_of(device) as error:
         if not isinstance(error, MachineError | torch.OutOfMemoryError):
             log.exception("%s", name)
         record["left_out"].append(f"{name}: {first_line(error)}")
