@@ -432,7 +432,7 @@ def _python_files(
         only: which of the folder's own entries count.
     """
     skipped = left_out | {"__pycache__"}
-    found = {}
+    found: dict[str, Path] = {}
     # Thousands of folders: those that do not count are not looked into, as rglob would.
     for place, folders, names in os.walk(folder):
         is_top = place == str(folder)
