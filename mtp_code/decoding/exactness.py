@@ -13,8 +13,8 @@ from scipy import special
 
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.engine import Engine, NumDrafts
-from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.sampling import RowSampling, SamplingConfig, token_probs
+from mtp_code.decoding.requests import Completion, Request, SamplingConfig
+from mtp_code.decoding.sampling import RowSampling, token_probs
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
 from mtp_code.decoding.tree import Tree

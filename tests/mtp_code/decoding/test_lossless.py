@@ -11,7 +11,7 @@ from mtp_code.decoding.exactness import (
     tiny_model,
     wrong_residual,
 )
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import SamplingConfig
 from mtp_code.model.mtp import MTPModel
 
 NUM_DRAWS = 1_000

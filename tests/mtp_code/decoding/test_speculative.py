@@ -7,8 +7,7 @@ import torch
 from mtp_code.decoding import step
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.plain import decode_plain
-from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Completion, Request, SamplingConfig
 from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.errors import PromptError
 from mtp_code.model.mtp import MTPModel, build_model
