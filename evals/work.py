@@ -245,8 +245,11 @@ def _of_checks(examination: Examination) -> Finding:
         if examination.outcome is Outcome.ENDED
         else _BY_OUTCOME[examination.outcome]
     )
+    num_passed, num_checks = examination.counts or (None, None)
     return _finding(verdict, examination.detail, [execution])._replace(
-        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN
+        num_checks_passed=num_passed,
+        num_checks=num_checks,
+        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN,
     )
 
 

@@ -5,6 +5,7 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 """
 
 import atexit
+import contextlib
 import errno
 import json
 import linecache
@@ -85,7 +86,8 @@ def answer(source: str, stream: wire.Stream) -> None:
 
 def serve(source: str, stream: wire.Stream) -> NoReturn:
     """Run a program as a module, then answer calls to it until killed."""
-    answer(source, wire.ReadAhead(stream))
+    with contextlib.suppress(ConnectionError):
+        answer(source, wire.ReadAhead(stream))
     # The checks are through, or know that there is nothing to call. What is left is to be killed.
     while True:
         threading.Event().wait()

@@ -16,8 +16,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from sandbox import checker, recording, tidiness, wire
+from sandbox import checker, counting, recording, tidiness, wire
 from sandbox.messages import Message, receive, send
+from sandbox.outcome import Outcome
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
     import resource
@@ -51,8 +52,8 @@ def ending_signal(status: int) -> int | None:
 def serve(control: socket.socket) -> NoReturn:
     """Do what the harness asks for until it is gone, or this desk has had its day.
 
-    An order names what to "do" (record, replay, in turns, live), the number of the "checks", and
-    how much CPU time they may take: this process ends where they take more.
+    An order names what to "do" (record, replay, in turns, live; count and count live), the number
+    of the "checks", and how much CPU time they may take: this process ends where they take more.
     """
     checks: dict[int, _Given] = {}
     requests: dict[int, bytes] = {}  # by the number of the checks that make them
@@ -79,6 +80,7 @@ class _Given(NamedTuple):
     source: str
     names: tuple[str, ...]
     are_tidy: bool
+    counts: bool
 
     def leave_no_trace(self) -> bool:
         return self.are_tidy or tidiness.is_tidy(self.source, self.names)
@@ -89,8 +91,8 @@ def _checks(order: Message, known: dict[int, _Given]) -> _Given:
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        source, names, are_tidy = wire.parse(_content(descriptor))
-        known[number] = _Given(source, tuple(names), are_tidy)
+        source, names, are_tidy, counts = wire.parse(_content(descriptor))
+        known[number] = _Given(source, tuple(names), are_tidy, counts)
     return known[number]
 
 
@@ -103,7 +105,7 @@ def _requests(order: Message, known: dict[int, bytes]) -> bytes:
 
 
 def _do(order: Message, given: _Given, requests: bytes) -> dict[str, Any]:
-    source, names, _ = given
+    source, names = given.source, given.names
     descriptors = order.descriptors
     match order.content["do"]:
         case "record":
@@ -115,16 +117,33 @@ def _do(order: Message, given: _Given, requests: bytes) -> dict[str, Any]:
         case "replay":
             replay = Replay(requests, descriptors["answers"])
             finding = checker.examine(source, names, replay)
-            return {"diverged": True} if replay.is_diverged else checker.as_finding(*finding)
+            return {"diverged": True} if replay.is_diverged else _told(given, finding)
         case "in turns":
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
                 talk = InTurns(stream, requests, order.content["turns"])
                 finding = checker.examine(source, names, talk)
-            return {"diverged": True} if talk.is_diverged else checker.as_finding(*finding)
+            return {"diverged": True} if talk.is_diverged else _told(given, finding)
         case "live":
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
-                return checker.as_finding(*checker.examine(source, names, stream))
+                return _told(given, checker.examine(source, names, stream))
+        case "count":
+            replay = Replay(requests, descriptors["answers"])
+            counts = counting.count(source, names, replay)
+            return {"diverged": True} if replay.is_diverged else {"counts": counts}
+        case "count live":
+            with socket.socket(fileno=descriptors.pop("stream")) as stream:
+                return {"counts": counting.count(source, names, stream)}
     raise AssertionError(f"unknown order {order.content['do']!r}")
+
+
+def _told(given: _Given, finding: tuple[Outcome, str, str | None]) -> dict[str, Any]:
+    """What was found, and what there is to be counted where assertions are and do not all hold."""
+    told: dict[str, Any] = checker.as_finding(*finding)
+    if given.counts and finding[0] is not Outcome.HELD:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+            *_, num_asserts, may_hold = counting.compile_counting(given.source, given.names)
+            told |= {"asserts": num_asserts, "may_hold": may_hold}
+    return told
 
 
 class Replay:

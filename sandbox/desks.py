@@ -17,6 +17,7 @@ from sandbox.examination import Checks
 from sandbox.room import Room, RoomLost
 from sandbox.scratch import Scratch, orders
 
+_REPLAYS: Final = ("replay", "in turns", "count")  # what was recorded
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
 _FEW: Final = 3
@@ -205,7 +206,7 @@ class Desk:
         self._told_requests: set[int] = set()
 
     def ask(self, what: str, known: KnownChecks, cpu_s: float, descriptors: dict[str, int]) -> None:
-        """Have it record, replay or live through these checks, in turns or not; see `sandbox.desk`.
+        """Have it do that with these checks; see `sandbox.desk`.
 
         Raises:
             DeskLost: it has ended.
@@ -216,9 +217,10 @@ class Desk:
             order["turns"] = known.turns
         shared: dict[str, Scratch] = {}
         if known.number not in self._told:
-            given = known.checks.source, known.checks.names, known.checks.are_tidy
+            checks = known.checks
+            given = checks.source, checks.names, checks.are_tidy, checks.counts
             shared["source"] = orders(*given)
-        if what in ("replay", "in turns") and known.number not in self._told_requests:
+        if what in _REPLAYS and known.number not in self._told_requests:
             assert known.requests is not None
             shared["recorded"] = Scratch.holding("requests", known.requests)
         descriptors = descriptors | {name: each.descriptor for name, each in shared.items()}

@@ -30,6 +30,7 @@ Result_co = TypeVar("Result_co", Execution, Examination, Answer, covariant=True)
 _TIMED_OUT: Final = {"cpu": Ending.TIMED_OUT_CPU, "wall": Ending.TIMED_OUT_WALL}
 # Answered by unknowns, checks may not come to an end.
 _RECORDING_S: Final = 2.0
+_MAX_COUNT: Final = 1 << 31
 _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _LIMITS_MET: Final = (
     Ending.OUT_OF_MEMORY,
@@ -248,6 +249,8 @@ class _Phase(Enum):
     LIVE = auto()  # program and desk, with each other
     TURNS = auto()  # the same, with calls that are known beforehand
     ASTRAY = auto()  # the program, which was asked what its checks do not ask, is being ended
+    COUNT = auto()  # the desk counts the checks that hold for the answers
+    COUNT_LIVE = auto()  # program and desk once more, to count
 
 
 class ExamineJob(Job[Examination]):
@@ -255,7 +258,8 @@ class ExamineJob(Job[Examination]):
 
     The calls that the checks make are recorded once. The program then answers all of them in one
     go, and the desk runs the checks on the answers. Where the calls depend on answers, or some have
-    to wait for answers, the two talk over a stream.
+    to wait for answers, the two talk over a stream. Whatever is counted after that changes nothing
+    of what was found.
     """
 
     def __init__(
@@ -265,12 +269,15 @@ class ExamineJob(Job[Examination]):
         self.source = source
         self.checks = checks
         self._known: KnownChecks | None = None
+        self._examined: Examination | None = None  # and its assertions are being counted
 
     def begin(self, place: Place) -> None:
         self._report: Report | None = None
         self._found: tuple[Outcome, str, str] | None = None
         self._checks_cause: Ending | None = None
         self._out_of_memory = False
+        self._examined = None
+        self._asserts = 0, False  # in the checks' text, and whether one may hold
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
         if self._known.are_live:
@@ -284,7 +291,7 @@ class ExamineJob(Job[Examination]):
         assert self._known is not None
         self._known.num_replayed += 1
         if self._known.turns:
-            self._begin_live(place, in_turns=True)
+            self._begin_live(place, _Phase.TURNS)
         else:
             self._begin_recorded(place, requests)
 
@@ -308,17 +315,16 @@ class ExamineJob(Job[Examination]):
         )
         place.room.start(self.number, "recorded", self.limits, shared)
 
-    def _begin_live(self, place: Place, *, in_turns: bool = False) -> None:
+    def _begin_live(self, place: Place, phase: _Phase = _Phase.LIVE) -> None:
         assert self._known is not None
-        self._phase = _Phase.TURNS if in_turns else _Phase.LIVE
+        self._phase = phase
         self._report = None  # if it was run before, that does not count
         self._output = self._own(Output(self.limits))
         shared = self._share(orders=orders(self.source), output=self._output)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             descriptors = {"stream": ours.fileno()}
-            how = "in turns" if in_turns else "live"
-            place.desk().ask(how, self._known, self.limits.cpu_s, descriptors)
+            place.desk().ask(_LIVE[phase], self._known, self.limits.cpu_s, descriptors)
             shared["stream"] = theirs.fileno()
             place.room.start(self.number, "live", self.limits, shared)
 
@@ -334,8 +340,11 @@ class ExamineJob(Job[Examination]):
             place.desk().ask("replay", self._known, self.limits.cpu_s, descriptors)
         elif self._phase is _Phase.ASTRAY:
             self._begin_live(place)
+        elif self._phase is _Phase.COUNT_LIVE:
+            if not self._is_counting:
+                self.result = self._examined
         elif self._found is not None:
-            self._finish()
+            self._finish(place)
 
     def on_reply(self, place: Place, reply: dict[str, Any]) -> None:
         assert self._known is not None
@@ -355,7 +364,12 @@ class ExamineJob(Job[Examination]):
                 else:
                     self._phase = _Phase.ASTRAY
                     place.room.stop(self.number)
+            case _Phase.COUNT, {"diverged": True}:
+                self._begin_live(place, _Phase.COUNT_LIVE)
+            case ((_Phase.COUNT | _Phase.COUNT_LIVE), _):
+                self._have_counted(place, counts_told(reply))
             case _:
+                self._asserts = _asserts_told(reply)
                 self._conclude(place, _finding(reply) or _ENDED_EARLY)
 
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
@@ -366,7 +380,9 @@ class ExamineJob(Job[Examination]):
             self._known.are_live = True
             self._begin_live(place)
             return
-        if lost.ran_out_of_time:
+        if self._examined is not None:
+            self._have_counted(place, None)
+        elif lost.ran_out_of_time:
             is_wall = lost.by_us
             self._checks_cause = Ending.TIMED_OUT_WALL if is_wall else Ending.TIMED_OUT_CPU
             detail = "its answers kept the checks busy beyond their limit"
@@ -379,9 +395,9 @@ class ExamineJob(Job[Examination]):
         if self._phase in (_Phase.LIVE, _Phase.TURNS) and self._report is None:
             place.room.stop(self.number)  # which would go on waiting for calls
         else:
-            self._finish()
+            self._finish(place)
 
-    def _finish(self) -> None:
+    def _finish(self, place: Place) -> None:
         assert self._report is not None
         assert self._found is not None
         outcome, detail, raised = self._found
@@ -399,15 +415,53 @@ class ExamineJob(Job[Examination]):
             outcome = Outcome.ENDED  # in the middle of an answer
         if outcome is Outcome.ENDED and execution.ending is Ending.STOPPED:
             outcome = Outcome.RAISED  # alive, but it had cut itself off from its checks
-        self.result = Examination(outcome, detail, execution)
+        examination = Examination(outcome, detail, execution)
+        num_asserts, may_hold = self._asserts
+        if outcome in _COUNTED and num_asserts:
+            examination = replace(examination, counts=(0, num_asserts))
+            if may_hold:
+                self._examined = examination
+                self._begin_counting(place)
+                return
+        self.result = examination
+
+    def _begin_counting(self, place: Place) -> None:
+        assert self._known is not None
+        self._is_counting = True
+        if self._phase is _Phase.REPLAY:
+            self._phase = _Phase.COUNT
+            descriptors = {"answers": self._answers.descriptor}
+            place.desk().ask("count", self._known, self.limits.cpu_s, descriptors)
+        else:
+            self._begin_live(place, _Phase.COUNT_LIVE)
+
+    def _have_counted(self, place: Place, counts: tuple[int, int] | None) -> None:
+        assert self._examined is not None
+        self._is_counting = False
+        if counts is not None:
+            self._examined = replace(self._examined, counts=counts)
+        if place.room.is_at_work:
+            place.room.stop(self.number)
+        else:
+            self.result = self._examined
 
     def give_up(self) -> None:
-        self.result = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
+        lost = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
+        self.result = self._examined or lost
 
     def release(self, checks_room: ChecksRoom) -> None:
         if self._known is not None:
             checks_room.release(self._known)
             self._known = None
+
+
+_LIVE: Final = {
+    _Phase.LIVE: "live",
+    _Phase.TURNS: "in turns",
+    _Phase.COUNT_LIVE: "count live",
+}
+# Where a program failed its checks, it makes sense to ask how many.
+_COUNTED: Final = (Outcome.FAILED, Outcome.RAISED, Outcome.CHECKS_BROKEN)
 
 
 def _stopped(execution: Execution) -> Execution:
@@ -424,6 +478,21 @@ def _finding(content: dict[str, Any]) -> tuple[Outcome, str, str] | None:
             if value in _OUTCOMES:
                 return Outcome(value), one_line(detail), raised
     return None
+
+
+def counts_told(content: dict[str, Any]) -> tuple[int, int] | None:
+    """The assertions that held, and all, if that is what it says."""
+    match content:
+        case {"counts": [int(held), int(met)]} if 0 <= held <= met and 0 < met < _MAX_COUNT:
+            return held, met
+    return None
+
+
+def _asserts_told(content: dict[str, Any]) -> tuple[int, bool]:
+    match content:
+        case {"asserts": int(number), "may_hold": bool(may_hold)} if 0 < number < _MAX_COUNT:
+            return number, may_hold
+    return 0, False
 
 
 # An answer may have been too much for the checks' process.
