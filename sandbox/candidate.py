@@ -93,15 +93,19 @@ def serve(source: str, stream: wire.Stream) -> NoReturn:
         threading.Event().wait()
 
 
-def answer_recorded(source: str, files: wire.Files) -> None:
+def answer_recorded(source: str, files: wire.Files, *, goes_on: bool) -> None:
     """Run a program as a module, then answer the calls of a recording, up to one that raises.
 
-    What checks make of an exception decides how they go on; the recording does not know.
+    What checks make of an exception decides how they go on; the recording does not know. But those
+    that count always go on: for them it ``goes_on``.
     """
     if _load(source, files):
+        server, requests = _Server(files, sys.modules[MODULE]), files.messages()
         try:
-            if not _Server(files, sys.modules[MODULE]).answer(files.messages(), until_raised=True):
+            if not server.answer(requests, until_raised=True):
                 files.cut()
+                if goes_on:
+                    server.answer(requests)
         except OSError:  # more answers than there is room for
             files.cut()
 

@@ -127,7 +127,7 @@ def _do(order: Message, given: _Given, requests: bytes) -> dict[str, Any]:
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
                 return _told(given, checker.examine(source, names, stream))
         case "count":
-            replay = Replay(requests, descriptors["answers"])
+            replay = Replay(requests, descriptors["answers"], go_on=True)
             counts = counting.count(source, names, replay)
             return {"diverged": True} if replay.is_diverged else {"counts": counts}
         case "count live":
@@ -150,11 +150,12 @@ class Replay:
     """A Stream to a program that has answered already: its requests were known beforehand.
 
     Once `is_diverged`, the checks asked something else, or more than was answered for; then what
-    they found means nothing.
+    they found means nothing. Checks that ``go_on`` after an error have its later answers too.
     """
 
-    def __init__(self, requests: bytes, answers: int) -> None:
+    def __init__(self, requests: bytes, answers: int, *, go_on: bool = False) -> None:
         self._requests, self._answers = requests, answers
+        self._goes_on = go_on
         self._asked = self._heard = 0
         self._ahead = b""  # of the answers, from what was heard on
         self.is_diverged = False
@@ -170,10 +171,13 @@ class Replay:
             end = self._heard + len(self._ahead)
             self._ahead += os.pread(self._answers, max(size, wire.READ_AHEAD_BYTES), end)
         part, self._ahead = self._ahead[:size], self._ahead[size:]
-        if part == wire.CUT:
+        if part == wire.CUT and not self._goes_on:
             self.is_diverged = True
             return b""
         self._heard += len(part)
+        if part == wire.CUT:
+            self._goes_on = False  # a second one ends them for good
+            return self.recv(size)
         return part
 
 

@@ -313,7 +313,8 @@ class ExamineJob(Job[Examination]):
             requests=Scratch.holding("requests", requests),
             answers=self._answers,
         )
-        place.room.start(self.number, "recorded", self.limits, shared)
+        role = "counted" if self.checks.counts else "recorded"
+        place.room.start(self.number, role, self.limits, shared)
 
     def _begin_live(self, place: Place, phase: _Phase = _Phase.LIVE) -> None:
         assert self._known is not None
@@ -401,9 +402,12 @@ class ExamineJob(Job[Examination]):
         assert self._report is not None
         assert self._found is not None
         outcome, detail, raised = self._found
-        execution = self._execution(
-            self._report, self._output, raised, out_of_memory=self._out_of_memory
-        )
+        report, out_of_memory = self._report, self._out_of_memory
+        if self._phase is _Phase.REPLAY and outcome in _COUNTED:
+            # It had answered all that they asked. How it fared with the calls behind that, which it
+            # was asked in one go, is no matter.
+            report, out_of_memory = replace(report, cause="stopped", status=0), False
+        execution = self._execution(report, self._output, raised, out_of_memory=out_of_memory)
         if self._phase is _Phase.REPLAY and outcome is not Outcome.ENDED:
             execution = _stopped(execution)
         if self._checks_cause is not None and execution.ending in (Ending.STOPPED, Ending.EXITED):
@@ -466,7 +470,7 @@ _COUNTED: Final = (Outcome.FAILED, Outcome.RAISED, Outcome.CHECKS_BROKEN)
 
 def _stopped(execution: Execution) -> Execution:
     """A program that answered all that it was asked ends by itself: the same as being stopped."""
-    if execution.ending is not Ending.EXITED or execution.exit_code != 0:
+    if execution.ending not in (Ending.EXITED, Ending.STOPPED) or execution.exit_code != 0:
         return execution
     return replace(execution, ending=Ending.STOPPED, exit_code=None)
 

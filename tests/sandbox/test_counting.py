@@ -75,6 +75,10 @@ def test_assertions_that_hold_are_counted(program, source, counts, one):
 )
 def test_what_a_program_does_while_it_is_counted_changes_no_verdict(after, one):
     program = f"def f(x):\n    if x == 0:\n        {after}\n    return 0\n"
+    recorded = "assert f(1) == 1\nassert f(2) == 0\nassert f(0) == 0\n"
+    raising = program.replace("return 0", "return 1 // (x - 1)")
+    assert counted(one, program, recorded) == (0, 3)
+    assert counted(one, raising, recorded) == (0, 3)
     live = "y = f(1)\nassert f(2) == y + 9\nassert f(0) == 0\nassert f(y + 1) == 0\n"
     assert counted(one, program, live) in [(0, 3), (1, 3)]
 
