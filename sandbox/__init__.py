@@ -5,6 +5,7 @@ from sandbox.async_pool import AsyncPool
 from sandbox.errors import SandboxUnavailable
 from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
+from sandbox.incubation import Incubators
 from sandbox.limits import Limits
 from sandbox.outcome import Outcome
 from sandbox.pool import Pool
@@ -21,6 +22,7 @@ __all__ = [
     "Ending",
     "Examination",
     "Execution",
+    "Incubators",
     "Limits",
     "Mechanism",
     "Opaque",

@@ -20,6 +20,7 @@ from sandbox.scratch import Scratch, orders
 _REPLAYS: Final = ("replay", "in turns", "count")  # what was recorded
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
+_LOOKS_ONE_IN: Final = 16  # since to look takes as long as there are many
 _FEW: Final = 3
 _END_TIMEOUT_S: Final = 10.0
 
@@ -167,10 +168,10 @@ class ChecksRoom:
         """What is known of these checks; to be let go of by `release`."""
         known = self._known.get(checks)
         if known is None:
-            known = self._known[checks] = KnownChecks(
-                next(self._numbers), checks, are_live=checks.are_live
-            )
-            self._forget_some()
+            number = next(self._numbers)
+            known = self._known[checks] = KnownChecks(number, checks, are_live=checks.are_live)
+            if len(self._known) % _LOOKS_ONE_IN == 0:
+                self._forget_some()
         self._known.move_to_end(checks)
         known.num_users += 1
         return known

@@ -24,7 +24,7 @@ def children(pid):
 
 
 def incubator_of(pool):
-    return pool._engine._incubator._process.pid
+    return pool._engine._incubators.of_programs._process.pid
 
 
 def private_kb(pid):
