@@ -253,6 +253,7 @@ class Desk:
         if message.get("order") != self._order:  # checks spoke for the desk
             self.end()
             raise self._lost()
+        self.is_at_work = message.get("more") is True
         return message
 
     def end(self) -> None:

@@ -250,6 +250,7 @@ class _Phase(Enum):
     TURNS = auto()  # the same, with calls that are known beforehand
     ASTRAY = auto()  # the program, which was asked what its checks do not ask, is being ended
     COUNT = auto()  # the desk counts the checks that hold for the answers
+    COUNT_ON = auto()  # the same, and the program answers what else they ask
     COUNT_LIVE = auto()  # program and desk once more, to count
 
 
@@ -277,7 +278,9 @@ class ExamineJob(Job[Examination]):
         self._checks_cause: Ending | None = None
         self._out_of_memory = False
         self._examined = None
-        self._asserts = 0, False  # in the checks' text, and whether one may hold
+        self._num_asserts = 0  # in the checks' text, of which one may hold
+        self._may_hold = self._is_counting = False
+        self._counts: tuple[int, int] | None = None
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
         if self._known.are_live:
@@ -341,6 +344,8 @@ class ExamineJob(Job[Examination]):
             place.desk().ask("replay", self._known, self.limits.cpu_s, descriptors)
         elif self._phase is _Phase.ASTRAY:
             self._begin_live(place)
+        elif self._phase is _Phase.COUNT_ON and self._is_counting:
+            pass  # it has ended, and the desk will say what it had counted by then
         elif self._phase is _Phase.COUNT_LIVE:
             if not self._is_counting:
                 self.result = self._examined
@@ -367,11 +372,19 @@ class ExamineJob(Job[Examination]):
                     place.room.stop(self.number)
             case _Phase.COUNT, {"diverged": True}:
                 self._begin_live(place, _Phase.COUNT_LIVE)
+            case _Phase.COUNT_ON, _:
+                self._may_hold = reply.get("diverged") is True  # to be found out apart
+                self._counts = counts_told(reply)
+                self._conclude(place, self._found)
             case ((_Phase.COUNT | _Phase.COUNT_LIVE), _):
                 self._have_counted(place, counts_told(reply))
             case _:
-                self._asserts = _asserts_told(reply)
-                self._conclude(place, _finding(reply) or _ENDED_EARLY)
+                self._num_asserts, self._may_hold = _asserts_told(reply)
+                found = _finding(reply) or _ENDED_EARLY
+                if reply.get("more") is True:
+                    self._phase, self._found, self._is_counting = _Phase.COUNT_ON, found, True
+                else:
+                    self._conclude(place, found)
 
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
         if lost.was_killed:
@@ -381,7 +394,10 @@ class ExamineJob(Job[Examination]):
             self._known.are_live = True
             self._begin_live(place)
             return
-        if self._examined is not None:
+        if self._phase is _Phase.COUNT_ON:
+            self._may_hold = False
+            self._conclude(place, self._found)
+        elif self._examined is not None:
             self._have_counted(place, None)
         elif lost.ran_out_of_time:
             is_wall = lost.by_us
@@ -391,9 +407,9 @@ class ExamineJob(Job[Examination]):
         else:
             self._conclude(place, _ENDED_EARLY)
 
-    def _conclude(self, place: Place, found: tuple[Outcome, str, str]) -> None:
-        self._found = found
-        if self._phase in (_Phase.LIVE, _Phase.TURNS) and self._report is None:
+    def _conclude(self, place: Place, found: tuple[Outcome, str, str] | None) -> None:
+        self._found, self._is_counting = found, False
+        if self._phase is not _Phase.REPLAY and self._report is None:
             place.room.stop(self.number)  # which would go on waiting for calls
         else:
             self._finish(place)
@@ -403,12 +419,13 @@ class ExamineJob(Job[Examination]):
         assert self._found is not None
         outcome, detail, raised = self._found
         report, out_of_memory = self._report, self._out_of_memory
-        if self._phase is _Phase.REPLAY and outcome in _COUNTED:
-            # It had answered all that they asked. How it fared with the calls behind that, which it
-            # was asked in one go, is no matter.
+        may_have_gone_on = self._phase in (_Phase.REPLAY, _Phase.COUNT_ON)
+        if may_have_gone_on and outcome in _COUNTED and not detail.startswith(OUT_OF_PROTOCOL):
+            # It had answered all that was held against it. How it fared with calls behind that,
+            # which it was asked in one go or to be counted, is no matter.
             report, out_of_memory = replace(report, cause="stopped", status=0), False
         execution = self._execution(report, self._output, raised, out_of_memory=out_of_memory)
-        if self._phase is _Phase.REPLAY and outcome is not Outcome.ENDED:
+        if may_have_gone_on and outcome is not Outcome.ENDED:
             execution = _stopped(execution)
         if self._checks_cause is not None and execution.ending in (Ending.STOPPED, Ending.EXITED):
             # It answered, but in such a way that the checks could not get through.
@@ -420,10 +437,10 @@ class ExamineJob(Job[Examination]):
         if outcome is Outcome.ENDED and execution.ending is Ending.STOPPED:
             outcome = Outcome.RAISED  # alive, but it had cut itself off from its checks
         examination = Examination(outcome, detail, execution)
-        num_asserts, may_hold = self._asserts
-        if outcome in _COUNTED and num_asserts:
-            examination = replace(examination, counts=(0, num_asserts))
-            if may_hold:
+        if outcome in _COUNTED and self._num_asserts:
+            counts = self._counts or (0, self._num_asserts)
+            examination = replace(examination, counts=counts)
+            if self._may_hold and self._counts is None:
                 self._examined = examination
                 self._begin_counting(place)
                 return
