@@ -79,7 +79,7 @@ class Engine:
         has_groups = are_rooms_here and tier is not Tier.NONE
         self._cgroups = cgroup.find_cgroups() if has_groups else None
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
-        self._checks_room = ChecksRoom(self._new_checks_room)
+        self._checks_room = ChecksRoom(self._new_checks_room, self._selector)
         self._containers = Containers(limits, profile)
         self._workers: list[Worker | ContainerWorker] = []
         try:

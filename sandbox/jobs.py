@@ -47,7 +47,7 @@ class Place(Protocol):
 
     @property
     def checks_room(self) -> ChecksRoom: ...
-    def desk(self) -> Desk: ...
+    def desk(self, checks: KnownChecks) -> Desk: ...
 
 
 class Job(Generic[Result_co]):
@@ -304,7 +304,7 @@ class ExamineJob(Job[Examination]):
         self._requests = self._own(Scratch("requests", None))
         descriptors = {"requests": self._requests.descriptor}
         cpu_s = min(self.limits.cpu_s, _RECORDING_S)
-        place.desk().ask("record", self._known, cpu_s, descriptors)
+        place.desk(self._known).ask("record", self._known, cpu_s, descriptors)
 
     def _begin_recorded(self, place: Place, requests: bytes) -> None:
         self._phase = _Phase.ANSWER
@@ -328,7 +328,7 @@ class ExamineJob(Job[Examination]):
         ours, theirs = socket.socketpair()
         with ours, theirs:
             descriptors = {"stream": ours.fileno()}
-            place.desk().ask(_LIVE[phase], self._known, self.limits.cpu_s, descriptors)
+            place.desk(self._known).ask(_LIVE[phase], self._known, self.limits.cpu_s, descriptors)
             shared["stream"] = theirs.fileno()
             place.room.start(self.number, "live", self.limits, shared)
 
@@ -341,7 +341,7 @@ class ExamineJob(Job[Examination]):
             assert self._known.requests is not None
             self._phase = _Phase.REPLAY
             descriptors = {"answers": self._answers.descriptor}
-            place.desk().ask("replay", self._known, self.limits.cpu_s, descriptors)
+            place.desk(self._known).ask("replay", self._known, self.limits.cpu_s, descriptors)
         elif self._phase is _Phase.ASTRAY:
             self._begin_live(place)
         elif self._phase is _Phase.COUNT_ON and self._is_counting:
@@ -452,7 +452,7 @@ class ExamineJob(Job[Examination]):
         if self._phase is _Phase.REPLAY:
             self._phase = _Phase.COUNT
             descriptors = {"answers": self._answers.descriptor}
-            place.desk().ask("count", self._known, self.limits.cpu_s, descriptors)
+            place.desk(self._known).ask("count", self._known, self.limits.cpu_s, descriptors)
         else:
             self._begin_live(place, _Phase.COUNT_LIVE)
 
