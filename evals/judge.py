@@ -53,10 +53,6 @@ _MORE_OF: Final[dict[VerdictName, str]] = {
     "out of memory": ", or give programs more (--memory-mb)",
 }
 
-# Samples that are so few are held in memory.
-_FEW_SAMPLES: Final = 20_000
-_FEW_CHARS: Final = 16 << 20
-
 # Records that lie beside verdicts.
 _TAKEN_NAMES: Final = (JUDGING_FILE, REFERENCE_BITS_FILE, SAMPLING_FILE, SCORES_FILE)
 
@@ -179,7 +175,7 @@ def _expected_folder(tier: Tier, unsafe_no_sandbox: bool) -> Iterator[Path | Non
 
 
 class _Samples:
-    """A file's samples. It must stay the same: where they are many, it is read several times.
+    """A file's samples. It is read several times, since they may be many, and must stay the same.
 
     Attributes:
         task_ids: of the tasks that there are samples of.
@@ -195,26 +191,15 @@ class _Samples:
         self._state = self._as_it_is()
         self.task_ids: set[str] = set()
         self.num_samples = 0
-        few: list[Sample] | None = []
-        num_chars = 0
         for sample in read_samples(path, self._known_ids, on_cut_off):
             self.task_ids.add(sample.task_id)
             self.num_samples += 1
-            if few is not None:
-                few.append(sample)
-                num_chars += len(sample.completion or sample.solution or "")
-                if len(few) > _FEW_SAMPLES or num_chars > _FEW_CHARS:
-                    few = None
-        self._few = few
         self.sha256 = file_sha256(path)
         self.require_unchanged()
 
     def __iter__(self) -> Iterator[Sample]:
         self.require_unchanged()
-        if self._few is not None:
-            yield from self._few
-        else:
-            yield from read_samples(self.path, self._known_ids, lambda line: None)
+        yield from read_samples(self.path, self._known_ids, lambda line: None)
 
     def require_unchanged(self) -> None:
         """
