@@ -182,7 +182,9 @@ def bench_train(
             write_json(out, about | record)
 
     with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as folder:
-        trained = TrainedBench(PLANS[measuring.size], Path(folder), measuring.left_s)
+        trained = TrainedBench(
+            PLANS[measuring.size], Path(folder), measuring.left_s, measuring.fastest_step_s
+        )
         known = measuring.sections()
         first = ("gradients", "steps", "vocabulary")
         known = (
