@@ -100,15 +100,16 @@ class Findings:
 
     def want(self, key: bytes) -> None:
         """Count the key among those wanted, unless its finding is known."""
-        self._execute(
-            f"UPDATE findings SET day = {_TODAY} WHERE key = ? AND day < {_TODAY}", (key,)
-        )
-        self._execute(
+        inserted = self._execute(
             "INSERT OR IGNORE INTO wanted SELECT ?1 "
             "WHERE NOT EXISTS (SELECT 1 FROM findings WHERE key = ?1)"
             " AND NOT EXISTS (SELECT 1 FROM transient WHERE key = ?1)",
             (key,),
         )
+        if inserted.rowcount == 0:
+            self._execute(
+                f"UPDATE findings SET day = {_TODAY} WHERE key = ? AND day < {_TODAY}", (key,)
+            )
 
     @property
     def num_wanted(self) -> int:

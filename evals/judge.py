@@ -85,7 +85,8 @@ def judge(
     ".partial" until the verdicts are written.
 
     `limits` are the benchmark's unless given; `examiner` is this machine unless given;
-    `counts_checks` runs programs that fail once more, for the number of checks that hold;
+    `counts_checks` finds out how many checks hold for programs that fail some, if need be by
+    running them once more;
     `on_cut_off` is told of a broken last line, which is left out.
 
     Raises:
@@ -107,7 +108,8 @@ def judge(
         )
     conditions = [tier.value, unsafe_no_sandbox, *machine(), *fingerprint()]
     plans = {
-        task.task_id: Plan(task, limits_of(task, limits), conditions) for task in benchmark.tasks
+        task.task_id: Plan(task, limits_of(task, limits), conditions, counts_checks=counts_checks)
+        for task in benchmark.tasks
     }
     references = [
         Sample(task_id=task.task_id, index=0, completion=task.reference)
@@ -123,11 +125,10 @@ def judge(
             _require_all_to_pass(references, findings, plans)
         find.verdicts_of(lambda: itertools.chain(references, samples))
         health = _health(references, findings, plans)
-        if counts_checks:
-            find.counts_of(lambda: samples)
+        find.counts_of(lambda: samples)
         hashed = hashlib.sha256()
         with write_whole(verdicts_path) as file:
-            for verdict in _verdicts(samples, findings, plans, counts_checks=counts_checks):
+            for verdict in _verdicts(samples, findings, plans):
                 line = json_line(verdict.as_json())
                 hashed.update(line)
                 file.write(line)
@@ -235,7 +236,9 @@ class _Finder:
         self._find(jobs)
 
     def counts_of(self, samples: Callable[[], Iterable[Sample]]) -> None:
-        """How many checks hold for the samples that some do not hold for."""
+        """How many checks hold for the samples that some do not hold for, where that is apart."""
+        if not any(plan.is_counted_apart for plan in self._plans.values()):
+            return
 
         def jobs() -> Iterator[Job]:
             for sample in samples():
@@ -320,9 +323,7 @@ def _health(references: list[Sample], findings: Findings, plans: Plans) -> Refer
     return References(num_judged=len(references), failed=failed) if references else None
 
 
-def _verdicts(
-    samples: Iterable[Sample], findings: Findings, plans: Plans, *, counts_checks: bool
-) -> Iterator[Verdict]:
+def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> Iterator[Verdict]:
     """
     Raises:
         InputError: checks broke, of a task without a reference, and no sample passed them. If one
@@ -345,8 +346,7 @@ def _verdicts(
             suspect.setdefault(sample.task_id, finding.detail)
         else:
             sound.add(sample.task_id)
-        counts = _counts(sample, found, findings, plan) if counts_checks else None
-        yield _verdict(sample, found, counts)
+        yield _verdict(sample, found, _counts(sample, found, findings, plan))
     for task_id, detail in broken.items():
         if task_id not in passed:
             raise InputError(
@@ -378,15 +378,13 @@ def _counts(
     if telling.num_checks is not None:
         assert telling.num_checks_passed is not None
         return telling.num_checks_passed, telling.num_checks
-    if not _COUNTED & {finding.verdict for finding in found} or not plan.num_checks:
-        return None
     job = plan.counting_job(sample)
-    told = None
-    if job is not None:
-        counted = Finding(**findings[job.key])
-        told = counts_told(counted.detail) if counted.verdict == "wrong answer" else None
+    if job is None or not _COUNTED & {finding.verdict for finding in found}:
+        return None
+    counted = Finding(**findings[job.key])
+    told = counts_told(counted.detail) if counted.verdict == "wrong answer" else None
     # A program that ends among its checks is held to have passed none, as one out of time is.
-    return told or (0, plan.num_checks)
+    return told or (0, plan.num_inputs)
 
 
 def _verdict(sample: Sample, found: list[Finding], counts: tuple[int, int] | None) -> Verdict:

@@ -13,7 +13,6 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Final, NamedTuple
 
-from evals.counting import Counting, counting
 from evals.files import json_line
 from evals.oracles.shipping import counting_source
 from evals.program import checks_of, plus_checks_of, program_of
@@ -39,52 +38,45 @@ class Plan:
     `conditions` is whatever else may change what is found, besides program, checks and limits.
     """
 
-    def __init__(self, task: Task, limits: Limits, conditions: list[Any]) -> None:
+    def __init__(
+        self, task: Task, limits: Limits, conditions: list[Any], *, counts_checks: bool
+    ) -> None:
         self.task = task
+        self.is_counted_apart = counts_checks and task.plus_checks is not None
         self._limits = limits
         self._conditions = [*conditions, limits.as_dict()]
         if task.stdin_cases:
             self._parts = [self._part(None, task.stdin_cases)]
         else:
-            plus = plus_checks_of(task)
-            both = [checks_of(task)] if plus is None else [checks_of(task), plus]
-            self._parts = [self._part(checks) for checks in both]
+            base, plus = checks_of(task), plus_checks_of(task)
+            if plus is None:
+                self._parts = [self._part(replace(base, counts=counts_checks))]
+            else:
+                self._parts = [self._part(base), self._part(plus)]
 
     def jobs(self, sample: Sample) -> list[Job]:
         return [self._job(sample, part) for part in self._parts]
 
     def counting_job(self, sample: Sample) -> Job | None:
-        """Says how many checks hold; None where there is but one, or cases, which are counted."""
-        if self._counting_part is None:
+        """Says how many checks of both parts hold; None where a sample's other jobs say it, or
+        nobody wants to know."""
+        if not self.is_counted_apart:
             return None
-        return self._job(sample, self._counting_part)._replace(limits=self._counting_limits)
-
-    @property
-    def num_checks(self) -> int:
-        """Asserts in the checks, of which some may be met several times."""
-        return self._counting.num_checks
+        # What each of the parts may take, for all of them together.
+        limits = replace(self._limits, cpu_s=len(self._parts) * self._limits.cpu_s)
+        return self._job(sample, self._counting_part)._replace(limits=limits)
 
     @cached_property
-    def _counting(self) -> Counting:
-        task = self.task
-        if task.stdin_cases:
-            return Counting(None, len(task.stdin_cases))
-        if task.plus_checks is None:
-            return counting(checks_of(task))
-        source = counting_source([task.checks, task.plus_checks])
-        assert task.oracle is not None
-        num_inputs = sum(len(json.loads(inputs)) for inputs in task.oracle.inputs.values())
-        return Counting(replace(checks_of(task), source=source), num_inputs)
+    def num_inputs(self) -> int:
+        """Of both parts."""
+        assert self.task.oracle is not None
+        return sum(len(json.loads(inputs)) for inputs in self.task.oracle.inputs.values())
 
     @cached_property
-    def _counting_part(self) -> _Part | None:
-        checks = self._counting.checks
-        return None if checks is None else self._part(checks)
-
-    @property
-    def _counting_limits(self) -> Limits:
-        """What each of the parts may take, for all of them together."""
-        return replace(self._limits, cpu_s=len(self._parts) * self._limits.cpu_s)
+    def _counting_part(self) -> _Part:
+        assert self.task.plus_checks is not None
+        source = counting_source([self.task.checks, self.task.plus_checks])
+        return self._part(replace(checks_of(self.task), source=source))
 
     def _part(self, checks: Checks | None, cases: tuple[StdinCase, ...] = ()) -> _Part:
         held_to = [case.as_json() for case in cases] if checks is None else asdict(checks)

@@ -138,16 +138,14 @@ def can_fail(checks: str, names: Iterable[str]) -> bool:
     That is an assertion, something raised, or a call of what was not defined here.
     """
     tree = _parse(checks)
+    if any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
+        return True  # as in nearly all, and soon found
     own = {*names, *vars(builtins)}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             own |= {node.name, *(each.arg for each in node.args.args)}
     return any(
-        isinstance(node, ast.Assert | ast.Raise)
-        or (
-            isinstance(node, ast.Call)
-            and not (isinstance(node.func, ast.Name) and node.func.id in own)
-        )
+        isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in own)
         for node in ast.walk(tree)
     )
 

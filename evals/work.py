@@ -11,7 +11,18 @@ from typing import Final, NamedTuple, Protocol
 from evals.oracles.expected import Answered, Reference, in_pool
 from evals.records import StdinCase, VerdictName
 from evals.stdin_cases import is_right_output
-from sandbox import Checks, Ending, Examination, Execution, Limits, Outcome, Pool, Program, Tier
+from sandbox import (
+    Checks,
+    Ending,
+    Examination,
+    Execution,
+    Incubators,
+    Limits,
+    Outcome,
+    Pool,
+    Program,
+    Tier,
+)
 
 # What became of a program whose checks had their say …
 _BY_OUTCOME: Final[dict[Outcome, VerdictName]] = {
@@ -144,7 +155,8 @@ class Examiner(Protocol):
 class Here:
     """Examines on this machine.
 
-    `limits` bound a room; each job has limits of its own in it.
+    `limits` bound a room; each job has limits of its own in it. All its pools share `incubators`,
+    if given.
     """
 
     def __init__(
@@ -154,8 +166,10 @@ class Here:
         tier: Tier = Tier.FULL,
         *,
         unsafe_no_sandbox: bool = False,
+        incubators: Incubators | None = None,
     ) -> None:
         self._limits = limits
+        self._incubators = incubators
         self._num_workers = num_workers
         self._tier = tier
         self._unsafe_no_sandbox = unsafe_no_sandbox
@@ -201,6 +215,7 @@ class Here:
             num_workers,
             tier=self._tier,
             unsafe_no_sandbox=self._unsafe_no_sandbox,
+            incubators=self._incubators,
         )
 
 
@@ -245,8 +260,11 @@ def _of_checks(examination: Examination) -> Finding:
         if examination.outcome is Outcome.ENDED
         else _BY_OUTCOME[examination.outcome]
     )
+    num_passed, num_checks = examination.counts or (None, None)
     return _finding(verdict, examination.detail, [execution])._replace(
-        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN
+        num_checks_passed=num_passed,
+        num_checks=num_checks,
+        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN,
     )
 
 

@@ -1,10 +1,12 @@
 """Run hostile Python programs, and judge them by checks that they cannot reach."""
 
+from typing import TYPE_CHECKING, Any
+
 from sandbox.api import call, examine, run
-from sandbox.async_pool import AsyncPool
 from sandbox.errors import SandboxUnavailable
 from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
+from sandbox.incubation import Incubators
 from sandbox.limits import Limits
 from sandbox.outcome import Outcome
 from sandbox.pool import Pool
@@ -12,6 +14,9 @@ from sandbox.probe import Mechanism, Probe, probe, require
 from sandbox.profile import ContainerOptions, Profile
 from sandbox.program import Program
 from sandbox.tier import Tier
+
+if TYPE_CHECKING:
+    from sandbox.async_pool import AsyncPool
 
 __all__ = [
     "Answer",
@@ -21,6 +26,7 @@ __all__ = [
     "Ending",
     "Examination",
     "Execution",
+    "Incubators",
     "Limits",
     "Mechanism",
     "Opaque",
@@ -37,3 +43,12 @@ __all__ = [
     "require",
     "run",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The form that few need, since asyncio takes as long to import as all the rest."""
+    if name == "AsyncPool":
+        from sandbox.async_pool import AsyncPool
+
+        return AsyncPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 """
 
 import atexit
+import contextlib
 import errno
 import json
 import linecache
@@ -85,21 +86,26 @@ def answer(source: str, stream: wire.Stream) -> None:
 
 def serve(source: str, stream: wire.Stream) -> NoReturn:
     """Run a program as a module, then answer calls to it until killed."""
-    answer(source, wire.ReadAhead(stream))
+    with contextlib.suppress(ConnectionError):
+        answer(source, wire.ReadAhead(stream))
     # The checks are through, or know that there is nothing to call. What is left is to be killed.
     while True:
         threading.Event().wait()
 
 
-def answer_recorded(source: str, files: wire.Files) -> None:
+def answer_recorded(source: str, files: wire.Files, *, goes_on: bool) -> None:
     """Run a program as a module, then answer the calls of a recording, up to one that raises.
 
-    What checks make of an exception decides how they go on; the recording does not know.
+    What checks make of an exception decides how they go on; the recording does not know. But those
+    that count always go on: for them it ``goes_on``.
     """
     if _load(source, files):
+        server, requests = _Server(files, sys.modules[MODULE]), files.messages()
         try:
-            if not _Server(files, sys.modules[MODULE]).answer(files.messages(), until_raised=True):
+            if not server.answer(requests, until_raised=True):
                 files.cut()
+                if goes_on:
+                    server.answer(requests)
         except OSError:  # more answers than there is room for
             files.cut()
 

@@ -17,7 +17,8 @@ import symtable
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import wire
@@ -81,8 +82,15 @@ def examine(
         code, used = compile_checks(source, names)
     except (SyntaxError, ValueError, RecursionError) as error:
         return Outcome.CHECKS_BROKEN, f"the checks do not compile: {error}", None
+    return run(code, used, source, stream, {})
+
+
+def run(
+    code: CodeType, used: set[str], source: str, stream: wire.Stream, given: Mapping[str, object]
+) -> tuple[Outcome, str, str | None]:
+    """As `examine`, of checks that were compiled; they find ``given`` among their names."""
     program = Program(stream)
-    namespace: dict[str, object] = {"__name__": "checks"}
+    namespace: dict[str, object] = {"__name__": "checks", **given}
     try:
         namespace |= program.load(used)
         exec(code, namespace)
@@ -139,7 +147,7 @@ def where(error: BaseException, source: str) -> str:
 
 # Both parts of a + benchmark's 164 tasks are 328, and samples may come in turns.
 @functools.lru_cache(maxsize=512)
-def compile_checks(source: str, names: tuple[str, ...]) -> tuple[Any, set[str]]:
+def compile_checks(source: str, names: tuple[str, ...]) -> tuple[CodeType, set[str]]:
     """The checks' code without their own definitions of ``names``, and the names that it takes
     from the program."""
     source = without_definitions(source, names)

@@ -13,11 +13,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-from sandbox import checker, recording, tidiness, wire
+from sandbox import checker, counting, recording, tidiness, wire
 from sandbox.messages import Message, receive, send
+from sandbox.outcome import Outcome
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
     import resource
@@ -25,6 +26,7 @@ with contextlib.suppress(ImportError):  # on Windows, where the package can only
 _MAX_JOBS: Final = 1000
 _MAX_GROWTH_BYTES: Final = 64 << 20
 _RECURSION_LIMIT: Final = 1000
+_MAX_TAPE_BYTES: Final = 4 << 20
 # Several requests must fit into a socket: this side is not to wait for the program to take them
 # while the program waits for its answers to be taken.
 _MAX_SENT_BYTES: Final = 1 << 14
@@ -51,8 +53,8 @@ def ending_signal(status: int) -> int | None:
 def serve(control: socket.socket) -> NoReturn:
     """Do what the harness asks for until it is gone, or this desk has had its day.
 
-    An order names what to "do" (record, replay, in turns, live), the number of the "checks", and
-    how much CPU time they may take: this process ends where they take more.
+    An order names what to "do" (record, replay, in turns, live; count and count live), the number
+    of the "checks", and how much CPU time they may take: this process ends where they take more.
     """
     checks: dict[int, _Given] = {}
     requests: dict[int, bytes] = {}  # by the number of the checks that make them
@@ -62,7 +64,12 @@ def serve(control: socket.socket) -> NoReturn:
         signal.setitimer(signal.ITIMER_PROF, order.content["cpu_s"])
         state.restore()
         given = _checks(order, checks)
-        reply = _do(order, given, _requests(order, requests))
+        reply: dict[str, Any] = {}
+        for reply in _do(order, given, _requests(order, requests)):
+            if "more" in reply:
+                send(control, {**reply, "order": order.content["order"]})
+                signal.setitimer(signal.ITIMER_PROF, order.content["cpu_s"])
+                state.restore()
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         order.close()
         num_jobs += 1
@@ -73,12 +80,16 @@ def serve(control: socket.socket) -> NoReturn:
     os._exit(0)
 
 
+_DIVERGED: Final[dict[str, Any]] = {"diverged": True}
+
+
 class _Given(NamedTuple):
     """Checks as they came; `are_tidy` is their author's word, see `sandbox.Checks`."""
 
     source: str
     names: tuple[str, ...]
     are_tidy: bool
+    counts: bool
 
     def leave_no_trace(self) -> bool:
         return self.are_tidy or tidiness.is_tidy(self.source, self.names)
@@ -89,8 +100,8 @@ def _checks(order: Message, known: dict[int, _Given]) -> _Given:
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        source, names, are_tidy = wire.parse(_content(descriptor))
-        known[number] = _Given(source, tuple(names), are_tidy)
+        source, names, are_tidy, counts = wire.parse(_content(descriptor))
+        known[number] = _Given(source, tuple(names), are_tidy, counts)
     return known[number]
 
 
@@ -102,40 +113,121 @@ def _requests(order: Message, known: dict[int, bytes]) -> bytes:
     return known.get(number, b"")
 
 
-def _do(order: Message, given: _Given, requests: bytes) -> dict[str, Any]:
-    source, names, _ = given
+def _do(order: Message, given: _Given, requests: bytes) -> Iterator[dict[str, Any]]:
+    """What was found; where it says that there is "more", what was counted after that."""
+    source, names = given.source, given.names
     descriptors = order.descriptors
     match order.content["do"]:
         case "record":
             recorded = recording.record(source, names)
             if recorded is None:
-                return {"recorded": False}
+                yield {"recorded": False}
+                return
             _write(descriptors["requests"], recorded.requests)
-            return {"recorded": True, "turns": recorded.turns}
+            yield {"recorded": True, "turns": recorded.turns}
         case "replay":
             replay = Replay(requests, descriptors["answers"])
             finding = checker.examine(source, names, replay)
-            return {"diverged": True} if replay.is_diverged else checker.as_finding(*finding)
+            yield _DIVERGED if replay.is_diverged else _told(given, finding)
         case "in turns":
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
                 talk = InTurns(stream, requests, order.content["turns"])
-                finding = checker.examine(source, names, talk)
-            return {"diverged": True} if talk.is_diverged else checker.as_finding(*finding)
+                yield from _examine_and_count(given, talk)
         case "live":
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
-                return checker.as_finding(*checker.examine(source, names, stream))
-    raise AssertionError(f"unknown order {order.content['do']!r}")
+                yield from _examine_and_count(given, stream)
+        case "count":
+            replay = Replay(requests, descriptors["answers"], go_on=True)
+            counts = counting.count(source, names, replay)
+            yield _DIVERGED if replay.is_diverged else {"counts": counts}
+        case "count live":
+            with socket.socket(fileno=descriptors.pop("stream")) as stream:
+                yield {"counts": counting.count(source, names, stream)}
+        case unknown:
+            raise AssertionError(f"unknown order {unknown!r}")
+
+
+def _examine_and_count(
+    given: _Given, stream: "socket.socket | InTurns"
+) -> Iterator[dict[str, Any]]:
+    """Examine a program that is there, and let it answer what is asked to count."""
+    tape = Tape(stream)
+    finding = checker.examine(given.source, given.names, tape if given.counts else stream)
+    if isinstance(stream, InTurns) and stream.is_diverged:
+        yield _DIVERGED
+        return
+    told = _told(given, finding)
+    if finding[0] not in counting.COUNTED or not told.get("may_hold"):
+        yield told
+        return
+    yield {**told, "more": True}
+    tape.rewind()
+    counts = counting.count(given.source, given.names, tape)
+    is_diverged = tape.is_diverged or (isinstance(stream, InTurns) and stream.is_diverged)
+    yield _DIVERGED if is_diverged else {"counts": counts}
+
+
+def _told(given: _Given, finding: tuple[Outcome, str, str | None]) -> dict[str, Any]:
+    """What was found, and what there is to be counted where not all assertions hold."""
+    told: dict[str, Any] = checker.as_finding(*finding)
+    if given.counts and finding[0] is not Outcome.HELD:
+        with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+            *_, num_asserts, may_hold = counting.compile_counting(given.source, given.names)
+            told |= {"asserts": num_asserts, "may_hold": may_hold}
+    return told
+
+
+class Tape:
+    """A Stream of another that can be played once more: what was asked then has the same answers,
+    and what is asked beyond goes on to the program.
+
+    Once `is_diverged`, something else was asked, or there was too much to hold.
+    """
+
+    def __init__(self, stream: wire.Stream) -> None:
+        self._stream = stream
+        self._asked, self._heard = bytearray(), bytearray()
+        self._asked_at = self._heard_at = 0
+        self._is_full = self.is_diverged = False
+
+    def rewind(self) -> None:
+        self._asked_at = self._heard_at = 0
+        self.is_diverged = self._is_full
+
+    def sendall(self, data: bytes) -> None:
+        if self._asked_at < len(self._asked) or self.is_diverged:
+            if self.is_diverged or not self._asked.startswith(data, self._asked_at):
+                self.is_diverged = True
+                raise BrokenPipeError
+        else:
+            self._stream.sendall(data)
+            self._asked += self._room_for(data)
+        self._asked_at += len(data)
+
+    def recv(self, size: int) -> bytes:
+        if self._heard_at < len(self._heard):
+            part = bytes(self._heard[self._heard_at : self._heard_at + size])
+        else:
+            part = self._stream.recv(size)
+            self._heard += self._room_for(part)
+        self._heard_at += len(part)
+        return part
+
+    def _room_for(self, data: bytes) -> bytes:
+        self._is_full |= len(self._asked) + len(self._heard) > _MAX_TAPE_BYTES
+        return b"" if self._is_full else data
 
 
 class Replay:
     """A Stream to a program that has answered already: its requests were known beforehand.
 
     Once `is_diverged`, the checks asked something else, or more than was answered for; then what
-    they found means nothing.
+    they found means nothing. Checks that ``go_on`` after an error have its later answers too.
     """
 
-    def __init__(self, requests: bytes, answers: int) -> None:
+    def __init__(self, requests: bytes, answers: int, *, go_on: bool = False) -> None:
         self._requests, self._answers = requests, answers
+        self._goes_on = go_on
         self._asked = self._heard = 0
         self._ahead = b""  # of the answers, from what was heard on
         self.is_diverged = False
@@ -151,10 +243,13 @@ class Replay:
             end = self._heard + len(self._ahead)
             self._ahead += os.pread(self._answers, max(size, wire.READ_AHEAD_BYTES), end)
         part, self._ahead = self._ahead[:size], self._ahead[size:]
-        if part == wire.CUT:
+        if part == wire.CUT and not self._goes_on:
             self.is_diverged = True
             return b""
         self._heard += len(part)
+        if part == wire.CUT:
+            self._goes_on = False  # a second one ends them for good
+            return self.recv(size)
         return part
 
 

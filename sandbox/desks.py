@@ -1,8 +1,10 @@
 """The harness's side of the room where checks run: its desks, and what it knows of the checks."""
 
 import contextlib
+import functools
 import itertools
 import select
+import selectors
 import signal
 import socket
 import time
@@ -17,8 +19,10 @@ from sandbox.examination import Checks
 from sandbox.room import Room, RoomLost
 from sandbox.scratch import Scratch, orders
 
+_REPLAYS: Final = ("replay", "in turns", "count")  # what was recorded
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
+_LOOKS_ONE_IN: Final = 16  # since to look takes as long as there are many
 _FEW: Final = 3
 _END_TIMEOUT_S: Final = 10.0
 
@@ -78,17 +82,44 @@ class DeskLost(Exception):  # noqa: N818 - an event: another desk takes its plac
 
 
 class ChecksRoom:
-    """Opens desks, and keeps what was recorded of checks. The room itself is opened when needed."""
+    """Opens desks, keeps those that are free, and what was recorded of checks.
 
-    def __init__(self, new_room: Callable[[], Room]) -> None:
+    The room itself is opened when needed. Desks are registered with a selector, as workers are.
+    """
+
+    def __init__(self, new_room: Callable[[], Room], selector: selectors.BaseSelector) -> None:
         self._new_room = new_room
+        self._selector = selector
+        self._free: list[Desk] = []
         self._room: Room | None = None
         self._numbers = itertools.count()
         self._known: OrderedDict[Checks, KnownChecks] = OrderedDict()
         self._open: set[int] = set()  # numbers of desks whose ends matter
         self._statuses: dict[int, int] = {}
 
-    def open_desk(self) -> "Desk":
+    def take_desk(self, checks: KnownChecks, on_ready: Callable[[], Any]) -> "Desk":
+        """A desk that knows these checks, if one is free; else another. ``on_ready`` is called when
+        it has something to say.
+
+        Raises:
+            SandboxUnavailable: containment does not hold.
+        """
+        knowing = (at for at, desk in enumerate(self._free) if desk.knows(checks))
+        desk = self._free.pop(next(knowing, -1)) if self._free else self._open_desk()
+        desk.on_ready = on_ready
+        return desk
+
+    def give_back(self, desk: "Desk") -> None:
+        """A desk that is not at work."""
+        desk.on_ready = functools.partial(self._lose, desk)
+        self._free.append(desk)
+
+    def _lose(self, desk: "Desk") -> None:
+        """It has ended, since there was nothing to say."""
+        self._free.remove(desk)
+        desk.close()
+
+    def _open_desk(self) -> "Desk":
         """Raises:
         SandboxUnavailable: containment does not hold.
         """
@@ -109,7 +140,9 @@ class ChecksRoom:
                     self.reset()
                     continue
             self._open.add(number)
-            return Desk(self, number, ours)
+            desk = Desk(self, number, ours)
+            self._selector.register(ours, selectors.EVENT_READ, desk.be_heard)
+            return desk
 
     def _open_room(self) -> Room:
         if self._room is None:
@@ -119,6 +152,8 @@ class ChecksRoom:
 
     def reset(self) -> None:
         """End the room and all desks; the next one to open opens another."""
+        while self._free:
+            self._free.pop().close()
         if self._room is not None:
             self._room.close()
             self._room = None
@@ -129,8 +164,9 @@ class ChecksRoom:
             with contextlib.suppress(RoomLost):
                 self._room.send({"end": number})
 
-    def forget_desk(self, number: int) -> None:
+    def forget_desk(self, number: int, control: socket.socket) -> None:
         """Nobody will ask how it ended."""
+        self._selector.unregister(control)
         self._open.discard(number)
         self._statuses.pop(number, None)
 
@@ -166,10 +202,10 @@ class ChecksRoom:
         """What is known of these checks; to be let go of by `release`."""
         known = self._known.get(checks)
         if known is None:
-            known = self._known[checks] = KnownChecks(
-                next(self._numbers), checks, are_live=checks.are_live
-            )
-            self._forget_some()
+            number = next(self._numbers)
+            known = self._known[checks] = KnownChecks(number, checks, are_live=checks.are_live)
+            if len(self._known) % _LOOKS_ONE_IN == 0:
+                self._forget_some()
         self._known.move_to_end(checks)
         known.num_users += 1
         return known
@@ -196,6 +232,7 @@ class Desk:
     def __init__(self, room: ChecksRoom, number: int, control: socket.socket) -> None:
         self.control = control
         self.is_at_work = False
+        self.on_ready: Callable[[], Any] = lambda: None
         self._room = room
         self._number = number
         self._is_ended = False
@@ -204,8 +241,15 @@ class Desk:
         self._told: set[int] = set()
         self._told_requests: set[int] = set()
 
+    def knows(self, checks: KnownChecks) -> bool:
+        return checks.number in self._told
+
+    def be_heard(self) -> Any:
+        """What `on_ready` returns, whose it is now."""
+        return self.on_ready()
+
     def ask(self, what: str, known: KnownChecks, cpu_s: float, descriptors: dict[str, int]) -> None:
-        """Have it record, replay or live through these checks, in turns or not; see `sandbox.desk`.
+        """Have it do that with these checks; see `sandbox.desk`.
 
         Raises:
             DeskLost: it has ended.
@@ -216,9 +260,10 @@ class Desk:
             order["turns"] = known.turns
         shared: dict[str, Scratch] = {}
         if known.number not in self._told:
-            given = known.checks.source, known.checks.names, known.checks.are_tidy
+            checks = known.checks
+            given = checks.source, checks.names, checks.are_tidy, checks.counts
             shared["source"] = orders(*given)
-        if what in ("replay", "in turns") and known.number not in self._told_requests:
+        if what in _REPLAYS and known.number not in self._told_requests:
             assert known.requests is not None
             shared["recorded"] = Scratch.holding("requests", known.requests)
         descriptors = descriptors | {name: each.descriptor for name, each in shared.items()}
@@ -250,6 +295,7 @@ class Desk:
         if message.get("order") != self._order:  # checks spoke for the desk
             self.end()
             raise self._lost()
+        self.is_at_work = message.get("more") is True
         return message
 
     def end(self) -> None:
@@ -261,7 +307,7 @@ class Desk:
 
     def close(self) -> None:
         """Let it end by itself."""
-        self._room.forget_desk(self._number)
+        self._room.forget_desk(self._number, self.control)
         self.control.close()
 
     def _lost(self) -> DeskLost:

@@ -16,7 +16,7 @@ from sandbox import cgroup, packages
 from sandbox.container import Containers, ContainerWorker
 from sandbox.desks import ChecksRoom
 from sandbox.errors import SandboxUnavailable
-from sandbox.incubation import Incubator
+from sandbox.incubation import Incubators
 from sandbox.jobs import Job
 from sandbox.limits import MIB, Limits
 from sandbox.plan import Plan
@@ -36,6 +36,7 @@ class Engine:
     """Runs jobs on workers. Owns every process, group, folder and container that it takes for that.
 
     In a container made for this engine, ``workspace`` is the folder that programs may write.
+    ``incubators`` are its own unless given.
 
     Raises:
         SandboxUnavailable: the machine cannot contain programs.
@@ -49,6 +50,7 @@ class Engine:
         tier: Tier,
         *,
         workspace: str | None = None,
+        incubators: Incubators | None = None,
     ) -> None:
         are_rooms_here = tier is not Tier.CONTAINER
         if are_rooms_here and platform.system() != "Linux":
@@ -67,17 +69,17 @@ class Engine:
             in_container=workspace is not None,
         )
         self._workspace = workspace
-        self._incubator = Incubator(profile.interpreter)
-        self._checks_incubator = Incubator(profile.interpreter, for_checks=True)
+        self._has_own_incubators = incubators is None
+        self._incubators = incubators or Incubators(profile.interpreter)
         if are_rooms_here:
-            self._incubator.begin()  # to warm up while there is other work to do
+            self._incubators.of_programs.begin()  # to warm up while there is other work to do
         self._selector = selectors.DefaultSelector()
         # Over, or to be done again: each leaves a worker free.
         self._returned: deque[Job[Any]] = deque()
         has_groups = are_rooms_here and tier is not Tier.NONE
         self._cgroups = cgroup.find_cgroups() if has_groups else None
         self._folders: list[tempfile.TemporaryDirectory[str]] = []
-        self._checks_room = ChecksRoom(self._new_checks_room)
+        self._checks_room = ChecksRoom(self._new_checks_room, self._selector)
         self._containers = Containers(limits, profile)
         self._workers: list[Worker | ContainerWorker] = []
         try:
@@ -167,8 +169,8 @@ class Engine:
             worker.close()
         self._workers.clear()
         self._checks_room.close()
-        self._incubator.close()
-        self._checks_incubator.close()
+        if self._has_own_incubators:
+            self._incubators.close()
         self._containers.close()
         self._selector.close()
         for folder in self._folders:
@@ -186,12 +188,12 @@ class Engine:
         plan = self._plan
         if plan.tier is Tier.RESTRICTED:
             plan = replace(plan, workspace=self._workspace or self._new_folder())
-        return Room(plan, self._incubator, self._new_group(1))
+        return Room(plan, self._incubators.of_programs, self._new_group(1))
 
     def _new_checks_room(self) -> Room:
         profile = replace(self._plan.profile, processes=False)
         plan = replace(self._plan, for_checks=True, profile=profile)
-        return Room(plan, self._checks_incubator, self._new_group(self.num_workers))
+        return Room(plan, self._incubators.of_checks, self._new_group(self.num_workers))
 
     def _new_group(self, num_samples: int) -> cgroup.Group | None:
         if not isinstance(self._cgroups, cgroup.Cgroups):

@@ -22,6 +22,9 @@ class Checks:
     ``are_live`` and ``are_tidy`` are their author's word, where finding out would cost time or be
     in vain: that what they ask hangs on answers, so that nothing can be recorded; and that they
     leave the process that they run in as it was, so that others may run there after them.
+
+    ``counts`` asks for the number of assertions that hold, where not all do: on the answers that
+    are there, or else by running the program once more. (Not for checks beside it.)
     """
 
     source: str
@@ -29,19 +32,23 @@ class Checks:
     beside: bool = False
     are_live: bool = False
     are_tidy: bool = False
+    counts: bool = False
 
 
 @dataclass(frozen=True)
 class Examination:
     """``detail`` says in a line what led to the outcome; ``execution`` is the program's.
 
-    ``is_weak`` says that the outcome is the program's own word, from checks beside it.
+    ``is_weak`` says that the outcome is the program's own word, from checks beside it. ``counts``
+    are the assertions that hold and all that were met, where that was asked for and not all hold:
+    none of those in the text, where it could not be found out.
     """
 
     outcome: Outcome
     detail: str
     execution: Execution
     is_weak: bool = False
+    counts: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sandbox import wire
 from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
-from sandbox.jobs import BesideJob, CallJob, ExamineJob, Job, RunJob, one_line
+from sandbox.jobs import BesideJob, CallJob, ExamineJob, Job, RunJob, counts_told, one_line
 from sandbox.limits import Limits
 from sandbox.outcome import Outcome
 from sandbox.program import Program
@@ -125,7 +125,8 @@ def result_of(job: Job[Any]) -> dict[str, Any]:
         case Execution():
             content: dict[str, Any] = {"execution": _execution_data(result)}
         case Examination(outcome=outcome, detail=detail, execution=execution):
-            data = {"outcome": outcome.value, "detail": detail}
+            counts = None if result.counts is None else [*result.counts]
+            data = {"outcome": outcome.value, "detail": detail, "counts": counts}
             content = {"examination": data, "execution": _execution_data(execution)}
         case Answer(value=value, raised=raised, execution=execution):
             data = {"value": json.dumps(wire.encode(value, _refer)), "raised": raised}
@@ -166,7 +167,11 @@ _EXECUTION: Final[dict[str, tuple[type, ...]]] = {
     "output_tail": (str,),
     "stdout": (str, type(None)),
 }
-_EXAMINATION: Final[dict[str, tuple[type, ...]]] = {"outcome": (str,), "detail": (str,)}
+_EXAMINATION: Final[dict[str, tuple[type, ...]]] = {
+    "outcome": (str,),
+    "detail": (str,),
+    "counts": (list, type(None)),
+}
 _ANSWER: Final[dict[str, tuple[type, ...]]] = {"value": (str,), "raised": (str,)}
 _MAX_SIGNAL: Final = 64
 
@@ -199,7 +204,9 @@ def _execution(data: Any, limits: Limits, *, keeps_output: bool = False) -> Exec
 def _examination(found: Any, data: Any, limits: Limits, *, is_weak: bool) -> Examination:
     values = _checked(found, _EXAMINATION)
     outcome, detail = _member(Outcome, values["outcome"]), one_line(values["detail"])
-    return Examination(outcome, detail, _execution(data, limits), is_weak)
+    counts = None if values["counts"] is None else counts_told(values)
+    _require((counts is None) is (values["counts"] is None), "counts")
+    return Examination(outcome, detail, _execution(data, limits), is_weak, counts)
 
 
 def _answer(answer: Any, data: Any, limits: Limits) -> Answer:

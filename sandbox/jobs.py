@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sandbox import scratch, wire
 from sandbox.checker import OUT_OF_PROTOCOL
+from sandbox.counting import COUNTED
 from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
 from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
@@ -30,6 +31,7 @@ Result_co = TypeVar("Result_co", Execution, Examination, Answer, covariant=True)
 _TIMED_OUT: Final = {"cpu": Ending.TIMED_OUT_CPU, "wall": Ending.TIMED_OUT_WALL}
 # Answered by unknowns, checks may not come to an end.
 _RECORDING_S: Final = 2.0
+_MAX_COUNT: Final = 1 << 31
 _OUTCOMES: Final = frozenset(outcome.value for outcome in Outcome)
 _LIMITS_MET: Final = (
     Ending.OUT_OF_MEMORY,
@@ -46,7 +48,7 @@ class Place(Protocol):
 
     @property
     def checks_room(self) -> ChecksRoom: ...
-    def desk(self) -> Desk: ...
+    def desk(self, checks: KnownChecks) -> Desk: ...
 
 
 class Job(Generic[Result_co]):
@@ -248,6 +250,9 @@ class _Phase(Enum):
     LIVE = auto()  # program and desk, with each other
     TURNS = auto()  # the same, with calls that are known beforehand
     ASTRAY = auto()  # the program, which was asked what its checks do not ask, is being ended
+    COUNT = auto()  # the desk counts the checks that hold for the answers
+    COUNT_ON = auto()  # the same, and the program answers what else they ask
+    COUNT_LIVE = auto()  # program and desk once more, to count
 
 
 class ExamineJob(Job[Examination]):
@@ -255,7 +260,8 @@ class ExamineJob(Job[Examination]):
 
     The calls that the checks make are recorded once. The program then answers all of them in one
     go, and the desk runs the checks on the answers. Where the calls depend on answers, or some have
-    to wait for answers, the two talk over a stream.
+    to wait for answers, the two talk over a stream. Whatever is counted after that changes nothing
+    of what was found.
     """
 
     def __init__(
@@ -265,12 +271,17 @@ class ExamineJob(Job[Examination]):
         self.source = source
         self.checks = checks
         self._known: KnownChecks | None = None
+        self._examined: Examination | None = None  # and its assertions are being counted
 
     def begin(self, place: Place) -> None:
         self._report: Report | None = None
         self._found: tuple[Outcome, str, str] | None = None
         self._checks_cause: Ending | None = None
         self._out_of_memory = False
+        self._examined = None
+        self._num_asserts = 0  # in the checks' text, of which one may hold
+        self._may_hold = self._is_counting = False
+        self._counts: tuple[int, int] | None = None
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
         if self._known.are_live:
@@ -284,7 +295,7 @@ class ExamineJob(Job[Examination]):
         assert self._known is not None
         self._known.num_replayed += 1
         if self._known.turns:
-            self._begin_live(place, in_turns=True)
+            self._begin_live(place, _Phase.TURNS)
         else:
             self._begin_recorded(place, requests)
 
@@ -294,7 +305,7 @@ class ExamineJob(Job[Examination]):
         self._requests = self._own(Scratch("requests", None))
         descriptors = {"requests": self._requests.descriptor}
         cpu_s = min(self.limits.cpu_s, _RECORDING_S)
-        place.desk().ask("record", self._known, cpu_s, descriptors)
+        place.desk(self._known).ask("record", self._known, cpu_s, descriptors)
 
     def _begin_recorded(self, place: Place, requests: bytes) -> None:
         self._phase = _Phase.ANSWER
@@ -306,19 +317,19 @@ class ExamineJob(Job[Examination]):
             requests=Scratch.holding("requests", requests),
             answers=self._answers,
         )
-        place.room.start(self.number, "recorded", self.limits, shared)
+        role = "counted" if self.checks.counts else "recorded"
+        place.room.start(self.number, role, self.limits, shared)
 
-    def _begin_live(self, place: Place, *, in_turns: bool = False) -> None:
+    def _begin_live(self, place: Place, phase: _Phase = _Phase.LIVE) -> None:
         assert self._known is not None
-        self._phase = _Phase.TURNS if in_turns else _Phase.LIVE
+        self._phase = phase
         self._report = None  # if it was run before, that does not count
         self._output = self._own(Output(self.limits))
         shared = self._share(orders=orders(self.source), output=self._output)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             descriptors = {"stream": ours.fileno()}
-            how = "in turns" if in_turns else "live"
-            place.desk().ask(how, self._known, self.limits.cpu_s, descriptors)
+            place.desk(self._known).ask(_LIVE[phase], self._known, self.limits.cpu_s, descriptors)
             shared["stream"] = theirs.fileno()
             place.room.start(self.number, "live", self.limits, shared)
 
@@ -331,11 +342,16 @@ class ExamineJob(Job[Examination]):
             assert self._known.requests is not None
             self._phase = _Phase.REPLAY
             descriptors = {"answers": self._answers.descriptor}
-            place.desk().ask("replay", self._known, self.limits.cpu_s, descriptors)
+            place.desk(self._known).ask("replay", self._known, self.limits.cpu_s, descriptors)
         elif self._phase is _Phase.ASTRAY:
             self._begin_live(place)
+        elif self._phase is _Phase.COUNT_ON and self._is_counting:
+            pass  # it has ended, and the desk will say what it had counted by then
+        elif self._phase is _Phase.COUNT_LIVE:
+            if not self._is_counting:
+                self.result = self._examined
         elif self._found is not None:
-            self._finish()
+            self._finish(place)
 
     def on_reply(self, place: Place, reply: dict[str, Any]) -> None:
         assert self._known is not None
@@ -355,8 +371,21 @@ class ExamineJob(Job[Examination]):
                 else:
                     self._phase = _Phase.ASTRAY
                     place.room.stop(self.number)
+            case _Phase.COUNT, {"diverged": True}:
+                self._begin_live(place, _Phase.COUNT_LIVE)
+            case _Phase.COUNT_ON, _:
+                self._may_hold = reply.get("diverged") is True  # to be found out apart
+                self._counts = counts_told(reply)
+                self._conclude(place, self._found)
+            case ((_Phase.COUNT | _Phase.COUNT_LIVE), _):
+                self._have_counted(place, counts_told(reply))
             case _:
-                self._conclude(place, _finding(reply) or _ENDED_EARLY)
+                self._num_asserts, self._may_hold = _asserts_told(reply)
+                found = _finding(reply) or _ENDED_EARLY
+                if reply.get("more") is True:
+                    self._phase, self._found, self._is_counting = _Phase.COUNT_ON, found, True
+                else:
+                    self._conclude(place, found)
 
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
         if lost.was_killed:
@@ -366,7 +395,12 @@ class ExamineJob(Job[Examination]):
             self._known.are_live = True
             self._begin_live(place)
             return
-        if lost.ran_out_of_time:
+        if self._phase is _Phase.COUNT_ON:
+            self._may_hold = False
+            self._conclude(place, self._found)
+        elif self._examined is not None:
+            self._have_counted(place, None)
+        elif lost.ran_out_of_time:
             is_wall = lost.by_us
             self._checks_cause = Ending.TIMED_OUT_WALL if is_wall else Ending.TIMED_OUT_CPU
             detail = "its answers kept the checks busy beyond their limit"
@@ -374,21 +408,25 @@ class ExamineJob(Job[Examination]):
         else:
             self._conclude(place, _ENDED_EARLY)
 
-    def _conclude(self, place: Place, found: tuple[Outcome, str, str]) -> None:
-        self._found = found
-        if self._phase in (_Phase.LIVE, _Phase.TURNS) and self._report is None:
+    def _conclude(self, place: Place, found: tuple[Outcome, str, str] | None) -> None:
+        self._found, self._is_counting = found, False
+        if self._phase is not _Phase.REPLAY and self._report is None:
             place.room.stop(self.number)  # which would go on waiting for calls
         else:
-            self._finish()
+            self._finish(place)
 
-    def _finish(self) -> None:
+    def _finish(self, place: Place) -> None:
         assert self._report is not None
         assert self._found is not None
         outcome, detail, raised = self._found
-        execution = self._execution(
-            self._report, self._output, raised, out_of_memory=self._out_of_memory
-        )
-        if self._phase is _Phase.REPLAY and outcome is not Outcome.ENDED:
+        report, out_of_memory = self._report, self._out_of_memory
+        may_have_gone_on = self._phase in (_Phase.REPLAY, _Phase.COUNT_ON)
+        if may_have_gone_on and outcome in COUNTED and not detail.startswith(OUT_OF_PROTOCOL):
+            # It had answered all that was held against it. How it fared with calls behind that,
+            # which it was asked in one go or to be counted, is no matter.
+            report, out_of_memory = replace(report, cause="stopped", status=0), False
+        execution = self._execution(report, self._output, raised, out_of_memory=out_of_memory)
+        if may_have_gone_on and outcome is not Outcome.ENDED:
             execution = _stopped(execution)
         if self._checks_cause is not None and execution.ending in (Ending.STOPPED, Ending.EXITED):
             # It answered, but in such a way that the checks could not get through.
@@ -399,10 +437,39 @@ class ExamineJob(Job[Examination]):
             outcome = Outcome.ENDED  # in the middle of an answer
         if outcome is Outcome.ENDED and execution.ending is Ending.STOPPED:
             outcome = Outcome.RAISED  # alive, but it had cut itself off from its checks
-        self.result = Examination(outcome, detail, execution)
+        examination = Examination(outcome, detail, execution)
+        if outcome in COUNTED and self._num_asserts:
+            counts = self._counts or (0, self._num_asserts)
+            examination = replace(examination, counts=counts)
+            if self._may_hold and self._counts is None:
+                self._examined = examination
+                self._begin_counting(place)
+                return
+        self.result = examination
+
+    def _begin_counting(self, place: Place) -> None:
+        assert self._known is not None
+        self._is_counting = True
+        if self._phase is _Phase.REPLAY:
+            self._phase = _Phase.COUNT
+            descriptors = {"answers": self._answers.descriptor}
+            place.desk(self._known).ask("count", self._known, self.limits.cpu_s, descriptors)
+        else:
+            self._begin_live(place, _Phase.COUNT_LIVE)
+
+    def _have_counted(self, place: Place, counts: tuple[int, int] | None) -> None:
+        assert self._examined is not None
+        self._is_counting = False
+        if counts is not None:
+            self._examined = replace(self._examined, counts=counts)
+        if place.room.is_at_work:
+            place.room.stop(self.number)
+        else:
+            self.result = self._examined
 
     def give_up(self) -> None:
-        self.result = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
+        lost = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
+        self.result = self._examined or lost
 
     def release(self, checks_room: ChecksRoom) -> None:
         if self._known is not None:
@@ -410,9 +477,16 @@ class ExamineJob(Job[Examination]):
             self._known = None
 
 
+_LIVE: Final = {
+    _Phase.LIVE: "live",
+    _Phase.TURNS: "in turns",
+    _Phase.COUNT_LIVE: "count live",
+}
+
+
 def _stopped(execution: Execution) -> Execution:
     """A program that answered all that it was asked ends by itself: the same as being stopped."""
-    if execution.ending is not Ending.EXITED or execution.exit_code != 0:
+    if execution.ending not in (Ending.EXITED, Ending.STOPPED) or execution.exit_code != 0:
         return execution
     return replace(execution, ending=Ending.STOPPED, exit_code=None)
 
@@ -424,6 +498,21 @@ def _finding(content: dict[str, Any]) -> tuple[Outcome, str, str] | None:
             if value in _OUTCOMES:
                 return Outcome(value), one_line(detail), raised
     return None
+
+
+def counts_told(content: dict[str, Any]) -> tuple[int, int] | None:
+    """The assertions that held, and all, if that is what it says."""
+    match content:
+        case {"counts": [int(held), int(met)]} if 0 <= held <= met and 0 < met < _MAX_COUNT:
+            return held, met
+    return None
+
+
+def _asserts_told(content: dict[str, Any]) -> tuple[int, bool]:
+    match content:
+        case {"asserts": int(number), "may_hold": bool(may_hold)} if 0 < number < _MAX_COUNT:
+            return number, may_hold
+    return 0, False
 
 
 # An answer may have been too much for the checks' process.

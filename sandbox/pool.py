@@ -9,6 +9,7 @@ from typing import Final, Self, TypeVar
 from sandbox.engine import Engine
 from sandbox.examination import Checks, Examination
 from sandbox.execution import Execution
+from sandbox.incubation import Incubators
 from sandbox.jobs import BesideJob, ExamineJob, Job, RunJob
 from sandbox.limits import Limits
 from sandbox.profile import Profile
@@ -62,7 +63,8 @@ class Pool:
     """Workers that each run one program at a time in a room of their own.
 
     Use it as a context manager: leaving it ends every process it started. It has no threads: work
-    is handed out while a result is being waited for.
+    is handed out while a result is being waited for. ``incubators`` may be shared with other pools
+    of the same interpreter, and begun ahead.
 
     Raises:
         SandboxUnavailable: the machine cannot hold ``tier``; ``unsafe_no_sandbox`` runs programs
@@ -77,10 +79,17 @@ class Pool:
         profile: Profile = Profile(),  # noqa: B008 - frozen
         tier: Tier = Tier.FULL,
         unsafe_no_sandbox: bool = False,
+        incubators: Incubators | None = None,
     ) -> None:
         self._setting = Setting(limits, profile, tier, unsafe_no_sandbox)
         self._is_busy = self._is_closed = False
-        self._engine = Engine(self._setting.limits, num_workers, profile, self._setting.tier)
+        self._engine = Engine(
+            self._setting.limits,
+            num_workers,
+            profile,
+            self._setting.tier,
+            incubators=incubators,
+        )
 
     @property
     def limits(self) -> Limits:

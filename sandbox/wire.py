@@ -44,7 +44,8 @@ _MAX_FRACTION_BITS: Final = 1 << 15
 READ_AHEAD_BYTES: Final = 1 << 13
 
 _HEADER: Final = struct.Struct("!I")
-# In place of a frame's header: the program answered no further, though it was asked more.
+# In place of a frame's header: the program answered no further, though it was asked more. What
+# comes after it are answers for checks that go on whatever was raised.
 CUT: Final = _HEADER.pack(0xFFFFFFFF)
 
 Json = Any  # what json.dumps takes
@@ -97,7 +98,7 @@ class Files:
         self._ahead = b""
         largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         size = os.fstat(sink).st_size
-        self._room = (size if largest < 0 else min(size, largest)) - len(CUT)
+        self._room = (size if largest < 0 else min(size, largest)) - 2 * len(CUT)
 
     def recv(self, size: int) -> bytes:
         if len(self._ahead) < size:
@@ -127,8 +128,9 @@ class Files:
             yield message
 
     def cut(self) -> None:
-        """Say that there is no answer to what follows."""
+        """Say that there is no answer to what follows, unless the checks go on come what may."""
         os.pwrite(self._sink, CUT, self._written)
+        self._written += len(CUT)
 
 
 def frame(message: Json) -> bytes:

@@ -1,4 +1,4 @@
-"""A worker: a room that runs one program at a time, and a desk that judges it."""
+"""A worker: a room that runs one program at a time, with a desk while there is to judge."""
 
 import logging
 import selectors
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from sandbox.desks import ChecksRoom, Desk, DeskLost
+from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
 from sandbox.jobs import ExamineJob, Job, LostJob
 from sandbox.room import Report, Room, RoomLost
 from sandbox.usage import usage
@@ -39,11 +39,10 @@ class Worker:
         self._late_at_s = 0.0
         self._open_room()
 
-    def desk(self) -> Desk:
-        """This worker's desk, free; opened if there is none."""
+    def desk(self, checks: KnownChecks) -> Desk:
+        """A desk for these checks, which is this worker's own until it has replied."""
         if self._desk is None:
-            self._desk = self.checks_room.open_desk()
-            self._selector.register(self._desk.control, selectors.EVENT_READ, self._on_desk)
+            self._desk = self.checks_room.take_desk(checks, self._on_desk)
         self._be_patient()
         return self._desk
 
@@ -113,7 +112,11 @@ class Worker:
             return None
         self._be_patient()
         job = self.job
-        return self._attempt(lambda: job.on_reply(self, reply))
+        done = self._attempt(lambda: job.on_reply(self, reply))
+        if self._desk is not None and not self._desk.is_at_work:
+            self.checks_room.give_back(self._desk)
+            self._desk = None
+        return done
 
     def _attempt(self, act: Callable[[], None]) -> Job[Any] | None:
         """Do the next step of the job; the job, if it is over or lost."""
@@ -202,7 +205,6 @@ class Worker:
 
     def _close_desk(self) -> None:
         if self._desk is not None:
-            self._selector.unregister(self._desk.control)
             self._desk.close()
             self._desk = None
 

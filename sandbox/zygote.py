@@ -278,9 +278,9 @@ def _become_sample(role: str, places: "_Places") -> NoReturn:
                 code = candidate.run_program(source, note, files=dict(files), argv=argv)
             case "live":
                 candidate.serve(source, socket.socket(fileno=descriptors["stream"]))
-            case "recorded":
+            case "recorded" | "counted":
                 calls = wire.Files(descriptors["requests"], descriptors["answers"])
-                candidate.answer_recorded(source, calls)
+                candidate.answer_recorded(source, calls, goes_on=role == "counted")
                 code = 0
             case "beside":
                 checks, names = more

@@ -1,8 +1,9 @@
 """Commands from samples to scores."""
 
+import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox
 from mtp_code.cli.show import estimates, progress_bar, warn
 from mtp_code.cli.status import MACHINE_LACKS
-from sandbox import Tier
+from sandbox import Incubators, Tier
 
 if TYPE_CHECKING:
     from evals.benchmarks import Benchmark
@@ -98,7 +99,7 @@ def judge(
         typer.Option(help="Take over findings of earlier runs, by content hash, and keep ours."),
     ] = True,
     count_checks: Annotated[
-        bool, typer.Option(help="Run programs that fail once more: how many checks hold?")
+        bool, typer.Option(help="Find out how many checks hold where some do not.")
     ] = True,
     cluster: Annotated[
         str | None,
@@ -113,30 +114,34 @@ def judge(
     Limits are kept with every score, and the gate compares no two scores of other ones. A task
     whose own solution needs more than these has more.
     """
-    from evals.files import cache_folder
-    from evals.judge import judge as judge_samples
+    with closing(Incubators()) as incubators:
+        if cluster is None and tier is not Tier.CONTAINER:
+            incubators.begin()  # to warm up while all else is imported and read
+        from evals.files import cache_folder
+        from evals.judge import judge as judge_samples
 
-    # Uncontained, a program could write itself a pass there; a container's Python is not known.
-    is_cached = cache and not unsafe_no_sandbox and tier is not Tier.CONTAINER
-    loaded = _with_limits(named_benchmark(benchmark), cpu_s, memory_mb)
-    path = out or samples.with_name(VERDICTS_FILE)
-    with (
-        _examiner(cluster, loaded, workers, tier, unsafe_no_sandbox) as examiner,
-        progress_bar(f"{loaded.name} verdicts") as on_progress,
-    ):
-        judge_samples(
-            samples,
-            loaded,
-            path,
-            num_workers=workers,
-            tier=tier,
-            unsafe_no_sandbox=unsafe_no_sandbox,
-            cache_path=cache_folder() / "verdicts.sqlite" if is_cached else None,
-            examiner=examiner,
-            counts_checks=count_checks,
-            on_cut_off=warn,
-            on_progress=on_progress,
-        )
+        # Uncontained, a program could write itself a pass there; a container's Python is not known.
+        is_cached = cache and not unsafe_no_sandbox and tier is not Tier.CONTAINER
+        loaded = _with_limits(named_benchmark(benchmark), cpu_s, memory_mb)
+        gc.freeze()  # what is there now stays: no use to look through it time and again
+        path = out or samples.with_name(VERDICTS_FILE)
+        with (
+            _examiner(cluster, loaded, workers, tier, unsafe_no_sandbox, incubators) as examiner,
+            progress_bar(f"{loaded.name} verdicts") as on_progress,
+        ):
+            judge_samples(
+                samples,
+                loaded,
+                path,
+                num_workers=workers,
+                tier=tier,
+                unsafe_no_sandbox=unsafe_no_sandbox,
+                cache_path=cache_folder() / "verdicts.sqlite" if is_cached else None,
+                examiner=examiner,
+                counts_checks=count_checks,
+                on_cut_off=warn,
+                on_progress=on_progress,
+            )
     typer.echo(f"{path}: judged")
 
 
@@ -214,19 +219,30 @@ def _examiner(
     num_workers: int | None,
     tier: Tier,
     unsafe_no_sandbox: bool,
-) -> "Iterator[Examiner | None]":
-    """A cluster's nodes; None, for this machine, where there is no address."""
+    incubators: Incubators,
+) -> "Iterator[Examiner]":
+    """A cluster's nodes; or this machine, where there is no address."""
+    from evals.program import room_of
+
+    room = room_of(benchmark.tasks, benchmark.limits)
     if address is None:
-        yield None
+        from evals.work import Here
+
+        yield Here(
+            room,
+            num_workers,
+            tier,
+            unsafe_no_sandbox=unsafe_no_sandbox,
+            incubators=incubators,
+        )
         return
     from evals.cluster.over_ray import on_cluster
-    from evals.program import room_of
 
     with (
         redirect_stdout(sys.stderr),  # Ray prints what a node last said when it dies
         on_cluster(
             address,
-            room_of(benchmark.tasks, benchmark.limits),
+            room,
             num_workers,
             tier,
             unsafe_no_sandbox=unsafe_no_sandbox,

@@ -86,7 +86,7 @@ class EndpointSampler:
         self.chat: Chat | None = lambda message, answer_begins: message
         self.model: dict[str, Any] = {"model": model, "endpoint": endpoint.rstrip("/")}
         versions = describe_versions()
-        self.versions = {
+        self.versions: dict[str, str] = {
             name: versions[name] for name in ("python", "mtp-code") if name in versions
         }
         self.versions["openai"] = openai.__version__

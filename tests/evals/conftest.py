@@ -50,12 +50,12 @@ class FakePool:
         self, work: Iterable[tuple[str, Checks, Limits]]
     ) -> Iterator[tuple[int, Examination]]:
         """All of them, last to first."""
-        for position, (program, *_) in reversed(list(enumerate(work))):
+        for position, (program, checks, _) in reversed(list(enumerate(work))):
             if "# " in program:
                 self.examined.append(program)
-            yield position, self.examination(program)
+            yield position, self.examination(program, checks)
 
-    def examination(self, program: str) -> Examination:
+    def examination(self, program: str, checks: Checks) -> Examination:
         said = program.rpartition("# ")[2].strip() if "# " in program else "held"
         if clock := {"slow": "wall", "crowded": "cpu"}.get(said):
             said = "held" if self.num_workers == 1 else f"ended: timed out ({clock})"
@@ -64,6 +64,7 @@ class FakePool:
             Outcome(outcome),
             f"said {said}",
             Execution(Ending(ending or "exited"), 0, None, 0.1, 0.2, 1000, "", "", "full"),
+            counts=(0, 1) if checks.counts and outcome == "failed" else None,
         )
 
 

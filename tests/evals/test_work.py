@@ -149,9 +149,9 @@ def test_few_programs_are_put_off_at_a_time(monkeypatch: pytest.MonkeyPatch) -> 
         def examine_as_completed(
             self, work: Iterable[tuple[str, Checks, Limits]]
         ) -> Iterator[tuple[int, Examination]]:
-            for position, (program, *_) in enumerate(work):
+            for position, (program, checks, _) in enumerate(work):
                 handed.append(self.num_workers == 1)
-                yield position, self.examination(program)
+                yield position, self.examination(program, checks)
 
     monkeypatch.setattr("evals.work.Pool", OneByOne)
     jobs = [job_of(number, cpu_s=0.1)._replace(program="# crowded") for number in range(100)]

@@ -25,9 +25,10 @@ EXECUTION = {
     "ending": "exited", "exit_code": 0, "signal": None, "cpu_s": 0.5, "wall_s": 1.5,
     "peak_memory_bytes": 1000, "output_head": "x", "output_tail": "x", "stdout": None,
 }  # fmt: skip
+EXAMINATION = {"outcome": "held", "detail": "d", "counts": None}
 RESULTS = [
     {"job": 1, "execution": {**EXECUTION, "stdout": "eA=="}},
-    {"job": 1, "examination": {"outcome": "held", "detail": "d"}, "execution": EXECUTION},
+    {"job": 1, "examination": EXAMINATION, "execution": EXECUTION},
     {"job": 1, "answer": {"value": '["list",1,2]', "raised": ""}, "execution": EXECUTION},
 ]
 
@@ -81,8 +82,20 @@ def test_a_result_of_another_kind_is_not_taken():
 
 def test_what_a_program_says_of_itself_is_told_in_a_line():
     job = jobs()[1]
-    frames.accept(job, {**RESULTS[1], "examination": {"outcome": "raised", "detail": "a\n\x1b[1m"}})
+    examination = {**EXAMINATION, "outcome": "raised", "detail": "a\n\x1b[1m"}
+    frames.accept(job, {**RESULTS[1], "examination": examination})
     assert job.result.detail == "a [1m"
+
+
+def test_counts_are_taken_or_refused():
+    for counts in ([2, 3], [0, 1]):
+        job = jobs()[1]
+        examination = {**EXAMINATION, "outcome": "failed", "counts": counts}
+        frames.accept(job, {**RESULTS[1], "examination": examination})
+        assert job.result.counts == tuple(counts)
+    for counts in ([], [1], [3, 2], [-1, 2], [0, 0], [1.0, 2], [0, 1 << 40], ["1", 2], 7):
+        with pytest.raises(ProtocolError):
+            frames.accept(job, {**RESULTS[1], "examination": {**examination, "counts": counts}})
 
 
 json_values = st.recursive(
