@@ -168,7 +168,7 @@ def _gap_ulps(
     """How far the likeliest of some tokens is from the likeliest of others, by their logits."""
     text_1T = torch.tensor([list(text)], device=model.unembedding.weight.device)
     logits_V = model.read(text_1T, model.trunk.attend(text_1T)).logits(1)[0, -1]
-    logits = [max(logits_V[list(tokens)].tolist()) for tokens in (some, others)]
+    logits: list[float] = [max(logits_V[list(tokens)].tolist()) for tokens in (some, others)]
     _, exponent = math.frexp(max(map(abs, logits)))
     ulp = math.ldexp(torch.finfo(logits_V.dtype).eps, exponent - 1)
     return abs(logits[0] - logits[1]) / ulp

@@ -43,7 +43,8 @@ def transformers_peers(
             export(folder, Path(exported) / "out", main_only=True)
             folder = Path(exported) / "out"
         path = folder / MAIN_DIR if (folder / MAIN_DIR).is_dir() else folder
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    model.to(device)
     return {
         "transformers generate": _Generate(model, answer_ends),
         "transformers prompt lookup": _Generate(
