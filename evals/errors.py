@@ -20,6 +20,10 @@ class CutOffError(RecordError):
     """The last line of a records file is broken, as by a writer that was killed."""
 
 
+class UnusableRowError(Exception):
+    """A row's fields make no task; the message says which, and why."""
+
+
 class MachineError(Exception):
     """The machine lacks something; the message says what, and the remedy."""
 

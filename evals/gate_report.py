@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from evals.gate import ChangedTask, GateResult, MetricResult, Outcome
 from evals.noise import POWER
 from evals.records import KeptSample
-from evals.report.wording import one_line, percent, plural, points_between, shortened, visible
+from evals.report.wording import percent, plural, points_between, shortened
+from evals.text import one_line, visible
 
 _MOST_TASKS_SHOWN: Final = 20
 

@@ -366,7 +366,7 @@ def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> It
 def _may_be_checks_fault(finding: Finding, task: Task) -> bool:
     """Whether the checks ended in an error of their own, or in a name that nobody defines."""
     if finding.verdict == "undefined":
-        return not finding.detail.endswith(f" {task.entry_point}")
+        return not finding.detail.endswith(tuple(f" {name}" for name in task.checked_names))
     return finding.verdict == "exception" and " in the checks; " in finding.detail
 
 

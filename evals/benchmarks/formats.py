@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from evals.errors import RecordError
+from evals.errors import RecordError, UnusableRowError
 from evals.program import can_fail, humaneval_checks, mbpp_checks
 from evals.prompts import (
     CHAT,
@@ -55,10 +55,6 @@ DEFAULT_LIMITS: Final = Limits(cpu_s=10.0)
 
 
 _ASSERTS_NOTHING: Final = "asserts nothing, so that every program would pass; add an assert"
-
-
-class UnusableRowError(Exception):
-    """A row's fields make no task; the message says which, and why."""
 
 
 class Row(BaseModel):

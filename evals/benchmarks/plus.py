@@ -17,11 +17,10 @@ from evals.benchmarks.formats import (
     DEFAULT_LIMITS,
     Benchmark,
     Row,
-    UnusableRowError,
     make_benchmark,
 )
 from evals.benchmarks.sources import rows_from_url
-from evals.errors import RecordError
+from evals.errors import RecordError, UnusableRowError
 from evals.oracles.shipping import ANSWERS
 from evals.oracles.values import encode
 from evals.prompts import (

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from evals.benchmarks.formats import Benchmark, humaneval_benchmark
+from evals.benchmarks.formats import Benchmark, humaneval_benchmark, mbpp_benchmark
+from evals.counting import COUNTS, counts_told, telling
 from evals.errors import InputError
 from evals.files import sole_writer
 from evals.judge import judge
@@ -583,6 +584,76 @@ def test_no_program_writes_its_own_counts(samples: Path, verdicts: Path, said: s
     judge(samples, benchmark, verdicts)
     (verdict,) = read_verdicts(verdicts)
     assert (verdict.verdict, verdict.num_checks_passed, verdict.num_checks) == ("exception", 0, 2)
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_no_program_writes_its_counts_into_a_message_of_the_checks(
+    samples: Path, verdicts: Path
+) -> None:
+    test = (
+        "def same(a, b):\n    assert a == b, f'{a} is not {b}'\n\n"
+        "def check(f):\n    same(f(1), 2)\n    assert f(2) == 3\n    assert f(3) == 3\n"
+    )
+    benchmark = humaneval_benchmark("counted", [{**ROWS[1], "test": test}])
+    told = f"2 of 2 checks hold; checks, line 1: {telling(COUNTS)}"
+    assert counts_told(told) == (2, 2)  # the control: so it is told where checks tell it
+    of_one = [f"    return {told!r}", "    return 3"]
+    write_samples(
+        samples, [Sample(task_id="Toy/1", index=at, completion=of_one[at]) for at in (0, 1)]
+    )
+    judge(samples, benchmark, verdicts)
+    lie, honest = read_verdicts(verdicts)
+    assert lie.detail.startswith(told)
+    for verdict in (lie, honest):  # the helper's assertion ends the checks before the first of them
+        assert (verdict.num_checks_passed, verdict.num_checks) == (0, 2)
+
+
+HELPER = "    def near(a, b): return abs(a - b) < 1e-9\n"
+TESTS_WITH_HELPER = [
+    humaneval_benchmark(
+        "helper",
+        [
+            {
+                **ROWS[1],
+                "prompt": f"try:\n    from math import near\nexcept ImportError:\n{HELPER}"
+                + ROWS[1]["prompt"],
+                "test": "def check(f):\n    assert near(f(1), 2)\n    assert near(f(2), 3)\n",
+            }
+        ],
+    ),
+    mbpp_benchmark(
+        "helper",
+        [
+            {
+                "task_id": "Toy/1",
+                "text": "Add 1.",
+                "code": f"try:\n    from math import near\nexcept ImportError:\n{HELPER}"
+                "def add1(x):\n    return x + 1\n",
+                "test_list": ["assert near(add1(1), 2)", "assert near(add1(2), 3)"],
+            }
+        ],
+    ),
+]
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+@pytest.mark.parametrize("benchmark", TESTS_WITH_HELPER, ids=["HumanEval", "MBPP"])
+def test_no_program_replaces_a_helper_of_its_checks(
+    benchmark: Benchmark, samples: Path, verdicts: Path
+) -> None:
+    lie = "def add1(x): return 0\nnear = lambda *given: True\n"
+    write_samples(samples, [Sample(task_id="Toy/1", index=0, solution=lie)])
+    judge(samples, benchmark, verdicts)
+    (verdict,) = read_verdicts(verdicts)
+    assert verdict.verdict == "wrong answer"
+    # The control: checks without the helper ask the program for it, and hold.
+    (task,) = benchmark.tasks
+    _, without = task.checks.split("    return abs(a - b) < 1e-09")
+    write_samples(samples, [Sample(task_id="Toy/1", index=0, solution=lie)])
+    bare = task.model_copy(update={"checks": without, "reference": None})
+    judge(samples, replace(benchmark, tasks=(bare,)), verdicts)
+    (verdict,) = read_verdicts(verdicts)
+    assert verdict.verdict == "passed"
 
 
 def test_samples_that_change_meanwhile_are_refused(
