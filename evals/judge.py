@@ -107,6 +107,10 @@ def judge(
             benchmark, examiner.answers, folder, on_progress
         )
     conditions = [tier.value, unsafe_no_sandbox, *machine(), *fingerprint()]
+    if benchmark.is_custom:
+        # Whoever wrote its checks may have had a say in what was found of the programs beside them:
+        # that serves no other benchmark, were it of the same tasks.
+        conditions.append(benchmark.data_sha256)
     plans = {
         task.task_id: Plan(task, limits_of(task, limits), conditions, counts_checks=counts_checks)
         for task in benchmark.tasks

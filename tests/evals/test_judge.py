@@ -400,6 +400,17 @@ def test_a_cache_crosses_no_change_of_conditions(
     assert len(pool.examined) == 2
 
 
+def test_a_cache_of_ones_own_tasks_serves_no_other_benchmark(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    own = replace(toy, is_custom=True)
+    more = replace(own, data_sha256="of the same tasks, and others")
+    write(samples, "held")
+    for benchmark, num_examined in ((own, 1), (own, 1), (toy, 2), (more, 3), (toy, 3), (own, 3)):
+        judge(samples, benchmark, verdicts, cache_path=verdicts.with_name("cache"))
+        assert len(pool.examined) == num_examined
+
+
 def test_a_cache_crosses_no_change_of_checks_interpreter_or_code(
     toy: Benchmark,
     pool: FakePool,
