@@ -16,7 +16,14 @@ from typing import Final
 from evals.benchmarks.formats import Benchmark
 from evals.counting import counts_told
 from evals.errors import InputError
-from evals.files import Progress, file_sha256, json_line, sole_writer, write_whole
+from evals.files import (
+    Progress,
+    file_sha256,
+    json_line,
+    require_replaceable,
+    sole_writer,
+    write_whole,
+)
 from evals.findings import Findings
 from evals.oracles.expected import Answered, with_expected_outputs
 from evals.plan import Plan, fingerprint, machine
@@ -157,6 +164,7 @@ def judge(
 
 
 def _require_free(verdicts_path: Path, samples_path: Path) -> None:
+    require_replaceable(verdicts_path)
     if verdicts_path.resolve() == samples_path.resolve():
         raise InputError(f"{verdicts_path}: holds the samples; write the verdicts to another file")
     if verdicts_path.name in _TAKEN_NAMES:

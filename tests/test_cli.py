@@ -1,6 +1,7 @@
 """What a person at a terminal meets: exit statuses, one-line errors, nothing lost."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -210,6 +211,25 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     for out in ("taken/micro.jsonl", "folder"):
         line = complaint(mtp_code("micro", "--out", out, cwd=tmp_path), 2)
         assert line.startswith("mtp-code: ")
+
+
+def test_what_no_file_may_replace_is_refused_before_any_work(tmp_path):
+    os.mkfifo(tmp_path / "device")
+    for command in (
+        ("micro", "--out"),
+        ("judge", "none.jsonl", "--benchmark", "none", "--out"),
+        ("references", "--benchmark", "none", "--out"),
+        ("score", "none.jsonl", "--benchmark", "none", "--out"),
+        ("baseline", "none.json", "--out"),
+        ("gate", "none.json", "--baseline", "none.json", "--json"),
+        ("gate", "none.json", "--baseline", "none.json", "--junit"),
+        ("report", "none", "--out"),
+        ("bench", "train", "--out"),
+    ):
+        line = complaint(mtp_code(*command, "device", cwd=tmp_path), 2)
+        assert line.startswith("mtp-code: device: a file would take its place"), command
+    assert [path.name for path in tmp_path.iterdir()] == ["device"]
+    assert (tmp_path / "device").is_fifo()
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):

