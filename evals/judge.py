@@ -44,6 +44,7 @@ from evals.records import (
     read_samples,
     write_record,
 )
+from evals.text import one_line
 from evals.work import Examiner, Finding, Here, Job, of_expected
 from sandbox import Limits, Tier
 
@@ -315,7 +316,7 @@ def _require_all_to_pass(references: list[Sample], findings: Findings, plans: Pl
         finding = _telling(_found(sample, findings, plans[sample.task_id]))
         if finding.verdict != "passed":
             raise InputError(
-                f"{sample.task_id}: its reference solution does not pass its checks "
+                f"{one_line(sample.task_id)}: its reference solution does not pass its checks "
                 f"({finding.verdict}: {finding.detail}); mend one of them"
                 + _MORE_OF.get(finding.verdict, "")
             )
@@ -327,7 +328,7 @@ def _health(references: list[Sample], findings: Findings, plans: Plans) -> Refer
         finding = _telling(_found(sample, findings, plans[sample.task_id]))
         if finding.checks_broke:
             raise InputError(
-                f"{sample.task_id}: its checks break on the reference solution too: "
+                f"{one_line(sample.task_id)}: its checks break on the reference solution too: "
                 f"{finding.detail}; mend them"
             )
         if finding.verdict != "passed":
@@ -362,15 +363,15 @@ def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> It
     for task_id, detail in broken.items():
         if task_id not in passed:
             raise InputError(
-                f"{task_id}: its checks break, and no sample passes them: {detail}; mend them, "
-                "or give the task a reference solution that passes"
+                f"{one_line(task_id)}: its checks break, and no sample passes them: {detail}; mend "
+                "them, or give the task a reference solution that passes"
             )
 
     for task_id in sorted(suspect.keys() - sound):
         log.warning(
             "%s: all its samples failed by an error in its checks: %s; if the fault is the "
             "checks', mend them, or give the task a reference solution that shows it",
-            task_id,
+            one_line(task_id),
             suspect[task_id],
         )
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from evals.errors import UnusableRowError
 from evals.oracles.shipping import with_answers
 from evals.records import Sample, Task
-from evals.text import one_line
+from evals.text import quoted
 from sandbox import Checks, Limits
 
 _MOST_ENTRY_POINT_CHARS: Final = 200
@@ -230,7 +230,7 @@ def _names_of(entry_point: str) -> tuple[str, ...]:
         names = set()
     if not names or "check" in names:
         raise UnusableRowError(
-            f"entry_point: {one_line(entry_point)!r}; expected what check is to be called with, "
+            f"entry_point: {quoted(entry_point)}; expected what check is to be called with, "
             "such as f or Solution().f"
         )
     return tuple(sorted(names))

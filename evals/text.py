@@ -8,6 +8,8 @@ from typing import Final
 
 NAME_CHARS: Final = 80  # of a name that somebody else chose: enough to find it by
 
+# Controls, formats such as bidirectional marks, halves of surrogate pairs, ends of lines.
+_HIDING: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _READ_FOR_EACH: Final = 8  # what of a long text is looked at, for each character to be shown
 
 
@@ -19,10 +21,15 @@ def visible(text: str) -> str:
     """
     return "".join(
         character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+        if character in "\n\t" or unicodedata.category(character) not in _HIDING
         else repr(character)[1:-1]
         for character in re.sub("\r\n?", "\n", text)
     )
+
+
+def quoted(value: object) -> str:
+    """As Python spells it, on a line that can be read."""
+    return one_line(repr(value))
 
 
 def one_line(text: str, max_chars: int = NAME_CHARS) -> str:

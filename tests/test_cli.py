@@ -232,6 +232,26 @@ def test_what_no_file_may_replace_is_refused_before_any_work(tmp_path):
     assert (tmp_path / "device").is_fifo()
 
 
+def test_what_a_file_names_cannot_write_to_the_terminal(tmp_path):
+    hostile = "\x1b]0;title\x07\nmtp-code: done\u202e"
+    task = {
+        "task_id": hostile,
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "test": "def check(candidate):\n    assert candidate(near)\n",
+    }
+    tasks = write_samples(tmp_path / "mine.jsonl", task, task)
+    line = complaint(mtp_code("references", "--benchmark", tasks, "--out", "x", cwd=tmp_path), 2)
+    assert line.endswith(r"task \x1b]0;title\x07 mtp-code: done\u202e was given before")
+    write_samples(tasks, task)
+    done = mtp_code("references", "--benchmark", tasks, "--out", "x", cwd=tmp_path)
+    (note,) = done.stderr.splitlines()
+    assert r"(\x1b]0;title\x07 mtp-code: done\u202e first)" in note
+    # Nor can what nobody thought of: here the name of a file.
+    missing = mtp_code("judge", "a\x1b[2J\nb", "--benchmark", "humaneval", cwd=tmp_path)
+    assert complaint(missing, 2).startswith(r"mtp-code: a\x1b[2J b: ")
+
+
 def test_a_run_that_is_not_there_is_named(tmp_path):
     line = complaint(mtp_code("peek", "x = 1", "--run", "runs/none", cwd=tmp_path), 2)
     assert "runs/none" in line

@@ -25,6 +25,7 @@ from evals.prompts import (
     put,
 )
 from evals.records import FileRow, LongInteger, Question, Task, validated
+from evals.text import one_line
 from sandbox import Limits
 
 
@@ -194,7 +195,7 @@ def make_benchmark(
         if task is None:
             continue
         if task.task_id in tasks:
-            raise RecordError(f"{where}: task {task.task_id} was given before")
+            raise RecordError(f"{where}: task {one_line(task.task_id)} was given before")
         tasks[task.task_id] = put(task, formats[0], examples)
     return Benchmark(
         name=name,
@@ -215,10 +216,12 @@ def _task_of(kind: type[Row], row: Mapping[str, Any], where: str) -> Task | None
     except UnusableRowError as error:
         raise RecordError(f"{where}: {error}") from None
     except SyntaxError as error:
-        raise RecordError(f"{where}: its tests are no Python: {error}") from None
+        raise RecordError(
+            f"{where}: its tests are no Python: {one_line(str(error), 200)}"
+        ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         # Half of a surrogate pair, say, or a sum of ten thousand terms.
-        reason = str(error) or "too long or too deep"
+        reason = one_line(str(error), 200) or "too long or too deep"
         raise RecordError(f"{where}: Python cannot read its tests: {reason}") from None
 
 

@@ -32,6 +32,7 @@ from evals.prompts import (
     MBPP_DOCSTRING,
 )
 from evals.records import Oracle, Question, Task
+from evals.text import quoted
 
 
 class PlusRow(Row):
@@ -78,7 +79,7 @@ class MbppPlusRow(PlusRow):
     def task(self) -> Task:
         number = self.task_id.removeprefix("Mbpp/")
         if not re.fullmatch(r"[0-9]{1,9}", number):
-            raise UnusableRowError(f"task_id: {self.task_id!r}; expected one such as Mbpp/2")
+            raise UnusableRowError(f"task_id: {quoted(self.task_id)}; expected one such as Mbpp/2")
         shown = re.fullmatch(r'"""\n(.*)\n(assert .*)\n"""\n', self.prompt, re.DOTALL)
         if shown is None:
             raise UnusableRowError("prompt: no docstring with an assert")

@@ -18,6 +18,7 @@ import typer
 
 import evals.errors
 import mtp_code.errors
+from mtp_code.cli.show import LogLine, in_a_line
 from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
@@ -55,7 +56,9 @@ def main() -> None:
 
     The gate has more: see `gate check`.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
     for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -90,7 +93,7 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    typer.echo(f"mtp-code: {message}", err=True)
+    typer.echo(f"mtp-code: {in_a_line(message)}", err=True)
     sys.exit(status)
 
 

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from evals.records import SCORES_FILE, VERDICTS_FILE
+from evals.text import one_line
 from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox, to_write
 from mtp_code.cli.show import estimates, progress_bar, warn
@@ -287,7 +288,7 @@ def _sweep_lines(sweep: "Sweep") -> Iterator[str]:
             f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
             for temperature, estimate in found.by_temperature.items()
         )
-        yield f"{sweep.benchmark} pass@{k} by temperature | {at}"
+        yield f"{one_line(sweep.benchmark)} pass@{k} by temperature | {at}"
         yield (
             f"  oracle over temperatures {100 * found.oracle.value:.1f} % "
             f"at {found.oracle.temperature:g} (chosen and scored on the same samples: too high)"

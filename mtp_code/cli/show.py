@@ -1,5 +1,6 @@
 """What a person sees while a command runs: on stderr, so that stdout holds results alone."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from evals.text import visible
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -17,8 +20,24 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0
 
 
+MOST_CHARS = 4000  # of a message: it may name what somebody else chose, of any length
+
+
+def in_a_line(message: str) -> str:
+    """A message, whatever it names: nothing in it moves the cursor or looks like another line."""
+    shown = visible(message[:MOST_CHARS]).replace("\n", " ").replace("\t", " ")
+    return shown if len(message) <= MOST_CHARS else f"{shown}…"
+
+
+class LogLine(logging.Formatter):
+    """Log messages, with nothing in them that moves the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def warn(message: str) -> None:
-    typer.echo(f"note: {message}", err=True)
+    typer.echo(f"note: {in_a_line(message)}", err=True)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from sandbox import Limits, Tier
 from tests.evals.conftest import ROWS, FakePool
 from tests.evals.oracles.test_expected import toy as toy_plus
 from tests.evals.test_sampling import SETTINGS, by_seed
+from tests.evals.test_text import HOSTILE
 
 
 def write(path: Path, *said: str) -> None:
@@ -398,6 +399,40 @@ def test_a_cache_crosses_no_change_of_conditions(
     pool.examined.clear()
     judge(samples, toy, verdicts, cache_path=cache, **change)
     assert len(pool.examined) == 2
+
+
+def test_a_hostile_task_id_is_spelled_harmlessly_in_whatever_is_said_of_it(
+    toy: Benchmark,
+    pool: FakePool,
+    samples: Path,
+    verdicts: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task_id = f"{HOSTILE}{'x' * 1_000_000}"
+    task = toy.tasks[0].model_copy(update={"task_id": task_id, "reference": "# failed"})
+    own = replace(toy, tasks=(task,), is_custom=True)
+    bare = without_reference(own)
+
+    def judge_as(found: str, benchmark: Benchmark) -> str:
+        completion = f"    return x # {found}"
+        write_samples(samples, [Sample(task_id=task_id, index=0, completion=completion)])
+        with pytest.raises(InputError) as caught:
+            judge(samples, benchmark, verdicts)
+        return str(caught.value)
+
+    said = [judge_as("held", own)]
+    said.append(judge_as("checks broken", bare))
+    said.append(judge_as("held", toy))  # where it is unknown
+    write_samples(samples, [Sample(task_id=task_id, index=0, completion="    # undefined")])
+    judge(samples, bare, verdicts)
+    said += [record.getMessage() for record in caplog.records]
+    assert len(said) == 4
+    for message in said:
+        assert r"\x1b[31mred" in message.replace("\\\\", "\\")
+        assert message.isprintable()
+        assert len(message) < 600
+    (verdict,) = read_verdicts(verdicts)
+    assert verdict.task_id == task_id  # the control: records keep it as it is
 
 
 def test_a_cache_of_ones_own_tasks_serves_no_other_benchmark(
