@@ -22,6 +22,9 @@ from evals.text import quoted
 from sandbox import Checks, Limits
 
 _MOST_ENTRY_POINT_CHARS: Final = 200
+# Of what is parsed to find where a prompt breaks off: seconds, if it was made to take long.
+_MOST_PARSED_CHARS: Final = 1_000_000
+_MOST_TIMES_PARSED: Final = 10
 
 
 def program_of(task: Task, sample: Sample) -> str:
@@ -207,15 +210,37 @@ def _no_warnings() -> Iterator[None]:
 
 
 def _parse_unfinished(prompt: str) -> list[ast.stmt]:
-    """The prompt's statements up to where it breaks off, which may be anywhere."""
-    lines = prompt.splitlines()
-    for end in range(len(lines), 0, -1):
-        for ending in ([], ["    pass"]):
-            try:
-                return _parse("\n".join([*lines[:end], *ending])).body
-            except SyntaxError:
-                continue
+    """The prompt's statements up to where it breaks off, which may be anywhere.
+
+    That is the longest run of its lines that is Python, by itself or with a body for its last one.
+    What goes beyond the line of an error has it too, so that such runs are not tried.
+
+    Raises:
+        UnusableRowError: there are too many places where it may break off.
+    """
+    lines = _lines(prompt)
+    end, left_chars = len(lines), _MOST_PARSED_CHARS + _MOST_TIMES_PARSED * len(prompt)
+    while end > 0:
+        run = "\n".join(lines[:end])
+        try:
+            return _parse(run).body
+        except SyntaxError as error:
+            error_line = error.lineno or end
+        with contextlib.suppress(SyntaxError):
+            return _parse(f"{run}\n    pass").body
+        left_chars -= 2 * len(run)
+        if left_chars < 0:
+            raise UnusableRowError(
+                f"prompt: its {len(lines):,} lines may break off at too many of them; shorten it, "
+                "or let it be Python up to its last line"
+            )
+        end = min(end - 1, error_line - 1)
     return []
+
+
+def _lines(source: str) -> list[str]:
+    """Lines as Python counts them; str.splitlines() knows more ends of lines."""
+    return source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _names_of(entry_point: str) -> tuple[str, ...]:
@@ -244,16 +269,19 @@ def _needed_statements(
     `from … import *` may bind any, and is always among them. Those that bind one of `without` are
     not.
     """
-    bound = [_bound(node) for node in statements]
-    may_be_needed = [at for at, names in enumerate(bound) if names.isdisjoint(without)]
-    wanted = _loaded(user)
+    binding: dict[str, list[int]] = {}
+    for at, statement in enumerate(statements):
+        if (bound := _bound(statement)).isdisjoint(without):
+            for name in bound:
+                binding.setdefault(name, []).append(at)
     needed: set[int] = set()
-    while True:
-        more = {at for at in may_be_needed if at not in needed and bound[at] & {*wanted, "*"}}
-        if not more:
-            return [statements[at] for at in sorted(needed)]
-        needed |= more
-        wanted = wanted.union(*(_loaded(statements[at]) for at in more))
+    ahead = ["*", *_loaded(user)]
+    while ahead:
+        for at in binding.pop(ahead.pop(), ()):
+            if at not in needed:
+                needed.add(at)
+                ahead += _loaded(statements[at])
+    return [statements[at] for at in sorted(needed)]
 
 
 def _loaded(tree: ast.AST) -> set[str]:

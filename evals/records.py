@@ -67,6 +67,12 @@ VERDICT_LETTERS: Final[dict[VerdictName, str]] = {
     "crashed": "C",
 }
 VERDICT_OF_LETTER: Final = {letter: name for name, letter in VERDICT_LETTERS.items()}
+
+# A gzip file of kilobytes may hold gigabytes: what no file of records needs is not waited for.
+_MOST_LINE_BYTES: Final = 512 << 20  # APPS has lines of a hundred MB
+_MOST_BLANK_LINES: Final = 1_000_000
+_MOST_ROWS: Final = 1_000_000
+
 _PASSED: Final = VERDICT_LETTERS["passed"]
 
 
@@ -642,9 +648,15 @@ def read_rows(
     """The rows of a JSON Lines file, gzipped or not, that are to be kept.
 
     Raises:
-        RecordError: the file cannot be read, or a line of it.
+        RecordError: the file cannot be read, or a line of it, or they are too many to be held.
     """
-    return [FileRow(where, row) for where, row in _rows(path) if keep(row)]
+    rows = []
+    for where, row in _rows(path):
+        if keep(row):
+            rows.append(FileRow(where, row))
+        if len(rows) > _MOST_ROWS:
+            raise RecordError(f"{where}: more than {_MOST_ROWS:,} rows; split the file")
+    return rows
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -681,7 +693,7 @@ def _parsed(text: str) -> Any:
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Place and bytes of each line that is not blank, without a byte order mark."""
-    number = 0
+    number = num_blank = 0
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -691,11 +703,23 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
             # By its magic number: a name is easily wrong.
             is_gzip = plain.peek(2)[:2] == b"\x1f\x8b"
             file = gzip.GzipFile(fileobj=plain) if is_gzip else plain
-            for number, line in enumerate(file, start=1):
+            while line := file.readline(_MOST_LINE_BYTES + 1):
+                number += 1
+                if len(line) > _MOST_LINE_BYTES:
+                    raise RecordError(
+                        f"{path}:{number}: longer than {_MOST_LINE_BYTES >> 20} MiB; expected JSON "
+                        "Lines, one record a line"
+                    )
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
+                    num_blank = 0
                     yield f"{path}:{number}", line
+                elif (num_blank := num_blank + 1) > _MOST_BLANK_LINES:
+                    raise RecordError(
+                        f"{path}:{number}: more than {_MOST_BLANK_LINES:,} blank lines in a row; "
+                        "leave them out"
+                    )
     except EOFError:
         raise CutOffError(f"{path}:{number + 1}: the gzip file ends early") from None
     except (OSError, zlib.error) as error:

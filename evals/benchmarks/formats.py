@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -103,7 +103,7 @@ class HumanEvalRow(Row):
 class MbppRow(Row):
     """Either edition: the sanitized one names the text `prompt`, and has imports."""
 
-    task_id: int | str
+    task_id: Annotated[int, Field(strict=True)] | str  # or true would be 1
     text: str = Field(validation_alias=AliasChoices("text", "prompt"))
     code: str
     test_list: tuple[str, ...] = Field(min_length=1)

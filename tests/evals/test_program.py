@@ -1,10 +1,15 @@
 import ast
+import contextlib
+import random
+import time
 
 import pytest
 
 from evals.benchmarks.formats import Benchmark
 from evals.errors import UnusableRowError
 from evals.program import (
+    _parse,
+    _parse_unfinished,
     can_fail,
     humaneval_checks,
     limits_of,
@@ -72,6 +77,65 @@ def test_checks_hold_helpers_of_a_prompt_that_ends_anywhere(ending: str) -> None
     assert "def scale(x):" in defined(source)
 
 
+def statements_line_by_line(prompt: str) -> list[ast.stmt]:
+    """`_parse_unfinished`, slow and obvious: every end is tried."""
+    lines = prompt.split("\n")
+    for end in range(len(lines), 0, -1):
+        for ending in ([], ["    pass"]):
+            try:
+                return _parse("\n".join([*lines[:end], *ending])).body
+            except SyntaxError:
+                continue
+    return []
+
+
+DAMAGES = ["(", "'''", "\\", ":", "\n@d", "\ntry:", "\n    # c", "\n\n", "\n  x", "\n    def g():"]
+
+
+def test_a_prompt_is_read_as_if_every_end_were_tried() -> None:
+    rng = random.Random(0)
+    whole = (
+        PROMPT + "    if xs:\n        return [\n            x\n            for x in xs\n        ]\n"
+    )
+    prompts = [whole[:end] for end in range(0, len(whole), 2)]
+    for _ in range(200):
+        at = rng.randrange(len(whole))
+        prompts.append(whole[:at] + rng.choice(DAMAGES) + whole[at:])
+    found = [[*map(ast.dump, _parse_unfinished(prompt))] for prompt in prompts]
+    assert found == [[*map(ast.dump, statements_line_by_line(prompt))] for prompt in prompts]
+    assert len({len(each) for each in found}) > 5  # the control: they break off in many places
+
+
+def test_a_helper_of_the_prompt_keeps_its_text() -> None:
+    prompt = "def same(a):\n    return a == 'one\x0ctwo\u2028three'\ndef f(x):\n"
+    test = "def check(candidate):\n    assert same(candidate(1))"
+    source, _ = humaneval_checks(prompt, test, "f")
+    exec(source, {"f": lambda x: "one\x0ctwo\u2028three"})  # it holds: no line ended in the string
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_refused"),
+    [
+        ("def f(x):\n    y = (\n" + "    1,\n" * 3000, False),
+        ("def f(x):\n" + "\n" * 3000, False),
+        ("".join(f"a{at} = a{at + 1}\n" for at in range(1500)) + "def f(x):\n", False),
+        ("1 + \\\n" * 3000, True),
+        ("@a\n" + "# b\n" * 3000, True),
+    ],
+    ids=["bracket", "blank lines", "chain", "continued lines", "decorated comments"],
+)
+def test_a_prompt_made_to_take_long_does_not(prompt: str, is_refused: bool) -> None:
+    test = "def check(candidate):\n    assert candidate(1) == a0\n"
+    began_s = time.process_time()
+    with (
+        pytest.raises(UnusableRowError, match="may break off at too many of them")
+        if is_refused
+        else contextlib.nullcontext()
+    ):
+        humaneval_checks(prompt, test, "f")
+    assert time.process_time() - began_s < 5  # a hundred and more, if every end is tried
+
+
 IN_TRY = "try:\n    from m import same\nexcept ImportError:\n    def same(a, b): return a == b\n"
 
 
@@ -135,12 +199,12 @@ def test_an_entry_point_may_be_made_of_names(entry_point: str, names: tuple[str,
     ("entry_point", "message"),
     [
         ("f); import os; os._exit(0)#", "such as f"),
-        ("f\nimport os", "'f import os'; expected what check is to be called with"),
+        ("f\nimport os", r"'f\\nimport os'; expected what check is to be called with"),
         ("", "''; expected"),
         ("1", "'1'; expected"),
         ("class", "'class'; expected"),
         ("check", "'check'; expected"),  # the program's would take the place of the test's
-        ("f\x1b]0;", r"'f\\\\x1b\]0;'; expected"),
+        ("f\x1b]0;", r"'f\\x1b\]0;'; expected"),
         ("f" * 1_000_000, "1,000,000 characters; at most 200"),
     ],
 )
