@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from mtp_code.data.prepare import Progress as DataProgress
 
 SECONDS_BETWEEN_LINES = 10.0
-
-
 MOST_CHARS = 4000  # of a message: it may name what somebody else chose, of any length
 
 
@@ -29,11 +28,21 @@ def in_a_line(message: str) -> str:
     return shown if len(message) <= MOST_CHARS else f"{shown}…"
 
 
-class LogLine(logging.Formatter):
+class _LogLine(logging.Formatter):
     """Log messages, with nothing in them that moves the cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
+
+
+def log_to_stderr() -> None:
+    """What the library logs, of other libraries warnings alone."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
+    for name in (*noisy, "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def warn(message: str) -> None:
