@@ -702,6 +702,29 @@ def test_no_program_replaces_a_helper_of_its_checks(
     assert verdict.verdict == "passed"
 
 
+@pytest.mark.usefixtures("needs_sandbox")
+def test_an_entry_point_may_be_a_method(samples: Path, verdicts: Path) -> None:
+    row = {
+        "task_id": "Toy/1",
+        "prompt": "class Solution:\n    def twice(self, x):\n",
+        "entry_point": "Solution().twice",
+        "canonical_solution": "        return 2 * x\n",
+        "test": "def check(f):\n    assert f(2) == 4\n    assert f(3) == 6\n",
+    }
+    own = replace(humaneval_benchmark("own", [row]), is_custom=True)
+    write_samples(
+        samples,
+        [
+            Sample(task_id="Toy/1", index=0, completion="        return x + x\n"),
+            Sample(task_id="Toy/1", index=1, completion="        return 4\n"),
+            Sample(task_id="Toy/1", index=2, solution="def twice(x): return 2 * x\n"),
+        ],
+    )
+    judge(samples, own, verdicts)
+    found = [verdict.verdict for verdict in read_verdicts(verdicts)]
+    assert found == ["passed", "wrong answer", "undefined"]
+
+
 def test_samples_that_change_meanwhile_are_refused(
     toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
 ) -> None:
