@@ -20,6 +20,7 @@ from mtp_code.cli.options import (
     Overrides,
     named_of,
     sizes_of,
+    to_write,
 )
 from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar, short_size
@@ -51,7 +52,7 @@ def bench_exactness(
     num_threads: NumThreads = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    out: Annotated[Path | None, typer.Option(help="[default: RUN/exactness.json]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: RUN/exactness.json]")] = None,
 ) -> None:
     """Answers held to plain decoding's token by token, and samples to the law they follow.
 
@@ -130,7 +131,7 @@ def bench_vllm(
     max_new_tokens: Annotated[int, typer.Option(min=2)] = 64,
     batches: Annotated[str, typer.Option(help="Sizes with commas.")] = "1,4,16",
     rounds: Annotated[int, typer.Option(min=1, help="Both engines answer once in each.")] = 9,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[Path | None, to_write()] = None,
 ) -> None:
     """vLLM drafting with exported heads beside vLLM without, greedily, in fp32."""
     from evals.sampling import Request, sample_seed
@@ -180,7 +181,7 @@ def bench_train(
     ] = None,
     num_threads: NumThreads = 1,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file to write, again with each figure.")
+        Path | None, to_write(what="JSON file to write, again with each figure.")
     ] = None,
 ) -> None:
     """Steps by heads, vocabulary, loss and precision, and a model trained, sampled and judged.
@@ -250,7 +251,7 @@ def bench_serve(
     num_threads: NumThreads = 1,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[Path | None, to_write()] = None,
 ) -> None:
     """The server with clients against the engine alone, on the same greedy requests.
 
@@ -329,7 +330,7 @@ def bench_sandbox(
     soak: Annotated[
         int | None, typer.Option(min=1, help="Instead: so many samples, one in 20 hostile.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[Path | None, to_write()] = None,
 ) -> None:
     """The sandbox beside other harnesses and beside itself; exit status 1 is a broken promise.
 
@@ -366,7 +367,7 @@ def bench_sandbox(
 def bench_data(
     rounds: Annotated[int, typer.Option(min=1, help="Of which the middle one counts.")] = 3,
     vocab_size: Annotated[int, typer.Option(min=257, help="Of the BPE.")] = 32_000,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[Path | None, to_write()] = None,
 ) -> None:
     """How fast the standard library is prepared, and what decontamination finds."""
     from mtp_code.data import bench as data_bench
@@ -408,7 +409,7 @@ def bench_judge(
     evalplus_python: Annotated[
         Path | None, typer.Option(help="An interpreter that has EvalPlus. [default: this one]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[Path | None, to_write()] = None,
 ) -> None:
     """The judge beside reference harnesses; exit status 1 is a broken promise.
 

@@ -8,7 +8,15 @@ import typer
 
 import evals.errors
 from mtp_code.cli.common import provenance
-from mtp_code.cli.options import Device, Dtype, ModelDir, NumThreads, Overrides, sizes_of
+from mtp_code.cli.options import (
+    Device,
+    Dtype,
+    ModelDir,
+    NumThreads,
+    Overrides,
+    sizes_of,
+    to_write,
+)
 from mtp_code.cli.prompts import PieceTokens, PromptsName, named_prompts
 from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar, warn
@@ -36,7 +44,7 @@ def bench_decode(
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Also drafts that stand as often as these heads'.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="[default: RUN/decode-PROMPTS.json]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: RUN/decode-PROMPTS.json]")] = None,
 ) -> None:
     """Speculative against plain greedy decoding: a JSON file, a plot beside it, and in words."""
     import torch
@@ -130,7 +138,7 @@ def bench_decode_shapes(
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
     num_threads: NumThreads = 1,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file to write, again with each shape and batch.")
+        Path | None, to_write(what="JSON file to write, again with each shape and batch.")
     ] = None,
 ) -> None:
     """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""

@@ -117,7 +117,23 @@ Dtype = Annotated[
 ]
 
 
-JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
+def to_write(*names: str, what: str = "JSON file to write.") -> Any:
+    """An option that takes a file to write.
+
+    One whose place no file may take is refused before the work is done, not when it is lost.
+    """
+
+    def see_to_it(path: Path | None) -> Path | None:
+        from evals.files import require_replaceable
+
+        if path is not None:
+            require_replaceable(path)
+        return path
+
+    return typer.Option(*names, help=what, callback=see_to_it)
+
+
+JsonOut = Annotated[Path | None, to_write("--json")]
 
 
 NoSandbox = Annotated[

@@ -16,6 +16,7 @@ from mtp_code.cli.options import (
     NumThreads,
     PostProcessingName,
     PromptFormatName,
+    to_write,
 )
 from mtp_code.cli.samplers import (
     OPENAI_KEY,
@@ -136,7 +137,7 @@ def reference_bits(
     run: ModelDir,
     benchmark: BenchmarkName,
     out: Annotated[
-        Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK/reference-bits.json]")
+        Path | None, to_write(what="[default: RUN/eval/BENCHMARK/reference-bits.json]")
     ] = None,
     prompt_format: PromptFormatName = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Solutions read side by side.")] = 8,
