@@ -122,18 +122,3 @@ class Span:
     start: int | None
     end: int
     branches: "Branches | None" = None
-
-    @classmethod
-    def behind(cls, cache: KeyValueCache, num_tokens: int) -> "Span":
-        """The slots behind each row's length.
-
-        Raises:
-            ValueError: the cache holds fewer.
-        """
-        lengths = cache.lengths_B.tolist()
-        end = max(lengths) + num_tokens
-        if end > cache.capacity:
-            raise ValueError(f"the cache holds {cache.capacity} tokens a row, {end} asked for")
-        steps_T = torch.arange(num_tokens, device=cache.lengths_B.device)
-        start = lengths[0] if min(lengths) == max(lengths) else None
-        return cls(cache.lengths_B[:, None] + steps_T, start, end)

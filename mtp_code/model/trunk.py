@@ -52,10 +52,6 @@ class Trunk(nn.Module):
         cos, sin = self.rotary(positions_1T)
         return Attending(cos, sin, mask)
 
-    def attend_cached(self, cache: KeyValueCache, num_tokens: int) -> Attending:
-        """Causal attention of each row's next tokens over what the cache holds of that row."""
-        return self.attend_span(cache, Span.behind(cache, num_tokens))
-
     def attend_span(self, cache: KeyValueCache, span: Span) -> Attending:
         """Causal attention of tokens in any slots, by slot, over the slots before them.
 

@@ -125,8 +125,8 @@ class FakeVllm:
                 return [self._answer(*asked) for asked in zip(prompts, settings, strict=True)]
 
             def _answer(self, prompt: dict[str, list[int]], settings: Any) -> Any:
-                from mtp_code.decoding.plain import decode_plain
                 from mtp_code.decoding.requests import Request
+                from tests.decoding import decode_plain
 
                 request = Request(prompt["prompt_token_ids"], settings.max_tokens)
                 (found,) = decode_plain(trained.model, trained.tokenizer, [request])

@@ -9,10 +9,10 @@ import torch
 from mtp_code.decoding import exactness
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.exactness import MOST_ULPS, check_law, compare_tokens
-from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Request
 from mtp_code.decoding.tree import Tree
 from mtp_code.model.mtp import MTPModel
+from tests.decoding import decode_plain
 
 PROMPTS = [[5, 6, 7], [9] * 12, list(range(40, 70)), [100, 3]]
 

@@ -6,12 +6,11 @@ import torch
 
 from mtp_code.decoding import step
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Completion, Request, SamplingConfig
-from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.errors import PromptError
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.tokenizer import BytesTokenizer, Tokenizer
+from tests.decoding import decode_plain, decode_speculative
 from tests.reference import decode_without_cache
 
 PROMPTS = ["def f(x):\n", "x", "import os\nfor i in range(3):", "a b c d e f g h", "\n\n", "é∀"]

@@ -8,13 +8,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mtp_code.decoding.peek import peek
-from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import InputError, InteropError, TokenizerError
 from mtp_code.interop.export import export
 from mtp_code.interop.hugging_face import import_model
 from mtp_code.run_folder import load_run
 from mtp_code.tokenizer import BytesTokenizer
+from tests.decoding import decode_plain
 from tests.mtp_code.interop.runs import TEXTS, small_bpe, write_run
 
 SHAPE = {

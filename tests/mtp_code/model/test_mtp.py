@@ -3,9 +3,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mtp_code.model.cache import KeyValueCache
+from mtp_code.model.cache import KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.parallel import StackedHeads
+from mtp_code.model.layers import Attending
 from mtp_code.model.mtp import MTPModel, Reading, build_model
 from tests.reference import states_of_all_heads
 
@@ -145,6 +146,14 @@ def test_every_head_says_what_its_paper_says(changes):
             torch.testing.assert_close(found_KBTV[offset - 1], expected_BTV)
 
 
+def attend_behind(model: MTPModel, cache: KeyValueCache, num_tokens: int) -> Attending:
+    """Of each row's next tokens over what the cache holds of that row."""
+    lengths = cache.lengths_B.tolist()
+    slots_BT = cache.lengths_B[:, None] + torch.arange(num_tokens)
+    start = lengths[0] if min(lengths) == max(lengths) else None
+    return model.trunk.attend_span(cache, Span(slots_BT, start, max(lengths) + num_tokens))
+
+
 @pytest.mark.parametrize("changes", [*SHAPES.values(), *ARCHITECTURES.values()])
 def test_reading_piece_by_piece_equals_reading_at_once(changes):
     model = model_of(**changes)
@@ -153,7 +162,7 @@ def test_reading_piece_by_piece_equals_reading_at_once(changes):
     cache = KeyValueCache(model.config, num_rows=2, capacity=12, dtype=torch.float64)
     pieces, begin = [], 0
     for length in (5, 1, 4, 2):
-        attending = model.trunk.attend_cached(cache, length)
+        attending = attend_behind(model, cache, length)
         piece_BT = tokens_BS[:, begin : begin + length]
         reading = model.read(piece_BT, attending)
         reading.tokens_BS = tokens_BS[:, begin : begin + length + 2]
@@ -175,7 +184,7 @@ def test_rows_advance_and_roll_back_on_their_own():
         piece_BT = tokens_BT.gather(1, places_BT)
         wrong_BT = torch.arange(3) >= kept_B[:, None]
         piece_BT = torch.where(wrong_BT, (piece_BT + 7) % 61, piece_BT)
-        attending = model.trunk.attend_cached(cache, 3)
+        attending = attend_behind(model, cache, 3)
         logits_BTV = model.read(piece_BT, attending).logits(1)
         for row in range(3):
             end = int(begin_B[row] + kept_B[row])
@@ -197,7 +206,7 @@ def test_answering_for_one_token_equals_answering_for_all(heads):
             attending = model.trunk.attend(tokens_BT, same)
         else:
             cache = KeyValueCache(model.config, num_rows=3, capacity=9, dtype=torch.float64)
-            attending = model.trunk.attend_cached(cache, 9)
+            attending = attend_behind(model, cache, 9)
         hidden_BTD = model.trunk(tokens_BT, attending)
         for offset in (1, 2, 3):
             all_BTD, only_B1D = (
@@ -242,7 +251,7 @@ def test_stacked_heads_equal_the_heads_one_by_one(changes, ragged):
     for piece_BT in tokens_BT[:, :9].split([5, 1, 3], dim=1):
         chosen_B = torch.tensor([piece_BT.shape[1] - 1, 0, piece_BT.shape[1] // 2])
         first, second = (
-            model.trunk.attend_cached(cache, piece_BT.shape[1]).only(chosen_B) for cache in caches
+            attend_behind(model, cache, piece_BT.shape[1]).only(chosen_B) for cache in caches
         )
         hidden_BTD = model.trunk.embedding(piece_BT)
         one_by_one = [model.mtp_heads(offset, hidden_BTD, first)[:, 0] for offset in (2, 3)]
@@ -319,13 +328,6 @@ def test_equal_seeds_give_equal_weights(changes):
     weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-
-
-def test_more_than_the_cache_holds_is_refused():
-    model = model_of()
-    cache = KeyValueCache(model.config, num_rows=1, capacity=4)
-    with pytest.raises(ValueError, match="holds 4 tokens a row, 5 asked for"):
-        model.trunk.attend_cached(cache, 5)
 
 
 @pytest.mark.parametrize(

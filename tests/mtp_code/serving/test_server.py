@@ -10,10 +10,10 @@ import openai
 import pytest
 
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.plain import decode_plain
 from mtp_code.decoding.requests import Request, SamplingConfig
 from mtp_code.serving.answering import seed_of
 from mtp_code.tokenizer import BytesTokenizer, ChatTemplate
+from tests.decoding import decode_plain
 from tests.mtp_code.serving.conftest import MODEL, serving, until
 
 PROMPT = "def double(x):\n"

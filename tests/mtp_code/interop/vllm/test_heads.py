@@ -21,7 +21,6 @@ from evals.benchmarks.micro import generate
 from evals.sampling import Request as Asked
 from mtp_code.checkpoint import TrainingState, save_checkpoint
 from mtp_code.decoding.requests import Request
-from mtp_code.decoding.speculative import decode_speculative
 from mtp_code.errors import MachineError
 from mtp_code.interop.export import export
 from mtp_code.interop.vllm import installed_version, speculative_config
@@ -32,6 +31,7 @@ from mtp_code.samplers.base import Drawing, Sampler
 from mtp_code.samplers.hf import TransformersSampler
 from mtp_code.samplers.ours import OurSampler
 from mtp_code.tokenizer import BytesTokenizer
+from tests.decoding import decode_speculative
 from tests.mtp_code.interop.runs import write_run
 
 if installed_version() is None:

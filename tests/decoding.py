@@ -1,4 +1,4 @@
-"""Self-speculative decoding: the heads draft, trunk and head 1 verify."""
+"""Completions of an engine made for them, by trunk and head 1 alone or with drafts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,6 +8,13 @@ from mtp_code.model.mtp import MTPModel
 from mtp_code.tokenizer import Tokenizer
 
 
+def decode_plain(
+    model: MTPModel, tokenizer: Tokenizer, requests: Iterable[Request], num_rows: int = 1
+) -> Iterator[Completion]:
+    """As they finish: what every faster way is held to."""
+    return Engine(model, tokenizer, num_rows, num_drafts=0).complete(requests)
+
+
 def decode_speculative(
     model: MTPModel,
     tokenizer: Tokenizer,
@@ -15,13 +22,5 @@ def decode_speculative(
     num_drafts: NumDrafts,
     num_rows: int = 1,
 ) -> Iterator[Completion]:
-    """Completions that are token for token those of `decode_plain`, as they finish.
-
-    Args:
-        num_drafts: tokens drafted a round, 0 … n−1, or `auto`.
-
-    Raises:
-        ValueError: the model has too few heads for so many drafts, or num_rows is below 1.
-        PromptError: a prompt is empty, outside the vocabulary, or as long as the context.
-    """
+    """As they finish."""
     return Engine(model, tokenizer, num_rows, num_drafts).complete(requests)
