@@ -345,4 +345,4 @@ def _drawn_with(measured: Measured) -> dict[str, Any]:
     return engine | sampling.versions
 
 
-_OF_ENGINE: Final = ("sampler", "dtype")
+_OF_ENGINE: Final = ("sampler", "device", "dtype")

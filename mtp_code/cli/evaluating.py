@@ -58,7 +58,10 @@ def evaluate(
     sample(model, benchmark, **drawing | {"out": folder})
     if sampler is SamplerName.MTP and any(task.reference for task in loaded.tasks):
         bits = folder / REFERENCE_BITS_FILE
-        reference_bits(Path(model), benchmark, bits, drawing["prompt_format"])
+        reference_bits(
+            Path(model), benchmark, bits, drawing["prompt_format"],
+            num_threads=drawing["num_threads"], device=drawing["device"], dtype=drawing["dtype"],
+        )  # fmt: skip
     judge(folder / SAMPLES_FILE, benchmark, tier=tier, unsafe_no_sandbox=unsafe_no_sandbox)
     score(folder / VERDICTS_FILE, benchmark, k=k)
 
