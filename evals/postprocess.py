@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,9 @@ CUT: Final = "cut at stops"
 CUT_AND_STRIP: Final = "cut at stops, stripped"
 FENCED: Final = "fenced block"
 SPAN: Final = "longest parseable span"
+
+# An answer of a few pages, prose around it, takes some ten thousand; these take ten seconds.
+_MOST_TRIED_CHARS: Final = 10_000_000
 
 
 class Answer(NamedTuple):
@@ -79,26 +83,31 @@ def longest_run(text: str) -> str:
     """The run of two or more lines that is Python and has most lines that are not blank.
 
     The first of several; where there is none, the first line. Each end that cannot be is passed
-    over: an error that lies before the end stays one, whatever follows.
+    over: an error that lies before the end stays one, whatever follows. Of a text that could go on
+    so for hours, such as `@a` a thousand times, it is the longest of the runs tried first.
     """
     lines = text.split("\n")
     filled = [0]  # lines that are not blank, up to each
     for line in lines:
         filled.append(filled[-1] + bool(line.strip()))
     first, end, most = 0, 1, 0
-    for start in range(len(lines)):
-        if filled[-1] - filled[start] <= most:
-            break  # no longer one begins here or later
-        for stop in _possible_ends(lines, start):
-            if filled[stop] - filled[start] <= most:
-                break
-            shortest = max(start + 2, filled.index(filled[stop]))
-            if shortest <= stop:
-                # The shortest that has as many lines.
-                ends = range(shortest, stop + 1)
-                end = next(each for each in ends if _error_line(lines[start:each]) is None)
-                first, most = start, filled[stop] - filled[start]
-                break
+    trials = _Trials()
+    with contextlib.suppress(_NoMoreTrials):
+        for start in range(len(lines)):
+            if filled[-1] - filled[start] <= most:
+                break  # no longer one begins here or later
+            for stop in _possible_ends(lines, start, trials):
+                if filled[stop] - filled[start] <= most:
+                    break
+                shortest = max(start + 2, filled.index(filled[stop]))
+                if shortest <= stop:
+                    # The shortest that has as many lines.
+                    ends = range(shortest, stop + 1)
+                    end = next(
+                        each for each in ends if trials.error_line(lines[start:each]) is None
+                    )
+                    first, most = start, filled[stop] - filled[start]
+                    break
     return "\n".join(lines[first:end])
 
 
@@ -121,11 +130,11 @@ POST_PROCESSINGS: Final[dict[str, PostProcessing]] = {
 _FENCE: Final = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
 
-def _possible_ends(lines: list[str], start: int) -> Iterator[int]:
+def _possible_ends(lines: list[str], start: int, trials: _Trials) -> Iterator[int]:
     """Ends of the runs from `start` on that are Python, longest first, as far as they differ."""
     end = len(lines)
     while end > start:
-        error_line = _error_line(lines[start:end])
+        error_line = trials.error_line(lines[start:end])
         if error_line is None:
             yield end
             end -= 1
@@ -134,14 +143,37 @@ def _possible_ends(lines: list[str], start: int) -> Iterator[int]:
             end = min(end - 1, start + max(error_line, 1) - 1)
 
 
-def _error_line(lines: list[str]) -> int | None:
-    """Where Python's parser gives up, counted from 1; None if it does not."""
+class _NoMoreTrials(Exception):  # noqa: N818 - no error
+    """So much of a text was parsed, time and again, that it is no answer to be read so."""
+
+
+class _Trials:
+    """Runs of lines given to Python's parser: by their length, so that it hangs on no clock."""
+
+    def __init__(self) -> None:
+        self._left_chars = _MOST_TRIED_CHARS
+
+    def error_line(self, lines: list[str]) -> int | None:
+        """Where the parser gives up, counted from 1; None if it does not.
+
+        Raises:
+            _NoMoreTrials: too much was parsed before.
+        """
+        if self._left_chars < 0:
+            raise _NoMoreTrials
+        error_line = _error_line("\n".join(lines))
+        # Where the parser gave up, it read no further.
+        self._left_chars -= sum(map(len, lines[:error_line]))
+        return error_line
+
+
+def _error_line(code: str) -> int | None:
     try:
-        _parse("\n".join(lines))
+        _parse(code)
     except SyntaxError as error:
         return error.lineno or 1
     except (ValueError, MemoryError, RecursionError):
-        return len(lines)
+        return code.count("\n") + 1
     return None
 
 

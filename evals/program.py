@@ -104,7 +104,7 @@ def humaneval_checks(prompt: str, test: str, entry_point: str) -> tuple[str, tup
     needed = _needed_statements(statements, _parse(test), without=names)
     source = "\n".join([*map(ast.unparse, needed), test, f"check({entry_point})"])
     bound = {name for node in statements for name in _bound(node)}
-    if withheld := sorted((bound & _names_taken(Checks(source, names))).difference(names)):
+    if withheld := sorted((bound & _names_taken(Checks(source, names))) - {*names}):
         raise UnusableRowError(
             f"prompt: binds {withheld[0]}, which the test needs, in one statement with "
             f"{entry_point}, so that the program could bind it anew; bind it in one of its own"
@@ -163,7 +163,10 @@ def undeclared_names(task: Task) -> set[str]:
 
     The program decides what these are, so that it decides what the checks make of them.
     """
-    return _names_taken(checks_of(task)).difference(task.checked_names)
+    checks = checks_of(task)
+    if any("*" in _imported(statement) for statement in _parse(checks.source).body):
+        return set()  # what this may bind is not known
+    return _names_taken(checks).difference(task.checked_names)
 
 
 def can_fail(checks: str, names: Iterable[str]) -> bool:
@@ -331,11 +334,6 @@ def _of_module(statement: ast.stmt) -> Iterator[ast.AST]:
 
 
 def _names_taken(checks: Checks) -> set[str]:
-    """Names that the checks take from the program.
-
-    What an import of `*` may bind is not known: beside one, there are none.
-    """
-    if any("*" in _imported(statement) for statement in _parse(checks.source).body):
-        return set()
+    """Names that the checks take from the program, unless an import of `*` binds them."""
     with _no_warnings():
         return checks.names_taken()

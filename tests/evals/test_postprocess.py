@@ -1,4 +1,5 @@
 import random
+import time
 
 import pytest
 
@@ -179,3 +180,15 @@ def test_what_a_chats_answer_was_given_to_begin_with_opens_its_block() -> None:
     answer = Answer(f"{CODE}```\nIt is done.", "", "```python\n", "f", ("\n```",))
     assert POST_PROCESSINGS[FENCED].apply(answer) == CODE
     assert POST_PROCESSINGS[SPAN].apply(answer) == CODE.strip()
+
+
+@pytest.mark.parametrize("line", ["x = (", "@a"])
+def test_an_answer_that_goes_round_and_round_is_given_up_soon(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evals.postprocess._MOST_TRIED_CHARS", 150_000)
+    began_s = time.process_time()
+    assert longest_run(CODE + f"{line}\n" * 200) == CODE.removesuffix("\n")
+    assert time.process_time() - began_s < 10  # minutes, were all tried
+    prose = "It is as simple as that, isn't it?\n" * 1000
+    assert longest_run(prose + CODE + prose) == CODE.removesuffix("\n")  # the control
