@@ -66,6 +66,16 @@ class Worker:
             return None
         return self._replace_room()
 
+    def renew_room(self) -> None:
+        """Another room takes the place of this one.
+
+        Raises:
+            SandboxUnavailable: containment does not hold.
+        """
+        self._close_room()
+        self._open_room()
+        self.room.wait_until_ready()
+
     def abandon(self) -> None:
         """End the job at work, if any; the worker is free for the next."""
         if self.job is not None:
@@ -127,10 +137,10 @@ class Worker:
             return self._replace_room()
         except LostJob:
             _log.warning("a sample was killed from outside")
-            return self._lose()
+            return self._start_over()
         except DeskLost:
             self._close_desk()
-            return self._lose()
+            return self._start_over()
         except BaseException:
             self._settle()
             self._release()
@@ -160,10 +170,18 @@ class Worker:
         assert self.job is not None
         self._late_at_s = time.monotonic() + self.job.limits.wall_limit_s + _GRACE_S
 
+    def _start_over(self) -> Job[Any]:
+        """The job, to be done again or given up; in another room, whatever it was that was lost: a
+        program that is run again is not to find what its first run left."""
+        self._settle()
+        self.renew_room()
+        return self._lose()
+
     def _lose(self) -> Job[Any]:
         assert self.job is not None
         self._settle()
-        if self.job.num_attempts >= _MAX_ATTEMPTS:
+        self.job.keep_finding()
+        if self.job.result is None and self.job.num_attempts >= _MAX_ATTEMPTS:
             self.job.give_up()
         return self._release()
 
@@ -182,18 +200,13 @@ class Worker:
                 pass
             self.room.control.settimeout(None)
         except (RoomLost, TimeoutError):
-            self._renew_room()
+            self.renew_room()
 
     def _replace_room(self) -> Job[Any] | None:
         """Start anew; the job, if there is one: to be done again, or given up."""
         _log.warning("a sandbox worker was lost and is replaced")
-        self._renew_room()
+        self.renew_room()
         return None if self.job is None else self._lose()
-
-    def _renew_room(self) -> None:
-        self._close_room()
-        self._open_room()
-        self.room.wait_until_ready()
 
     def _open_room(self) -> None:
         self.room = self._new_room()

@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -44,6 +43,8 @@ _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # How long the harness may take to say whether a sample that was waiting had to wait for others. It
 # answers between two results, so whoever uses it may be at work on one.
 _ANSWER_S: Final = 600.0
+_NUM_PROCESSORS: Final = os.cpu_count() or 1  # asked before /sys is gone
+_LEAST_LOOK_S: Final = 0.005
 
 # Threads of a numerical library would be there when the zygote forks, and missing in its samples.
 _ONE_THREAD: Final = dict.fromkeys(
@@ -232,8 +233,9 @@ def _wait(
             if wall_left_s <= 0:
                 send(control, {"late": number})
                 is_asked, wall_end_s, wall_left_s = True, wall_end_s + _ANSWER_S, _ANSWER_S
-            # One thread cannot use up its time sooner than this; many can, and RLIMIT_CPU is there.
-            events = dict(poll.poll(math.ceil(1000 * min(wall_left_s, cpu_left_s))))
+            # Threads on all processors cannot use up its time much sooner than this.
+            look_s = max(cpu_left_s / _NUM_PROCESSORS, _LEAST_LOOK_S)
+            events = dict(poll.poll(math.ceil(1000 * min(wall_left_s, look_s))))
             if ended in events:
                 return None
             cpu_left_s = cpu_s - _cpu_s(pid)
@@ -329,8 +331,7 @@ def _places(**given: int) -> _Places:
 
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
     """Fork desks and see them to their ends, until the harness is gone."""
-    # A desk goes on from one program's checks to the next, and keeps their time itself.
-    steps = _steps(plan, replace(plan.limits, cpu_s=1e6))
+    steps = _steps(plan, plan.limits)  # a desk keeps the time of checks itself
     numbers: dict[int, tuple[int, int]] = {}  # desk's number and process by its descriptor
     poll = select.poll()
     poll.register(control, select.POLLIN)
