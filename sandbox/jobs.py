@@ -252,6 +252,7 @@ _LOST_TWICE: Final = "it was killed from outside or its worker died, twice"
 class _Phase(Enum):
     """Of an examination: what is being waited for."""
 
+    LOOK = auto()  # a desk looks whether the checks are tidy
     RECORD = auto()  # the desk notes the calls that the checks make
     ANSWER = auto()  # the program answers them all
     REPLAY = auto()  # the desk runs the checks on the answers
@@ -292,7 +293,14 @@ class ExamineJob(Job[Examination]):
         self._counts: tuple[int, int] | None = None
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
-        if self._known.are_live:
+        self._begin_running(place)
+
+    def _begin_running(self, place: Place) -> None:
+        assert self._known is not None
+        if self._known.are_live and self._known.are_tidy is None:
+            self._phase = _Phase.LOOK
+            place.desk(self._known).ask("look", self._known, self.limits.cpu_s, {})
+        elif self._known.are_live:
             self._begin_live(place)
         elif self._known.requests is None:
             self._begin_recording(place)
@@ -371,7 +379,11 @@ class ExamineJob(Job[Examination]):
 
     def on_reply(self, place: Place, reply: dict[str, Any]) -> None:
         assert self._known is not None
+        if self._known.are_tidy is None:
+            self._known.are_tidy = reply.get("tidy") is True
         match self._phase, reply:
+            case (_Phase.LOOK, _) | (_Phase.RECORD, {"tidy": False}):
+                self._begin_running(place)
             case _Phase.RECORD, {"recorded": True, "turns": [*turns]}:
                 # A copy: what samples are given is made anew for each, or one could mark it.
                 self._known.requests = self._requests.read(0, self._requests.size)
@@ -379,7 +391,7 @@ class ExamineJob(Job[Examination]):
                 self._begin_answers(place, self._known.requests)
             case _Phase.RECORD, _:
                 self._known.are_live = True
-                self._begin_live(place)
+                self._begin_running(place)
             case ((_Phase.REPLAY | _Phase.TURNS), {"diverged": True}):
                 self._known.has_diverged()
                 if self._report is not None:
@@ -406,10 +418,14 @@ class ExamineJob(Job[Examination]):
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
         if lost.was_killed and not self._is_decided:
             raise LostJob
+        assert self._known is not None
+        if self._phase is _Phase.LOOK:  # to read them is too much already
+            self._known.are_tidy = False
+            self._begin_running(place)
+            return
         if self._phase is _Phase.RECORD:
-            assert self._known is not None
             self._known.are_live = True
-            self._begin_live(place)
+            self._begin_running(place)
             return
         if self._phase is _Phase.COUNT_ON:
             self._may_hold = False

@@ -41,6 +41,8 @@ class Worker:
 
     def desk(self, checks: KnownChecks) -> Desk:
         """A desk for these checks, which is this worker's own until it has replied."""
+        if self._desk is not None and not self._desk.serves(checks):
+            self._give_back_desk()
         if self._desk is None:
             self._desk = self.checks_room.take_desk(checks, self._on_desk)
         self._be_patient()
@@ -116,7 +118,7 @@ class Worker:
                 return None
             job, loss = self.job, lost
             return self._attempt(lambda: job.on_desk_lost(self, loss))
-        if reply.pop("last", False):
+        if self._desk.is_spent and not self._desk.is_at_work:
             self._close_desk()
         if self.job is None:
             return None
@@ -124,8 +126,7 @@ class Worker:
         job = self.job
         done = self._attempt(lambda: job.on_reply(self, reply))
         if self._desk is not None and not self._desk.is_at_work:
-            self.checks_room.give_back(self._desk)
-            self._desk = None
+            self._give_back_desk()
         return done
 
     def _attempt(self, act: Callable[[], None]) -> Job[Any] | None:
@@ -215,6 +216,11 @@ class Worker:
     def _close_room(self) -> None:
         self._selector.unregister(self.room.control)
         self.room.close()
+
+    def _give_back_desk(self) -> None:
+        assert self._desk is not None
+        self.checks_room.give_back(self._desk)
+        self._desk = None
 
     def _close_desk(self) -> None:
         if self._desk is not None:
