@@ -144,9 +144,7 @@ class SecondTries:
             return
         # What was killed does not say how long it took.
         account.in_vain_s += max(second.wall_s, job.limits.cpu_s)
-        if (
-            second.is_out_of_cpu or first.is_transient
-        ):  # else it ended in yet another way: who knows
+        if second.is_out_of_cpu or first.is_transient:  # else it ended in yet another way
             account.alone[job.checks, job.cases] += 1
 
 

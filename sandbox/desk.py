@@ -1,8 +1,8 @@
 """A process in the checks' room that examines one program's answers after another.
 
 It never executes a program. It keeps compiled checks from one program to the next, and puts back
-what checks change of the interpreter. How long it lives is for the harness to say (`sandbox.desks`),
-since checks that run here can say anything in its place.
+what checks change of the interpreter. How long it lives is for the harness to say, since checks
+that run here can say anything in its place (`sandbox.desks`).
 """
 
 import builtins
@@ -54,8 +54,8 @@ def serve(control: socket.socket) -> NoReturn:
 
     An order names what to "do" (look; record, replay, in turns, live; count and count live), the
     number of the "checks", and how much CPU time they may take: this process ends where they take
-    more. Where they are to run "if tidy" only, it looks at them first. The reply says whether this desk is "spoilt" for others' checks in a way that does not
-    take a hostile mind.
+    more. Where they are to run "if tidy" only, it looks at them first. The reply says whether this
+    desk is "spoilt", in a way that takes no hostile checks.
     """
     checks: dict[int, _Given] = {}
     requests: dict[int, bytes] = {}  # by the number of the checks that make them

@@ -391,6 +391,16 @@ def _empty(workspace: str) -> None:
     os.utime(workspace, (0, 0))
 
 
+def remove(workspace: str) -> None:
+    """Remove the folder, when nothing runs there any more.
+
+    Raises:
+        OSError: it was removed already, or is not this user's.
+    """
+    _empty(workspace)
+    os.rmdir(workspace)  # noqa: PTH106
+
+
 def _remove_all(workspace: Path) -> None:
     """Empty a folder. Those in it are brought to its top before they are emptied: nested as deep as
     a sample may nest them, they are beyond recursion, open descriptors and the length of a path."""
