@@ -1,6 +1,7 @@
 """A worker: a room that runs one program at a time, with a desk while there is to judge."""
 
 import logging
+import os
 import selectors
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ _MAX_ATTEMPTS: Final = 2
 # A zygote ends its samples itself; one that is this late has gone astray.
 _GRACE_S: Final = 10.0
 _LOOK_AGAIN_S: Final = 0.1
+_NUM_PROCESSORS: Final = os.cpu_count() or 1
 # However busy the machine is.
 _MAX_EXTENSION: Final = 20
 
@@ -152,6 +154,7 @@ class Worker:
         """Answer a sample that asks for more time: waiting for others is not charged to it."""
         plan, limits = self.room.plan, job.limits
         used = usage(self.room.process.pid, generations=2)
+        cpu_left_s = limits.cpu_s - max(used.cpu_s, self.room.cpu_s() or 0.0)
         took_s = time.monotonic() - self.room.started_s
         more_s = limits.wall_limit_s - took_s + used.run_delay_s
         if self._desk is not None and self._desk.is_at_work:
@@ -159,10 +162,10 @@ class Worker:
         if took_s > _MAX_EXTENSION * limits.wall_limit_s:
             more_s = 0.0
         cause = "wall"
-        if plan.profile.processes and more_s > limits.cpu_s - used.cpu_s:
+        if plan.profile.processes and more_s > cpu_left_s / _NUM_PROCESSORS:
             # The zygote sees the CPU time of one process only.
-            cause, more_s = "cpu", max(_LOOK_AGAIN_S, limits.cpu_s - used.cpu_s)
-            if used.cpu_s >= limits.cpu_s:
+            cause, more_s = "cpu", max(_LOOK_AGAIN_S, cpu_left_s / _NUM_PROCESSORS)
+            if cpu_left_s <= 0:
                 more_s = 0.0
         self.room.allow(job.number, more_s, cause)
         self._late_at_s = time.monotonic() + max(0.0, more_s) + _GRACE_S

@@ -295,3 +295,15 @@ def test_without_cgroups_the_reason_is_told(tmp_path):
     refused = cgroup.find_cgroups(tmp_path)
     assert isinstance(refused, cgroup.Unavailable)
     assert "no cgroups are mounted" in refused.reason
+
+
+@pytest.mark.usefixtures("cgroups")
+def test_a_janitor_that_is_stopped_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(cgroup, "_JANITOR_S", 0.2)
+    groups = cgroup.find_cgroups()
+    group = groups.new_group(1 << 30, 9)
+    janitor = groups._janitor
+    os.kill(janitor.pid, signal.SIGSTOP)
+    groups.close()
+    assert janitor.returncode == -signal.SIGKILL
+    assert not any(folder.exists() for folder in group._folders)
