@@ -243,6 +243,21 @@ def test_what_the_desk_has_found_stands_whatever_is_lost_then(lose, counts, is_k
         assert examination.counts == ((1, 2) if counts else None)
 
 
+def test_a_limit_of_the_harness_itself_looks_like_nobodys_doing():
+    """As set by ``ulimit -t``: the kernel kills every sample that reaches it."""
+    harness = textwrap.dedent("""
+        import resource
+        from sandbox import Limits, run
+        resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
+        print(run("while True: pass", Limits(cpu_s=9)).ending.value)
+    """)
+    ran = subprocess.run(
+        [sys.executable, "-c", harness], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == f"{Ending.TIMED_OUT_CPU.value}\n"
+    assert "killed from outside" not in ran.stderr
+
+
 def test_checks_killed_from_outside_are_run_again():
     program = "def f(): return 1"
     checks = Checks("import time\ntime.sleep(1)\nassert f() == 1")
