@@ -329,6 +329,8 @@ class Desk:
             raise self._lost()
         self.is_at_work = message.get("more") is True
         self._is_spoilt |= message.get("spoilt") is True
+        if not self.is_shared:
+            message.pop("tidy", None)  # not for these checks to say
         return message
 
     def end(self) -> None:

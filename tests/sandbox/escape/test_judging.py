@@ -213,6 +213,20 @@ while order is not None and order.content["do"] != "record":
 """
 
 
+def test_no_checks_have_themselves_looked_at_for_ever(alone):
+    hostile = """
+import sys
+frame = sys._getframe()
+while frame.f_code.co_name != "serve": frame = frame.f_back
+order = frame.f_locals["order"].content
+said = {"tidy": False, "recorded": False, "order": order["order"]}
+if order["do"] == "record": frame.f_globals["send"](frame.f_locals["control"], said)
+assert f(1) == 1
+"""
+    (examination,) = alone.examine_all([("def f(x): return x", Checks(hostile))])
+    assert examination.outcome is Outcome.HELD
+
+
 @pytest.mark.parametrize("are_tidy", [False, True])
 def test_no_checks_speak_for_their_desk_when_it_is_asked_of_others(are_tidy, alone):
     """The control has them at the others' desk, since they say that they are tidy."""
