@@ -165,7 +165,8 @@ def _run_sample(
         _become_sample(job.content["role"], places)
     job.close()
     # The CPU time of several processes is seen by the harness only: it is asked early.
-    ask_at_s = started_s + (cpu_limit_s if plan.profile.processes else wall_limit_s)
+    soonest_s = cpu_limit_s / _NUM_PROCESSORS
+    ask_at_s = started_s + (soonest_s if plan.profile.processes else wall_limit_s)
     cause = _wait(control, poll, pid, job.content["job"], cpu_limit_s, ask_at_s)
     _, status, usage = os.wait4(pid, 0)
     if cause == "stopped" and os.waitstatus_to_exitcode(status) != -signal.SIGKILL:

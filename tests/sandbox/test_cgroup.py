@@ -307,3 +307,24 @@ def test_a_janitor_that_is_stopped_holds_nobody_up(monkeypatch):
     groups.close()
     assert janitor.returncode == -signal.SIGKILL
     assert not any(folder.exists() for folder in group._folders)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("cpuacct.usage", "1500000000\n"), ("cpu.stat", "usage_usec 1500000\nuser_usec 7\n")],
+)
+def test_cpu_time_is_read_as_either_version_tells_it(name, content, tmp_path):
+    hierarchy = cgroup._Hierarchy(
+        memory=tmp_path,
+        pids=tmp_path,
+        memory_limit="",
+        swap_limit="",
+        swap_with_memory=False,
+        memory_events="",
+        cpu=tmp_path,
+    )
+    group = cgroup.Group(hierarchy, "one")
+    assert group.cpu_s() is None
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / name).write_text(content)
+    assert group.cpu_s() == 1.5
