@@ -96,12 +96,14 @@ class Finding(NamedTuple):
 
 
 class SecondTries:
-    """Which programs that ran out of CPU time are run again, alone, before that counts.
+    """Which programs that ran out of time, or were killed, are run again, alone, before it counts.
 
     Endless loops would cost as much again. So of programs held to the same checks no more are
-    tried once `MOST_ALONE` in a row ran out alone too; and what second tries took that changed
+    tried once `MOST_ALONE` in a row fared no better alone; and what second tries took that changed
     nothing, of all checks together, is `ALLOWANCE_S` at most, and beyond that `SHARE` of the time
-    that the first tries took. A try that changes something costs nothing of that.
+    that the first tries took. A try that changes something costs nothing of that. Programs that
+    ran out of CPU time have an account of their own: those that wait or get themselves killed take
+    no second try from them.
     """
 
     MOST_ALONE: Final = 3
@@ -110,33 +112,50 @@ class SecondTries:
 
     def __init__(self) -> None:
         self._first_s = 0.0  # as long as all workers were busy
-        self._in_vain_s = 0.0
-        self._granted_s = 0.0  # and not yet run
-        self._alone: Counter[tuple[Checks | None, tuple[StdinCase, ...]]] = Counter()
+        self._of_cpu, self._of_machine = _Account(), _Account()
 
     def note(self, finding: Finding, num_workers: int) -> None:
         """Of a first try, beside so many others."""
         self._first_s += finding.wall_s / num_workers
 
-    def grants(self, job: Job) -> bool:
-        """Whether the job, which ran out of CPU time, is to be tried again."""
-        would_take_s = self._in_vain_s + self._granted_s + job.limits.cpu_s
+    def grants(self, job: Job, first: Finding) -> bool:
+        """Whether the job, of which that was found first, is to be tried again."""
+        if first.is_out_of_cpu:
+            account, takes_s = self._of_cpu, job.limits.cpu_s
+        elif first.is_transient:
+            account, takes_s = self._of_machine, max(first.wall_s, job.limits.cpu_s)
+        else:
+            return False
+        would_take_s = account.in_vain_s + account.granted_s + takes_s
         if (
-            self._alone[job.checks, job.cases] >= self.MOST_ALONE
+            account.alone[job.checks, job.cases] >= self.MOST_ALONE
             or would_take_s > self.ALLOWANCE_S + self.SHARE * self._first_s
         ):
             return False
-        self._granted_s += job.limits.cpu_s
+        account.granted_s += takes_s
         return True
 
-    def note_second(self, job: Job, finding: Finding) -> None:
+    def note_second(self, job: Job, first: Finding, second: Finding) -> None:
         """Of a second try; all that were granted have been run when the next is asked for."""
-        self._granted_s = 0.0
-        if finding.is_out_of_cpu:
-            self._in_vain_s += finding.wall_s
-            self._alone[job.checks, job.cases] += 1
-        elif not finding.is_transient:
-            self._alone[job.checks, job.cases] = 0
+        account = self._of_cpu if first.is_out_of_cpu else self._of_machine
+        account.granted_s = 0.0
+        if not (second.is_out_of_cpu or second.is_transient):
+            account.alone[job.checks, job.cases] = 0
+            return
+        # What was killed does not say how long it took.
+        account.in_vain_s += max(second.wall_s, job.limits.cpu_s)
+        if second.is_out_of_cpu or first.is_transient:  # else it ended in yet another way
+            account.alone[job.checks, job.cases] += 1
+
+
+class _Account:
+    """Of second tries: what those took that were in vain, and those that were granted and not yet
+    run; and how many in a row were in vain, by checks."""
+
+    def __init__(self) -> None:
+        self.in_vain_s = 0.0
+        self.granted_s = 0.0
+        self.alone: Counter[tuple[Checks | None, tuple[StdinCase, ...]]] = Counter()
 
 
 class Examiner(Protocol):
@@ -179,8 +198,8 @@ class Here:
 
         A job that ran out of time, or that something killed, is examined once more, alone: it may
         have had to wait for others, or share memory and caches with them, which makes the same
-        work take more CPU time too. Of those that ran out of CPU time some count at once, since
-        most never end: see `SecondTries`. The others wait until there are some.
+        work take more CPU time too. Some count at once, since most never end: see `SecondTries`.
+        The others wait until there are some.
 
         Raises:
             SandboxUnavailable: this machine cannot contain programs; none has run.
@@ -190,19 +209,21 @@ class Here:
         for first in jobs:
             examine = _by_checks if first.checks is not None else _by_cases
             again: list[Job] = []
+            first_found: dict[bytes, Finding] = {}  # of these, by key
             with self._pool(self._num_workers) as pool:
                 for job, finding in examine(
                     pool, itertools.chain([first], _until_full(jobs, again))
                 ):
                     tries.note(finding, pool.num_workers)
-                    if finding.is_transient or (finding.is_out_of_cpu and tries.grants(job)):
+                    if tries.grants(job, finding):
                         again.append(job)
+                        first_found[job.key] = finding
                     else:
                         yield job, finding
             if again:
                 with self._pool(1) as pool:
                     for job, finding in examine(pool, again):
-                        tries.note_second(job, finding)
+                        tries.note_second(job, first_found[job.key], finding)
                         yield job, finding
 
     def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:

@@ -28,6 +28,7 @@ _CONTROLLERS: Final = frozenset(("memory", "pids"))
 
 _CLOSE_TRIES: Final = 50
 _CLOSE_WAIT_S: Final = 0.01
+_JANITOR_S: Final = 15.0  # it gives up after 10 s of trying
 
 _DELEGATE: Final = "systemd-run --user --scope -p Delegate=yes, then the command"
 
@@ -70,11 +71,13 @@ class _Hierarchy:
     swap_limit: str
     swap_with_memory: bool
     memory_events: str
+    cpu: Path | None  # None where CPU time cannot be counted by groups
 
     @property
     def folders(self) -> list[Path]:
         """One for each hierarchy."""
-        return list(dict.fromkeys((self.memory, self.pids)))
+        folders = (self.memory, self.pids, self.cpu)
+        return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 def find_cgroups(process: Path = Path("/proc/self")) -> "Cgroups | Unavailable":
@@ -106,6 +109,7 @@ class Group:
         self._hierarchy = hierarchy
         self._memory = hierarchy.memory / name
         self._pids = hierarchy.pids / name
+        self._cpu = None if hierarchy.cpu is None else hierarchy.cpu / name
         self._folders = [folder / name for folder in hierarchy.folders]
 
     def add(self, pid: int) -> None:
@@ -120,6 +124,16 @@ class Group:
     def num_oom_kills(self) -> int:
         """How many processes the kernel has killed here because memory ran out."""
         return _count(self._memory / self._hierarchy.memory_events, "oom_kill")
+
+    def cpu_s(self) -> float | None:
+        """CPU time of all processes that were ever here; None where it is not counted."""
+        if self._cpu is None:
+            return None
+        with contextlib.suppress(OSError):
+            return int((self._cpu / "cpuacct.usage").read_text()) / 1e9
+        with contextlib.suppress(OSError):
+            return _count(self._cpu / "cpu.stat", "usage_usec") / 1e6
+        return None
 
     def close(self) -> None:
         """Remove the group, whose processes have ended or are about to; the janitor removes it
@@ -208,7 +222,14 @@ class Cgroups:
         alive, self._alive = self._alive, None
         if alive is not None:
             os.close(alive)
-            self._janitor.wait()
+            try:
+                self._janitor.wait(_JANITOR_S)
+            except subprocess.TimeoutExpired:  # somebody stopped it
+                self._janitor.kill()
+                self._janitor.wait()
+                for folder in self._hierarchy.folders:
+                    for left in folder.glob(f"{self._prefix}-*"):
+                        _remove(left)
 
 
 def _find_v1(process: Path) -> _Hierarchy | Unavailable | None:
@@ -242,7 +263,13 @@ def _find_v1(process: Path) -> _Hierarchy | Unavailable | None:
         swap_limit="memory.memsw.limit_in_bytes",
         swap_with_memory=True,
         memory_events="memory.oom_control",
+        cpu=_v1_cpu_folder(process, own.get("cpuacct")),
     )
+
+
+def _v1_cpu_folder(process: Path, own: str | None) -> Path | None:
+    folder = None if own is None else _own_folder(process, "cgroup", "cpuacct", own)
+    return folder if folder is not None and os.access(folder, os.W_OK) else None
 
 
 def _find_v2(process: Path) -> _Hierarchy | Unavailable:
@@ -269,6 +296,7 @@ def _find_v2(process: Path) -> _Hierarchy | Unavailable:
         swap_limit="memory.swap.max",
         swap_with_memory=False,
         memory_events="memory.events",
+        cpu=folder,  # counted whether or not the controller is handed down
     )
 
 

@@ -1,8 +1,8 @@
 """A process in the checks' room that examines one program's answers after another.
 
 It never executes a program. It keeps compiled checks from one program to the next, and puts back
-what checks change of the interpreter; after some hundred programs, or when it has grown, it ends
-and another takes its place.
+what checks change of the interpreter. How long it lives is for the harness to say, since checks
+that run here can say anything in its place (`sandbox.desks`).
 """
 
 import builtins
@@ -23,7 +23,6 @@ from sandbox.outcome import Outcome
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
     import resource
 
-_MAX_JOBS: Final = 1000
 _MAX_GROWTH_BYTES: Final = 64 << 20
 _RECURSION_LIMIT: Final = 1000
 _MAX_TAPE_BYTES: Final = 4 << 20
@@ -51,15 +50,16 @@ def ending_signal(status: int) -> int | None:
 
 
 def serve(control: socket.socket) -> NoReturn:
-    """Do what the harness asks for until it is gone, or this desk has had its day.
+    """Do what the harness asks for until it is gone.
 
-    An order names what to "do" (record, replay, in turns, live; count and count live), the number
-    of the "checks", and how much CPU time they may take: this process ends where they take more.
+    An order names what to "do" (look; record, replay, in turns, live; count and count live), the
+    number of the "checks", and how much CPU time they may take: this process ends where they take
+    more. Where they are to run "if tidy" only, it looks at them first. The reply says whether this
+    desk is "spoilt", in a way that takes no hostile checks.
     """
     checks: dict[int, _Given] = {}
     requests: dict[int, bytes] = {}  # by the number of the checks that make them
     state = _State()
-    num_jobs = 0
     while (order := receive(control)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.content["cpu_s"])
         state.restore()
@@ -72,11 +72,8 @@ def serve(control: socket.socket) -> NoReturn:
                 state.restore()
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         order.close()
-        num_jobs += 1
-        is_last = num_jobs >= _MAX_JOBS or state.is_spoilt() or not given.leave_no_trace()
-        send(control, {**reply, "order": order.content["order"], "last": is_last})
-        if is_last:
-            break
+        is_spoilt = state.is_spoilt()
+        send(control, {**reply, "order": order.content["order"], "spoilt": is_spoilt})
     os._exit(0)
 
 
@@ -84,15 +81,11 @@ _DIVERGED: Final[dict[str, Any]] = {"diverged": True}
 
 
 class _Given(NamedTuple):
-    """Checks as they came; `are_tidy` is their author's word, see `sandbox.Checks`."""
+    """Checks as they came."""
 
     source: str
     names: tuple[str, ...]
-    are_tidy: bool
     counts: bool
-
-    def leave_no_trace(self) -> bool:
-        return self.are_tidy or tidiness.is_tidy(self.source, self.names)
 
 
 def _checks(order: Message, known: dict[int, _Given]) -> _Given:
@@ -100,8 +93,8 @@ def _checks(order: Message, known: dict[int, _Given]) -> _Given:
     number = order.content["checks"]
     if "source" in order.descriptors:
         descriptor = order.descriptors["source"]
-        source, names, are_tidy, counts = wire.parse(_content(descriptor))
-        known[number] = _Given(source, tuple(names), are_tidy, counts)
+        source, names, counts = wire.parse(_content(descriptor))
+        known[number] = _Given(source, tuple(names), counts)
     return known[number]
 
 
@@ -117,14 +110,19 @@ def _do(order: Message, given: _Given, requests: bytes) -> Iterator[dict[str, An
     """What was found; where it says that there is "more", what was counted after that."""
     source, names = given.source, given.names
     descriptors = order.descriptors
+    if "if tidy" in order.content and not tidiness.is_tidy(source, names):
+        yield {"tidy": False}
+        return
     match order.content["do"]:
+        case "look":
+            yield {"tidy": True}
         case "record":
             recorded = recording.record(source, names)
             if recorded is None:
-                yield {"recorded": False}
+                yield {"tidy": True, "recorded": False}
                 return
             _write(descriptors["requests"], recorded.requests)
-            yield {"recorded": True, "turns": recorded.turns}
+            yield {"tidy": True, "recorded": True, "turns": recorded.turns}
         case "replay":
             replay = Replay(requests, descriptors["answers"])
             finding = checker.examine(source, names, replay)

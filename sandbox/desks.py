@@ -19,7 +19,9 @@ from sandbox.examination import Checks
 from sandbox.room import Room, RoomLost
 from sandbox.scratch import Scratch, orders
 
+_MAX_ORDERS: Final = 1000  # of a desk
 _REPLAYS: Final = ("replay", "in turns", "count")  # what was recorded
+_LOOKS: Final = ("look", "record")  # what may be asked first
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
 _LOOKS_ONE_IN: Final = 16  # since to look takes as long as there are many
@@ -32,7 +34,8 @@ class KnownChecks:
     """Checks that a desk can be asked to run.
 
     ``requests`` are the calls that they make, None until recorded, to be sent in ``turns`` (see
-    `recording.Recording`); ``are_live`` where these depend on what is answered.
+    `recording.Recording`); ``are_live`` where these depend on what is answered. ``are_tidy`` says
+    whether they leave their desk fit for others, None until a desk has looked.
     """
 
     number: int
@@ -40,15 +43,17 @@ class KnownChecks:
     requests: bytes | None = None
     turns: tuple[int, ...] = ()
     are_live: bool = False
+    are_tidy: bool | None = None
     num_users: int = 0
     num_replayed: int = 0
     num_diverged: int = 0
 
     def has_diverged(self) -> None:
-        """A recording that is no good for most programs is not used any more. One program, or a
+        """A recording that is no good for one program in eight is not used any more: another room
+        for a second run takes several times what being live from the start does. One program, or a
         few, may diverge on purpose."""
         self.num_diverged += 1
-        if self.num_diverged > max(_FEW, self.num_replayed / 2):
+        if self.num_diverged > max(_FEW, self.num_replayed / 8):
             self.are_live = True
 
     @property
@@ -84,6 +89,10 @@ class DeskLost(Exception):  # noqa: N818 - an event: another desk takes its plac
 class ChecksRoom:
     """Opens desks, keeps those that are free, and what was recorded of checks.
 
+    Tidy checks share desks. Before checks are run for the first time, a shared desk looks whether
+    they are tidy; others get a desk of their own for each order, and run nowhere else. So what is
+    asked of a shared desk is asked of a process that has run tidy checks only.
+
     The room itself is opened when needed. Desks are registered with a selector, as workers are.
     """
 
@@ -98,19 +107,25 @@ class ChecksRoom:
         self._statuses: dict[int, int] = {}
 
     def take_desk(self, checks: KnownChecks, on_ready: Callable[[], Any]) -> "Desk":
-        """A desk that knows these checks, if one is free; else another. ``on_ready`` is called when
-        it has something to say.
+        """A desk for these checks; of those that are shared, one that knows them, if it is free.
+        ``on_ready`` is called when it has something to say.
 
         Raises:
             SandboxUnavailable: containment does not hold.
         """
-        knowing = (at for at, desk in enumerate(self._free) if desk.knows(checks))
-        desk = self._free.pop(next(knowing, -1)) if self._free else self._open_desk()
+        if checks.are_tidy is False:
+            desk = self._open_desk(is_shared=False)
+        elif self._free:
+            knowing = (at for at, desk in enumerate(self._free) if desk.knows(checks))
+            desk = self._free.pop(next(knowing, -1))
+        else:
+            desk = self._open_desk(is_shared=True)
         desk.on_ready = on_ready
         return desk
 
     def give_back(self, desk: "Desk") -> None:
-        """A desk that is not at work."""
+        """A shared desk that is not at work."""
+        assert desk.is_shared
         desk.on_ready = functools.partial(self._lose, desk)
         self._free.append(desk)
 
@@ -119,7 +134,7 @@ class ChecksRoom:
         self._free.remove(desk)
         desk.close()
 
-    def _open_desk(self) -> "Desk":
+    def _open_desk(self, *, is_shared: bool) -> "Desk":
         """Raises:
         SandboxUnavailable: containment does not hold.
         """
@@ -140,7 +155,7 @@ class ChecksRoom:
                     self.reset()
                     continue
             self._open.add(number)
-            desk = Desk(self, number, ours)
+            desk = Desk(self, number, ours, is_shared=is_shared)
             self._selector.register(ours, selectors.EVENT_READ, desk.be_heard)
             return desk
 
@@ -159,7 +174,7 @@ class ChecksRoom:
             self._room = None
 
     def end_desk(self, number: int) -> None:
-        """End a desk that is at work."""
+        """End a desk, whatever it does."""
         if self._room is not None:
             with contextlib.suppress(RoomLost):
                 self._room.send({"end": number})
@@ -203,7 +218,9 @@ class ChecksRoom:
         known = self._known.get(checks)
         if known is None:
             number = next(self._numbers)
-            known = self._known[checks] = KnownChecks(number, checks, are_live=checks.are_live)
+            known = self._known[checks] = KnownChecks(
+                number, checks, are_live=checks.are_live, are_tidy=checks.are_tidy or None
+            )
             if len(self._known) % _LOOKS_ONE_IN == 0:
                 self._forget_some()
         self._known.move_to_end(checks)
@@ -227,19 +244,31 @@ class ChecksRoom:
 
 
 class Desk:
-    """One process that examines programs' answers, one after another."""
+    """One process that examines programs' answers, one after another if it ``is_shared``."""
 
-    def __init__(self, room: ChecksRoom, number: int, control: socket.socket) -> None:
+    def __init__(
+        self, room: ChecksRoom, number: int, control: socket.socket, *, is_shared: bool
+    ) -> None:
         self.control = control
+        self.is_shared = is_shared
         self.is_at_work = False
         self.on_ready: Callable[[], Any] = lambda: None
         self._room = room
         self._number = number
-        self._is_ended = False
+        self._is_ended = self._is_gone = self._is_spoilt = False
         self._order = 0
         # Numbers of the checks that it has been given, and of those that it knows the requests of.
         self._told: set[int] = set()
         self._told_requests: set[int] = set()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it must not go on to another order. Its own word can only bring that about."""
+        return not self.is_shared or self._is_spoilt or self._order >= _MAX_ORDERS
+
+    def serves(self, checks: KnownChecks) -> bool:
+        """Whether it may go on with these."""
+        return self.is_shared is (checks.are_tidy is not False)
 
     def knows(self, checks: KnownChecks) -> bool:
         return checks.number in self._told
@@ -254,14 +283,18 @@ class Desk:
         Raises:
             DeskLost: it has ended.
         """
+        assert self.serves(known)
+        assert known.are_tidy is not None or what in _LOOKS
         self._order += 1
         order = {"do": what, "order": self._order, "checks": known.number, "cpu_s": cpu_s}
+        if known.are_tidy is None:
+            order["if tidy"] = True
         if what == "in turns":
             order["turns"] = known.turns
         shared: dict[str, Scratch] = {}
         if known.number not in self._told:
             checks = known.checks
-            given = checks.source, checks.names, checks.are_tidy, checks.counts
+            given = checks.source, checks.names, checks.counts
             shared["source"] = orders(*given)
         if what in _REPLAYS and known.number not in self._told_requests:
             assert known.requests is not None
@@ -296,6 +329,9 @@ class Desk:
             self.end()
             raise self._lost()
         self.is_at_work = message.get("more") is True
+        self._is_spoilt |= message.get("spoilt") is True
+        if not self.is_shared:
+            message.pop("tidy", None)  # not for these checks to say
         return message
 
     def end(self) -> None:
@@ -306,9 +342,12 @@ class Desk:
         self._room.end_desk(self._number)
 
     def close(self) -> None:
-        """Let it end by itself."""
+        """End it, and ask no more how it did."""
+        if not self._is_ended and not self._is_gone:
+            self._room.end_desk(self._number)
         self._room.forget_desk(self._number, self.control)
         self.control.close()
 
     def _lost(self) -> DeskLost:
+        self._is_gone = True
         return DeskLost(self._room.status_of(self._number), by_us=self._is_ended)

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 # Beyond a program's own memory and files: zygote, output, answers, and what the kernel keeps.
 _ROOM_BYTES: Final = 128 * MIB
 _ROOM_PROCESSES: Final = 4
+# A worker may have a shared desk and one for untidy checks, with an init each.
+_DESKS_PROCESSES: Final = 4
 
 
 class Engine:
@@ -192,7 +194,10 @@ class Engine:
 
     def _new_checks_room(self) -> Room:
         profile = replace(self._plan.profile, processes=False)
-        plan = replace(self._plan, for_checks=True, profile=profile)
+        # The kernel counts a desk's threads together with all others': they have the same user.
+        num_processes = self.num_workers * (self._plan.limits.max_processes + _DESKS_PROCESSES)
+        limits = replace(self._plan.limits, max_processes=num_processes)
+        plan = replace(self._plan, for_checks=True, profile=profile, limits=limits)
         return Room(plan, self._incubators.of_checks, self._new_group(self.num_workers))
 
     def _new_group(self, num_samples: int) -> cgroup.Group | None:
@@ -202,7 +207,7 @@ class Engine:
         memory_bytes = limits.memory_bytes + limits.tmp_bytes + 2 * limits.output_bytes
         return self._cgroups.new_group(
             _ROOM_BYTES + num_samples * memory_bytes,
-            _ROOM_PROCESSES + num_samples * (limits.max_processes + 1),
+            _ROOM_PROCESSES + num_samples * (limits.max_processes + _DESKS_PROCESSES),
         )
 
     def _new_folder(self) -> str:

@@ -92,7 +92,8 @@ def _warm_up(*, for_checks: bool) -> None:
 
 def _become_room(message: Message) -> NoReturn:
     """A room's first process only waits: it adopts what its child, the room, leaves behind, and
-    they die together. It does not fork before the harness has put it into its cgroup."""
+    they die together. Then it removes the folder that the room had, if any. It does not fork before
+    the harness has put it into its cgroup."""
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -104,14 +105,19 @@ def _become_room(message: Message) -> NoReturn:
         if receive(control) is None:  # that it is in its cgroup
             os._exit(0)
         first = os.getpid()
+        plan = Plan.from_json(message.content["plan"])
         if libc.fork():
             os.closerange(0, os.sysconf("SC_OPEN_MAX"))
             with contextlib.suppress(ChildProcessError):
                 while True:
                     os.wait()
+            # Whoever made it may have been killed. (One in a container is used again.)
+            if plan.workspace is not None and not plan.in_container:
+                with contextlib.suppress(OSError):
+                    zygote.remove(plan.workspace)
             os._exit(0)
         namespaces.die_with(first)
         namespaces.allow_tracing()  # what is in /proc/self is to be this user's, until contained
-        zygote.main(control, Plan.from_json(message.content["plan"]))
+        zygote.main(control, plan)
     finally:
         os._exit(code)

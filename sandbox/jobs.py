@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import Enum, auto
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from sandbox import scratch, wire
+from sandbox import rlimits, scratch, wire
 from sandbox.checker import OUT_OF_PROTOCOL
 from sandbox.counting import COUNTED
 from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
@@ -49,6 +49,7 @@ class Place(Protocol):
     @property
     def checks_room(self) -> ChecksRoom: ...
     def desk(self, checks: KnownChecks) -> Desk: ...
+    def renew_room(self) -> None: ...
 
 
 class Job(Generic[Result_co]):
@@ -85,6 +86,9 @@ class Job(Generic[Result_co]):
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
         """The desk ended over its order."""
         raise NotImplementedError
+
+    def keep_finding(self) -> None:
+        """Set `result` if what was lost, the sample or its worker, matters no more."""
 
     def give_up(self) -> None:
         """Set `result` for a program that was lost each time, alone or with its worker."""
@@ -131,8 +135,8 @@ class Job(Generic[Result_co]):
         can only make one failure look like another."""
         if report.cause in _TIMED_OUT:
             return _TIMED_OUT[report.cause]
-        if code == -signal.SIGKILL and report.cpu_s >= self.limits.cpu_s:
-            return Ending.TIMED_OUT_CPU  # RLIMIT_CPU was faster
+        if code == -signal.SIGKILL and self._has_used_its_time(report):
+            return Ending.TIMED_OUT_CPU
         if raised == "MemoryError" or (out_of_memory and code != 0):
             return Ending.OUT_OF_MEMORY
         if output.is_too_much:
@@ -151,16 +155,20 @@ class Job(Generic[Result_co]):
     def _is_lost(self, report: Report, out_of_memory: bool) -> bool:
         """Whether the sample was killed neither by us nor by a limit: by the host, out of memory.
 
-        No sample can do that itself: an init cannot kill itself, and memory beyond its limit is
-        refused rather than punished, or punished by a cgroup that counts it.
+        No sample can do that itself: an init cannot kill itself, the kernel's own limit of CPU time
+        is out of reach, and memory beyond its limit is refused rather than punished, or punished by
+        a cgroup that counts it.
         """
         return (
             self._tier is Tier.FULL
             and report.cause is None
             and os.waitstatus_to_exitcode(report.status) == -signal.SIGKILL
-            and report.cpu_s < self.limits.cpu_s
+            and not self._has_used_its_time(report)
             and not out_of_memory
         )
+
+    def _has_used_its_time(self, report: Report) -> bool:
+        return report.cpu_s >= self.limits.cpu_s or rlimits.may_have_ended(report.wall_s)
 
 
 class LostJob(Exception):  # noqa: N818 - an event: the job is done again
@@ -244,6 +252,7 @@ _LOST_TWICE: Final = "it was killed from outside or its worker died, twice"
 class _Phase(Enum):
     """Of an examination: what is being waited for."""
 
+    LOOK = auto()  # a desk looks whether the checks are tidy
     RECORD = auto()  # the desk notes the calls that the checks make
     ANSWER = auto()  # the program answers them all
     REPLAY = auto()  # the desk runs the checks on the answers
@@ -284,7 +293,14 @@ class ExamineJob(Job[Examination]):
         self._counts: tuple[int, int] | None = None
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
-        if self._known.are_live:
+        self._begin_running(place)
+
+    def _begin_running(self, place: Place) -> None:
+        assert self._known is not None
+        if self._known.are_live and self._known.are_tidy is None:
+            self._phase = _Phase.LOOK
+            place.desk(self._known).ask("look", self._known, self.limits.cpu_s, {})
+        elif self._known.are_live:
             self._begin_live(place)
         elif self._known.requests is None:
             self._begin_recording(place)
@@ -333,10 +349,18 @@ class ExamineJob(Job[Examination]):
             shared["stream"] = theirs.fileno()
             place.room.start(self.number, "live", self.limits, shared)
 
+    def _begin_anew(self, place: Place, phase: _Phase = _Phase.LIVE) -> None:
+        """Run the program once more: where its first run, which may have seen all calls, can have
+        left nothing, not even the number of files that it made."""
+        place.renew_room()
+        self._begin_live(place, phase)
+
     def on_report(self, place: Place, report: Report, *, out_of_memory: bool) -> None:
         assert self._known is not None
         if self._is_lost(report, out_of_memory):
-            raise LostJob
+            if not self._is_decided:
+                raise LostJob
+            report = replace(report, cause="stopped")  # it was about to be
         self._report, self._out_of_memory = report, out_of_memory
         if self._phase is _Phase.ANSWER:
             assert self._known.requests is not None
@@ -344,7 +368,7 @@ class ExamineJob(Job[Examination]):
             descriptors = {"answers": self._answers.descriptor}
             place.desk(self._known).ask("replay", self._known, self.limits.cpu_s, descriptors)
         elif self._phase is _Phase.ASTRAY:
-            self._begin_live(place)
+            self._begin_anew(place)
         elif self._phase is _Phase.COUNT_ON and self._is_counting:
             pass  # it has ended, and the desk will say what it had counted by then
         elif self._phase is _Phase.COUNT_LIVE:
@@ -355,7 +379,11 @@ class ExamineJob(Job[Examination]):
 
     def on_reply(self, place: Place, reply: dict[str, Any]) -> None:
         assert self._known is not None
+        if self._known.are_tidy is None:
+            self._known.are_tidy = reply.get("tidy") is True
         match self._phase, reply:
+            case (_Phase.LOOK, _) | (_Phase.RECORD, {"tidy": False}):
+                self._begin_running(place)
             case _Phase.RECORD, {"recorded": True, "turns": [*turns]}:
                 # A copy: what samples are given is made anew for each, or one could mark it.
                 self._known.requests = self._requests.read(0, self._requests.size)
@@ -363,16 +391,16 @@ class ExamineJob(Job[Examination]):
                 self._begin_answers(place, self._known.requests)
             case _Phase.RECORD, _:
                 self._known.are_live = True
-                self._begin_live(place)
+                self._begin_running(place)
             case ((_Phase.REPLAY | _Phase.TURNS), {"diverged": True}):
                 self._known.has_diverged()
                 if self._report is not None:
-                    self._begin_live(place)
+                    self._begin_anew(place)
                 else:
                     self._phase = _Phase.ASTRAY
                     place.room.stop(self.number)
             case _Phase.COUNT, {"diverged": True}:
-                self._begin_live(place, _Phase.COUNT_LIVE)
+                self._begin_anew(place, _Phase.COUNT_LIVE)
             case _Phase.COUNT_ON, _:
                 self._may_hold = reply.get("diverged") is True  # to be found out apart
                 self._counts = counts_told(reply)
@@ -388,12 +416,16 @@ class ExamineJob(Job[Examination]):
                     self._conclude(place, found)
 
     def on_desk_lost(self, place: Place, lost: DeskLost) -> None:
-        if lost.was_killed:
+        if lost.was_killed and not self._is_decided:
             raise LostJob
+        assert self._known is not None
+        if self._phase is _Phase.LOOK:  # to read them is too much already
+            self._known.are_tidy = False
+            self._begin_running(place)
+            return
         if self._phase is _Phase.RECORD:
-            assert self._known is not None
             self._known.are_live = True
-            self._begin_live(place)
+            self._begin_running(place)
             return
         if self._phase is _Phase.COUNT_ON:
             self._may_hold = False
@@ -455,7 +487,7 @@ class ExamineJob(Job[Examination]):
             descriptors = {"answers": self._answers.descriptor}
             place.desk(self._known).ask("count", self._known, self.limits.cpu_s, descriptors)
         else:
-            self._begin_live(place, _Phase.COUNT_LIVE)
+            self._begin_anew(place, _Phase.COUNT_LIVE)
 
     def _have_counted(self, place: Place, counts: tuple[int, int] | None) -> None:
         assert self._examined is not None
@@ -467,9 +499,24 @@ class ExamineJob(Job[Examination]):
         else:
             self.result = self._examined
 
+    @property
+    def _is_decided(self) -> bool:
+        """Whether the desk has said what came of it, and not that the program is gone: whatever
+        becomes of either after that, no second run may find something else."""
+        has_outcome = self._found is not None and self._found[0] is not Outcome.ENDED
+        return has_outcome or self._examined is not None
+
+    def keep_finding(self) -> None:
+        if self._is_decided and self._examined is None:
+            assert self._found is not None
+            outcome, detail, _ = self._found
+            # Its room is gone, and with it what the program used.
+            execution = replace(self._crashed(), ending=Ending.STOPPED)
+            self._examined = Examination(outcome, detail, execution)
+        self.result = self._examined
+
     def give_up(self) -> None:
-        lost = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
-        self.result = self._examined or lost
+        self.result = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
 
     def release(self, checks_room: ChecksRoom) -> None:
         if self._known is not None:

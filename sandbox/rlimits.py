@@ -1,7 +1,7 @@
 """Resource limits that the kernel keeps for every process by itself."""
 
 import contextlib
-import math
+import os
 import struct
 from typing import Final
 
@@ -15,6 +15,7 @@ _STACK_BYTES: Final = 64 * MIB
 # Of timers and queued signals a user has so many in all.
 _MAX_PENDING_SIGNALS: Final = 256
 _SPARE_PROCESSES: Final = 1  # the zygote counts among the processes of its namespace
+_OUT_OF_REACH_S: Final = 10**9
 
 
 def limit_room(limits: Limits) -> None:
@@ -34,15 +35,16 @@ def limit_room(limits: Limits) -> None:
 def sample_limits(limits: Limits, *, shares_processes: bool = False) -> list[libc.Prepared]:
     """Calls that limit one program, made by who shares the limits of this process.
 
-    The zygote ends it at ``cpu_s``. The kernel's limit stands behind that for programs that use
-    many processors at once; it is as much again, since the kernel holds it against time counted in
-    ticks, which on a busy machine runs ahead of what was used.
+    The zygote alone ends it at ``cpu_s``. The kernel's own limit is held against time counted in
+    ticks, which runs far ahead of what was used where a program is awake at the ticks only, and
+    kills as the host would: a program could choose to look like one that somebody else killed, and
+    be run again. So it is put out of reach.
 
     Where a sample ``shares_processes`` with all else that the user runs, they cannot be counted
     apart: then it may use half of what the user may, so that the user is never locked out.
     """
     wanted = {
-        resource.RLIMIT_CPU: math.ceil(2 * limits.cpu_s) + 1,
+        resource.RLIMIT_CPU: _OUT_OF_REACH_S,
         resource.RLIMIT_NOFILE: limits.max_open_files,
         resource.RLIMIT_AS: limits.memory_bytes,
     }
@@ -55,6 +57,13 @@ def sample_limits(limits: Limits, *, shares_processes: bool = False) -> list[lib
         libc.prepare("setrlimit", kind, struct.pack("@2N", *_both(kind, value)))
         for kind, value in wanted.items()
     ]
+
+
+def may_have_ended(wall_s: float) -> bool:
+    """Whether a program that ran for so long may have met the limit of CPU time that this process
+    has itself, and all that it starts (``ulimit -t``)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    return hard != resource.RLIM_INFINITY and wall_s * (os.cpu_count() or 1) >= hard
 
 
 def _limit(kind: int, value: int) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sandbox import messages
@@ -70,6 +70,7 @@ class Room:
         self.started_s = 0.0  # when the sample at work was handed over
         self._group = group
         self._num_oom_kills = 0
+        self._cpu_before_s: float | None = None
         self._is_ready = False
         try:
             self.process, self.control = incubator.fork_room(plan)
@@ -119,6 +120,8 @@ class Room:
         Raises:
             RoomLost: the room has ended.
         """
+        if self._group is not None and self.plan.profile.processes:
+            self._cpu_before_s = self._group.cpu_s()
         self.send({"job": job, "role": role, "limits": limits.as_dict()}, descriptors)
         self.is_at_work = True
         self.started_s = time.monotonic()
@@ -154,9 +157,18 @@ class Room:
                 raise SandboxUnavailable(reason, remedy)
             case {"cause": _} as report:
                 self.is_at_work = False
-                return Report.read(report)
+                read = Report.read(report)
+                return replace(read, cpu_s=max(read.cpu_s, self.cpu_s() or 0.0))
             case message:
                 return message
+
+    def cpu_s(self) -> float | None:
+        """CPU time since the sample was handed over, of whatever ran here since, if several
+        processes may: those too that nobody waited for. None where only processes can tell."""
+        if self._cpu_before_s is None or self._group is None:
+            return None
+        now_s = self._group.cpu_s()
+        return None if now_s is None else now_s - self._cpu_before_s
 
     def has_run_out_of_memory(self) -> bool:
         """Whether the kernel ended something in the room for that since this was asked last."""

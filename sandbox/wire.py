@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import math
+import operator
 import os
 import struct
 from abc import ABCMeta
@@ -28,7 +29,8 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from json import encoder
-from typing import Any, Final, Protocol
+from time import thread_time
+from typing import Any, Final, Protocol, TypeVar
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
     import resource
@@ -39,6 +41,12 @@ _SHORT_INT: Final = 1 << 53
 _A_COUPLE: Final = 2  # of so many it is as fast to ask one by one
 _CONSTANTS: Final = {bool, type(None)}
 _FEW: Final = 64
+# To add a key takes 0.1 to 0.5 microseconds, usually.
+_USUAL_S: Final = 2e-6
+_TOO_MANY: Final = 15  # times as long
+_LEAST_S: Final = 0.005
+_HASHED_AGAIN: Final = 3  # a tuple keeps no hash
+_PART: Final = 16
 _MAX_FRACTION_BITS: Final = 1 << 15
 
 READ_AHEAD_BYTES: Final = 1 << 13
@@ -366,17 +374,77 @@ def _pairs(mapping: dict[object, object]) -> Iterator[object]:
         yield value
 
 
-def _from_pairs(parts: list[Any]) -> dict[Any, Any]:
-    if len(parts) % 2:
-        raise ValueError("a key without a value")
-    return dict(zip(_distinct(parts[::2]), parts[1::2], strict=True))
+Table = TypeVar("Table", dict[Any, Any], set[Any])
 
 
-def _distinct(keys: list[Any]) -> list[Any]:
-    """The keys, unless so many share a hash that to look them up would take for ever."""
-    if len(keys) > _FEW and max(Counter(map(hash, keys)).values()) > _FEW:
+def _mapping(kind: type[dict[Any, Any]]) -> Callable[[list[Any]], dict[Any, Any]]:
+    update: Callable[..., None] = OrderedDict.update if kind is OrderedDict else dict.update
+
+    def decode(parts: list[Any]) -> dict[Any, Any]:
+        if len(parts) % 2:
+            raise ValueError("a key without a value")
+        keys, values = parts[::2], parts[1::2]
+        return _filled(
+            keys,
+            kind,
+            lambda table, part: update(table, zip(keys[part], values[part], strict=True)),
+        )
+
+    return decode
+
+
+def _set(keys: list[Any]) -> set[Any]:
+    return _filled(keys, set, lambda table, part: table.update(keys[part]))
+
+
+def _frozenset(keys: list[Any]) -> frozenset[Any]:
+    _set(keys)  # which is filled in the same way
+    return frozenset(keys)
+
+
+def _filled(
+    keys: list[Any], make: Callable[[], Table], add: Callable[[Table, slice], None]
+) -> Table:
+    """What ``make`` gives, with all keys added, part by part.
+
+    Numbers have hashes that anybody can foresee. Keys may be chosen so that they share one, or so
+    that the places where each is looked for are those of others: either way adding them takes time
+    that grows with the square of their number. The places depend on the kind of table and on the
+    interpreter, so what tells is CPU time: many times what it takes usually, here and now.
+
+    Raises:
+        ValueError: these keys take too long.
+    """
+    table = make()
+    if len(keys) <= _FEW:
+        add(table, slice(None))
+        return table
+    started_s = thread_time()
+    hashes = sorted(map(hash, keys))
+    hashing_s = _HASHED_AGAIN * (thread_time() - started_s)
+    if any(map(operator.eq, hashes, hashes[_FEW:])):
         raise ValueError("keys that share their hashes")
-    return keys
+    if _add_within(_LEAST_S + hashing_s + _USUAL_S * len(keys), table, len(keys), add):
+        return table
+    table = make()  # the machine may be a slow one
+    started_s = thread_time()
+    dict.fromkeys(range(len(keys)))
+    usual_s = thread_time() - started_s
+    if _add_within(_LEAST_S + hashing_s + _TOO_MANY * usual_s, table, len(keys), add):
+        return table
+    raise ValueError("keys that are in each other's way")
+
+
+def _add_within(
+    most_s: float, table: Table, num_keys: int, add: Callable[[Table, slice], None]
+) -> bool:
+    """Whether it was done in that CPU time."""
+    end_s = thread_time() + most_s
+    for start in range(0, num_keys, _PART):
+        add(table, slice(start, start + _PART))
+        if thread_time() > end_s:
+            return False
+    return True
 
 
 def _sorted(tag: str) -> Callable[[Any, Encode], Json]:
@@ -450,17 +518,17 @@ _DECODERS: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "type": lambda parts: _TYPES[_one(parts, str)],
     "list": list,
     "tuple": tuple,
-    "dict": _from_pairs,
-    "set": lambda parts: set(_distinct(parts)),
-    "frozenset": lambda parts: frozenset(_distinct(parts)),
+    "dict": _mapping(dict),
+    "set": _set,
+    "frozenset": _frozenset,
     "complex": lambda parts: complex(*_numbers(parts, float, float)),
     "bytes": lambda parts: bytes.fromhex(_one(parts, str)),
     "bytearray": lambda parts: bytearray.fromhex(_one(parts, str)),
     "range": lambda parts: range(*_numbers(parts, int, int, int)),
     "deque": lambda parts: deque(parts[1:], parts[0]),
-    "Counter": lambda parts: Counter(_from_pairs(parts)),
-    "OrderedDict": lambda parts: OrderedDict(_from_pairs(parts)),
-    "defaultdict": lambda parts: defaultdict(None, _from_pairs(parts)),
+    "Counter": _mapping(Counter),
+    "OrderedDict": _mapping(OrderedDict),
+    "defaultdict": _mapping(defaultdict),
     "Decimal": lambda parts: Decimal(_one(parts, str)),
     "Fraction": lambda parts: Fraction(*_short(_numbers(parts, int, int))),
     "date": lambda parts: date(*_numbers(parts, *[int] * 3)),

@@ -1,6 +1,7 @@
 """A worker: a room that runs one program at a time, with a desk while there is to judge."""
 
 import logging
+import os
 import selectors
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ _MAX_ATTEMPTS: Final = 2
 # A zygote ends its samples itself; one that is this late has gone astray.
 _GRACE_S: Final = 10.0
 _LOOK_AGAIN_S: Final = 0.1
+_NUM_PROCESSORS: Final = os.cpu_count() or 1
 # However busy the machine is.
 _MAX_EXTENSION: Final = 20
 
@@ -41,6 +43,8 @@ class Worker:
 
     def desk(self, checks: KnownChecks) -> Desk:
         """A desk for these checks, which is this worker's own until it has replied."""
+        if self._desk is not None and not self._desk.serves(checks):
+            self._give_back_desk()
         if self._desk is None:
             self._desk = self.checks_room.take_desk(checks, self._on_desk)
         self._be_patient()
@@ -65,6 +69,16 @@ class Worker:
             self._late_at_s = time.monotonic() + _GRACE_S
             return None
         return self._replace_room()
+
+    def renew_room(self) -> None:
+        """Another room takes the place of this one.
+
+        Raises:
+            SandboxUnavailable: containment does not hold.
+        """
+        self._close_room()
+        self._open_room()
+        self.room.wait_until_ready()
 
     def abandon(self) -> None:
         """End the job at work, if any; the worker is free for the next."""
@@ -106,7 +120,7 @@ class Worker:
                 return None
             job, loss = self.job, lost
             return self._attempt(lambda: job.on_desk_lost(self, loss))
-        if reply.pop("last", False):
+        if self._desk.is_spent and not self._desk.is_at_work:
             self._close_desk()
         if self.job is None:
             return None
@@ -114,8 +128,7 @@ class Worker:
         job = self.job
         done = self._attempt(lambda: job.on_reply(self, reply))
         if self._desk is not None and not self._desk.is_at_work:
-            self.checks_room.give_back(self._desk)
-            self._desk = None
+            self._give_back_desk()
         return done
 
     def _attempt(self, act: Callable[[], None]) -> Job[Any] | None:
@@ -127,10 +140,10 @@ class Worker:
             return self._replace_room()
         except LostJob:
             _log.warning("a sample was killed from outside")
-            return self._lose()
+            return self._start_over()
         except DeskLost:
             self._close_desk()
-            return self._lose()
+            return self._start_over()
         except BaseException:
             self._settle()
             self._release()
@@ -141,6 +154,7 @@ class Worker:
         """Answer a sample that asks for more time: waiting for others is not charged to it."""
         plan, limits = self.room.plan, job.limits
         used = usage(self.room.process.pid, generations=2)
+        cpu_left_s = limits.cpu_s - max(used.cpu_s, self.room.cpu_s() or 0.0)
         took_s = time.monotonic() - self.room.started_s
         more_s = limits.wall_limit_s - took_s + used.run_delay_s
         if self._desk is not None and self._desk.is_at_work:
@@ -148,10 +162,10 @@ class Worker:
         if took_s > _MAX_EXTENSION * limits.wall_limit_s:
             more_s = 0.0
         cause = "wall"
-        if plan.profile.processes and more_s > limits.cpu_s - used.cpu_s:
+        if plan.profile.processes and more_s > cpu_left_s / _NUM_PROCESSORS:
             # The zygote sees the CPU time of one process only.
-            cause, more_s = "cpu", max(_LOOK_AGAIN_S, limits.cpu_s - used.cpu_s)
-            if used.cpu_s >= limits.cpu_s:
+            cause, more_s = "cpu", max(_LOOK_AGAIN_S, cpu_left_s / _NUM_PROCESSORS)
+            if cpu_left_s <= 0:
                 more_s = 0.0
         self.room.allow(job.number, more_s, cause)
         self._late_at_s = time.monotonic() + max(0.0, more_s) + _GRACE_S
@@ -160,10 +174,18 @@ class Worker:
         assert self.job is not None
         self._late_at_s = time.monotonic() + self.job.limits.wall_limit_s + _GRACE_S
 
+    def _start_over(self) -> Job[Any]:
+        """The job, to be done again or given up; in another room, whatever it was that was lost: a
+        program that is run again is not to find what its first run left."""
+        self._settle()
+        self.renew_room()
+        return self._lose()
+
     def _lose(self) -> Job[Any]:
         assert self.job is not None
         self._settle()
-        if self.job.num_attempts >= _MAX_ATTEMPTS:
+        self.job.keep_finding()
+        if self.job.result is None and self.job.num_attempts >= _MAX_ATTEMPTS:
             self.job.give_up()
         return self._release()
 
@@ -182,18 +204,13 @@ class Worker:
                 pass
             self.room.control.settimeout(None)
         except (RoomLost, TimeoutError):
-            self._renew_room()
+            self.renew_room()
 
     def _replace_room(self) -> Job[Any] | None:
         """Start anew; the job, if there is one: to be done again, or given up."""
         _log.warning("a sandbox worker was lost and is replaced")
-        self._renew_room()
+        self.renew_room()
         return None if self.job is None else self._lose()
-
-    def _renew_room(self) -> None:
-        self._close_room()
-        self._open_room()
-        self.room.wait_until_ready()
 
     def _open_room(self) -> None:
         self.room = self._new_room()
@@ -202,6 +219,11 @@ class Worker:
     def _close_room(self) -> None:
         self._selector.unregister(self.room.control)
         self.room.close()
+
+    def _give_back_desk(self) -> None:
+        assert self._desk is not None
+        self.checks_room.give_back(self._desk)
+        self._desk = None
 
     def _close_desk(self) -> None:
         if self._desk is not None:

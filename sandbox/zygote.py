@@ -17,7 +17,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -44,6 +43,8 @@ _DESKS_CONTROL: Final = 3  # after the standard streams, which are nobody's
 # How long the harness may take to say whether a sample that was waiting had to wait for others. It
 # answers between two results, so whoever uses it may be at work on one.
 _ANSWER_S: Final = 600.0
+_NUM_PROCESSORS: Final = os.cpu_count() or 1  # asked before /sys is gone
+_LEAST_LOOK_S: Final = 0.005
 
 # Threads of a numerical library would be there when the zygote forks, and missing in its samples.
 _ONE_THREAD: Final = dict.fromkeys(
@@ -164,7 +165,8 @@ def _run_sample(
         _become_sample(job.content["role"], places)
     job.close()
     # The CPU time of several processes is seen by the harness only: it is asked early.
-    ask_at_s = started_s + (cpu_limit_s if plan.profile.processes else wall_limit_s)
+    soonest_s = cpu_limit_s / _NUM_PROCESSORS
+    ask_at_s = started_s + (soonest_s if plan.profile.processes else wall_limit_s)
     cause = _wait(control, poll, pid, job.content["job"], cpu_limit_s, ask_at_s)
     _, status, usage = os.wait4(pid, 0)
     if cause == "stopped" and os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
@@ -232,8 +234,9 @@ def _wait(
             if wall_left_s <= 0:
                 send(control, {"late": number})
                 is_asked, wall_end_s, wall_left_s = True, wall_end_s + _ANSWER_S, _ANSWER_S
-            # One thread cannot use up its time sooner than this; many can, and RLIMIT_CPU is there.
-            events = dict(poll.poll(math.ceil(1000 * min(wall_left_s, cpu_left_s))))
+            # Threads on all processors cannot use up its time much sooner than this.
+            look_s = max(cpu_left_s / _NUM_PROCESSORS, _LEAST_LOOK_S)
+            events = dict(poll.poll(math.ceil(1000 * min(wall_left_s, look_s))))
             if ended in events:
                 return None
             cpu_left_s = cpu_s - _cpu_s(pid)
@@ -329,8 +332,7 @@ def _places(**given: int) -> _Places:
 
 def _serve_desks(control: socket.socket, plan: Plan) -> None:
     """Fork desks and see them to their ends, until the harness is gone."""
-    # A desk goes on from one program's checks to the next, and keeps their time itself.
-    steps = _steps(plan, replace(plan.limits, cpu_s=1e6))
+    steps = _steps(plan, plan.limits)  # a desk keeps the time of checks itself
     numbers: dict[int, tuple[int, int]] = {}  # desk's number and process by its descriptor
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -388,6 +390,16 @@ def _empty(workspace: str) -> None:
     if os.listdir(workspace):  # noqa: PTH208
         _remove_all(Path(workspace))
     os.utime(workspace, (0, 0))
+
+
+def remove(workspace: str) -> None:
+    """Remove the folder, when nothing runs there any more.
+
+    Raises:
+        OSError: it was removed already, or is not this user's.
+    """
+    _empty(workspace)
+    os.rmdir(workspace)  # noqa: PTH106
 
 
 def _remove_all(workspace: Path) -> None:

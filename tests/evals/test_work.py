@@ -106,15 +106,20 @@ def ran(ending: Ending, verdict: VerdictName = "timed out") -> Finding:
 LOOPED, WELL = ran(Ending.TIMED_OUT_CPU), ran(Ending.EXITED, "passed")
 
 
-def num_tried_again(jobs: Iterable[Job], alone: Iterable[Finding]) -> int:
-    """Of programs that all ran out of CPU time beside one other, each tried again at once."""
-    tries, second = SecondTries(), iter(alone)
+def num_tried_again(
+    jobs: Iterable[Job],
+    alone: Iterable[Finding],
+    first: Finding = LOOPED,
+    tries: SecondTries | None = None,
+) -> int:
+    """Of programs that all came to that beside one other, each tried again at once."""
+    tries, second = tries or SecondTries(), iter(alone)
     count = 0
     for job in jobs:
-        tries.note(LOOPED, 2)
-        if tries.grants(job):
+        tries.note(first, 2)
+        if tries.grants(job, first):
             count += 1
-            tries.note_second(job, next(second))
+            tries.note_second(job, first, next(second))
     return count
 
 
@@ -137,6 +142,22 @@ def test_where_three_ran_out_alone_too_the_next_of_their_checks_are_not_tried_ag
 
 def test_programs_whose_time_out_was_others_fault_are_all_tried_again() -> None:
     assert num_tried_again([job_of(0)] * 1000, itertools.repeat(WELL)) == 1000
+
+
+@pytest.mark.parametrize("ending", [Ending.TIMED_OUT_WALL, Ending.CRASHED])
+def test_programs_that_wait_or_get_themselves_killed_pay_for_second_tries_too(
+    ending: Ending,
+) -> None:
+    lost = ran(ending)
+    assert num_tried_again([job_of(0)] * 1000, itertools.repeat(lost), lost) == 3
+    many = [job_of(number % 500) for number in range(1000)]
+    second_s = 10 * num_tried_again(many, itertools.repeat(lost), lost)
+    assert second_s <= 60 + 0.25 * 1000 * 10 / 2
+    # Those whom the machine did wrong pay nothing, and no other kind pays for these.
+    assert num_tried_again([job_of(0)] * 1000, itertools.repeat(WELL), lost) == 1000
+    tries = SecondTries()
+    num_tried_again(many, itertools.repeat(lost), lost, tries)
+    assert num_tried_again([job_of(7)], [LOOPED], LOOPED, tries) == 1
 
 
 def test_few_programs_are_put_off_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

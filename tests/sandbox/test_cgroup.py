@@ -295,3 +295,36 @@ def test_without_cgroups_the_reason_is_told(tmp_path):
     refused = cgroup.find_cgroups(tmp_path)
     assert isinstance(refused, cgroup.Unavailable)
     assert "no cgroups are mounted" in refused.reason
+
+
+@pytest.mark.usefixtures("cgroups")
+def test_a_janitor_that_is_stopped_holds_nobody_up(monkeypatch):
+    monkeypatch.setattr(cgroup, "_JANITOR_S", 0.2)
+    groups = cgroup.find_cgroups()
+    group = groups.new_group(1 << 30, 9)
+    janitor = groups._janitor
+    os.kill(janitor.pid, signal.SIGSTOP)
+    groups.close()
+    assert janitor.returncode == -signal.SIGKILL
+    assert not any(folder.exists() for folder in group._folders)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("cpuacct.usage", "1500000000\n"), ("cpu.stat", "usage_usec 1500000\nuser_usec 7\n")],
+)
+def test_cpu_time_is_read_as_either_version_tells_it(name, content, tmp_path):
+    hierarchy = cgroup._Hierarchy(
+        memory=tmp_path,
+        pids=tmp_path,
+        memory_limit="",
+        swap_limit="",
+        swap_with_memory=False,
+        memory_events="",
+        cpu=tmp_path,
+    )
+    group = cgroup.Group(hierarchy, "one")
+    assert group.cpu_s() is None
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / name).write_text(content)
+    assert group.cpu_s() == 1.5

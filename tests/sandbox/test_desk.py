@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from sandbox import Checks, Ending, Limits, Outcome, Pool, desk, wire, worker
+from sandbox.desks import ChecksRoom, Desk
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 
@@ -156,9 +157,47 @@ def test_checks_that_are_called_tidy_stay_at_their_desk(one):
     called = [(PROGRAM, Checks(mark, are_live=True, are_tidy=True)) for mark in marks]
     assert [each.outcome for each in one.examine_all(called)] == [Outcome.HELD] * 2
     # Otherwise they get a desk to themselves each time.
-    unsure = [(PROGRAM, Checks(marks[0], are_live=True))] * 2
-    assert all(each.outcome is not Outcome.HELD for each in one.examine_all(unsure[:1]))
+    unsure = [(PROGRAM, Checks(marks[0], are_live=True))] * 3
     assert all(each.outcome is Outcome.HELD for each in one.examine_all(unsure))
+
+
+def test_tidy_checks_share_a_desk_and_others_run_at_none_of_theirs(monkeypatch):
+    opened, asked = [], []
+    open_desk, ask = ChecksRoom._open_desk, Desk.ask
+
+    def opening(room, *, is_shared):
+        opened.append(is_shared)
+        return open_desk(room, is_shared=is_shared)
+
+    def asking(self, what, known, *given):
+        asked.append((self.is_shared, what, known.checks.source))
+        ask(self, what, known, *given)
+
+    monkeypatch.setattr(ChecksRoom, "_open_desk", opening)
+    monkeypatch.setattr(Desk, "ask", asking)
+    tidy = [Checks(f"assert f({number}) == {number}") for number in range(3)]
+    untidy = Checks("import sys\nassert f(1) == 1")
+    with Pool(Limits(cpu_s=1), 1) as pool:
+        examined = [*pool.examine_all([(PROGRAM, each) for each in (*tidy, untidy, *tidy, untidy)])]
+    assert all(each.outcome is Outcome.HELD for each in examined)
+    assert opened == [True, False, False, False]  # to record, and for each of two programs
+    orders = [(is_shared, what) for is_shared, what, source in asked if source == untidy.source]
+    # At first it only looked: recorded they were elsewhere.
+    expected = [(True, "record"), (False, "record"), (False, "replay"), (False, "replay")]
+    assert orders == expected
+    orders = [what for *_, what, source in asked if source == tidy[0].source]
+    assert orders == ["record", "replay", "replay"]
+
+
+def test_threads_of_checks_are_not_counted_with_other_desks():
+    checks = Checks("""
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(4) as pool: assert [*pool.map(f, range(9))] == [*range(9)]
+""")
+    with Pool(Limits(cpu_s=3, max_processes=4), 6) as pool:
+        pairs = [(PROGRAM, FINE), (PROGRAM, checks)] * 9
+        for examination in pool.examine_all(pairs):
+            assert examination.outcome is Outcome.HELD, examination
 
 
 class Sent:

@@ -27,8 +27,10 @@ from sandbox import (
     run,
 )
 from sandbox.engine import Engine
+from sandbox.jobs import ExamineJob
 from sandbox.pool import Setting
 from sandbox.room import Room
+from sandbox.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 
@@ -164,6 +166,96 @@ def test_a_sample_killed_from_outside_twice_is_no_fault_of_its_memory():
         kill_samples(descendants(os.getpid()), times=2)
         (execution,) = pool.run_all(["import time; time.sleep(30)"])
         assert execution.ending is Ending.CRASHED
+
+
+# How many files its room has seen: the only thing known to us that a sample leaves there.
+NUMBER_OF_FILES = """
+import os
+def number():
+    with open("new", "w") as file: status = os.fstat(file.fileno())
+    os.unlink("new")
+    return status.st_ino
+"""
+
+
+@pytest.mark.parametrize("is_renewed", [True, False])
+def test_what_is_run_again_finds_another_room(is_renewed, monkeypatch):
+    if not is_renewed:  # the control: the second run can tell
+        monkeypatch.setattr(Worker, "renew_room", lambda worker: None)
+    program = f"""{NUMBER_OF_FILES}
+first = number()
+for _ in range(500): number()
+import time; time.sleep(1.5)
+print(first)
+"""
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        kill_samples(descendants(os.getpid()), times=1)
+        (execution,) = pool.run_all([program])
+    assert (int(execution.output_tail) < 500) is is_renewed
+
+
+@pytest.mark.parametrize("is_renewed", [True, False])
+def test_what_is_run_live_after_its_answers_finds_another_room(is_renewed, monkeypatch):
+    """Its first run was asked all that the second will be."""
+    if not is_renewed:
+        monkeypatch.setattr(Worker, "renew_room", lambda worker: None)
+    program = f"""{NUMBER_OF_FILES}
+knows = number() > 500
+def f(x):
+    if knows: return 9
+    if len(x) == 2:
+        for _ in range(500): number()
+    x.append(0)  # what is asked next is not what was recorded
+"""
+    checks = Checks("x = [6]\nf(x)\nx.append(8)\nassert f(x) == 9")
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        (examination,) = pool.examine_all([(program, checks)])
+    assert (examination.outcome is Outcome.HELD) is not is_renewed
+
+
+def kill_sample(room):
+    """As the host would."""
+    path = "/proc/{0}/task/{0}/children"
+    zygote = int(Path(path.format(room.process.pid)).read_text())
+    os.kill(int(Path(path.format(zygote)).read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("lose", "counts"),
+    [(kill_sample, False), (kill_sample, True), (lambda room: room.process.kill(), False)],
+    ids=["sample", "counted sample", "room"],
+)
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_what_the_desk_has_found_stands_whatever_is_lost_then(lose, counts, is_kept, monkeypatch):
+    starts = []
+    start = Room.start
+    monkeypatch.setattr(Room, "start", lambda *given: starts.append(1) or start(*given))
+    monkeypatch.setattr(Room, "stop", lambda room, job: lose(room))
+    if not is_kept:
+        monkeypatch.setattr(ExamineJob, "_is_decided", False)
+    checks = Checks("assert f(1) == 2\nassert f(2) == 2", are_live=True, counts=counts)
+    with Pool(Limits(cpu_s=5), 1) as pool:
+        (examination,) = pool.examine_all([("def f(x): return x", checks)])
+    assert len(starts) == (1 if is_kept else 2)
+    if is_kept:
+        assert examination.outcome is Outcome.FAILED
+        assert examination.execution.ending is Ending.STOPPED
+        assert examination.counts == ((1, 2) if counts else None)
+
+
+def test_a_limit_of_the_harness_itself_looks_like_nobodys_doing():
+    """As set by ``ulimit -t``: the kernel kills every sample that reaches it."""
+    harness = textwrap.dedent("""
+        import resource
+        from sandbox import Limits, run
+        resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
+        print(run("while True: pass", Limits(cpu_s=9)).ending.value)
+    """)
+    ran = subprocess.run(
+        [sys.executable, "-c", harness], capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == f"{Ending.TIMED_OUT_CPU.value}\n"
+    assert "killed from outside" not in ran.stderr
 
 
 def test_checks_killed_from_outside_are_run_again():

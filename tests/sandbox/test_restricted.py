@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import sandbox
 from sandbox import landlock
 from sandbox.limits import Limits
 from sandbox.namespaces import NOBODY
@@ -260,6 +261,46 @@ time.sleep(20)
     assert is_alive(pid) is not ends
     if not ends:
         os.kill(pid, signal.SIGKILL)
+
+
+HARNESS = """
+import sys
+from sandbox import Limits, Pool, Tier, incubation
+if sys.argv[1] != "removed":  # the control
+    forgetful = "incubator.zygote.remove = lambda folder: None\\nincubator.main"
+    incubation._BOOT = incubation._BOOT.replace("incubator.main", forgetful)
+mess = "import os, time; os.makedirs('a/b'); open('a/b/c', 'w').close(); time.sleep(60)"
+with Pool(Limits(cpu_s=5), 2, tier=Tier.RESTRICTED) as pool:
+    print("ready", flush=True)
+    list(pool.run_all([mess, mess]))
+"""
+
+
+@pytest.mark.parametrize("is_removed", [True, False], ids=["", "control"])
+def test_no_folder_is_left_where_the_harness_is_killed(is_removed, home, interpreter):
+    shutil.copytree(Path(sandbox.__file__).parent, home / "package" / "sandbox")
+    temporary = home / "folder"
+    with subprocess.Popen(
+        [interpreter, "-B", "-c", HARNESS, "removed" if is_removed else "left"],
+        env={"PYTHONPATH": str(home / "package"), "TMPDIR": str(temporary)},
+        user=USER if os.getuid() == 0 else None,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        wait_until(lambda: len([*temporary.rglob("c")]) == 2)
+        process.kill()
+    if is_removed:
+        wait_until(lambda: not [*temporary.iterdir()])
+    else:
+        wait_until(lambda: not [*temporary.rglob("c")])
+        assert [*temporary.iterdir()]
+
+
+def wait_until(condition, timeout_s=20.0):
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come to pass"
+        time.sleep(0.02)
 
 
 def is_alive(pid):

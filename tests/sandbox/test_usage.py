@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import Ending, Limits, Pool, Profile
+from sandbox.cgroup import Group
 from sandbox.usage import usage
 
 SPIN = "while True: pass"
@@ -62,3 +63,30 @@ def test_waiting_for_others_is_not_charged():
         Ending.EXITED,
     ]
     assert max(e.wall_s for e in executions) > 0.8  # or nothing was shown
+
+
+@pytest.mark.parametrize("is_counted", [True, False], ids=["", "control"])
+def test_children_that_nobody_waits_for_count_where_there_are_cgroups(
+    is_counted, cgroups, needs_sandbox, monkeypatch
+):
+    if cgroups.new_group(1 << 30, 9).cpu_s() is None:
+        pytest.skip("CPU time is not counted by groups here")
+    if not is_counted:
+        monkeypatch.setattr(Group, "cpu_s", lambda group: None)
+    program = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets them, and what they used
+for _ in range(75):
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        while time.process_time() < 0.02: pass
+        os._exit(0)
+    os.close(theirs)
+    os.read(ours, 1)
+    os.close(ours)
+"""
+    with Pool(Limits(cpu_s=0.5, wall_s=60), 1, profile=Profile(processes=True)) as pool:
+        (execution,) = pool.run_all([program])
+    expected = Ending.TIMED_OUT_CPU if is_counted else Ending.EXITED
+    assert execution.ending is expected
+    assert (execution.cpu_s >= 0.5) is is_counted

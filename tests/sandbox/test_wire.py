@@ -1,7 +1,10 @@
+import contextlib
 import json
+import random
 import socket
 import struct
-from collections import UserDict, UserList, UserString
+import time
+from collections import Counter, UserDict, UserList, UserString
 
 import pytest
 from hypothesis import given, settings
@@ -241,3 +244,60 @@ def test_frames_are_bounded_and_cut_ones_are_an_end():
         ours.sendall(struct.pack("!I", 100) + b"[1")
         ours.close()
         assert wire.receive(theirs) is None
+
+
+def keys_in_each_others_way(bits):
+    """Keys of a mapping with two to the power of ``bits`` places: each has a hash of its own, but
+    wherever some of them are looked for, others are, all the way along one chain of places."""
+    mask = (1 << bits) - 1
+    place, chain = 12345 & mask, []
+    for _ in range(int(0.54 * (mask + 1))):
+        chain.append(place)
+        place = (5 * place + 1) & mask  # CPython's order of places, once no bit of the hash is left
+    taken, late = set(chain), []
+    for key in range(1 << bits, 1 << (bits + 5)):
+        place, rest = key & mask, key
+        while place in taken and rest:
+            rest >>= 5
+            place = (5 * place + rest + 1) & mask
+        if place in taken:
+            late.append(key)
+        if len(late) == int(0.11 * (mask + 1)):
+            return chain + late
+    raise AssertionError("too few")
+
+
+def seconds_to_decode(value):
+    started_s = time.thread_time()
+    decoded = None
+    with contextlib.suppress(wire.ProtocolError):
+        decoded = wire.decode(value, no_reference)
+    return decoded, time.thread_time() - started_s
+
+
+def test_keys_that_take_long_to_add_are_refused(monkeypatch):
+    keys = keys_in_each_others_way(16)
+    value = ["dict", *(part for key in keys for part in (key, 0))]
+    decoded, took_s = seconds_to_decode(value)
+    assert decoded is None
+    monkeypatch.setattr(wire, "_USUAL_S", 1.0)  # the control: allow any time
+    decoded, would_take_s = seconds_to_decode(value)
+    assert len(decoded) == len(keys)
+    assert took_s < would_take_s
+
+
+@pytest.mark.parametrize("on_slow_machine", [False, True])
+def test_many_keys_that_were_not_chosen_are_fine(on_slow_machine, monkeypatch):
+    if on_slow_machine:
+        monkeypatch.setattr(wire, "_USUAL_S", 0.0)
+        monkeypatch.setattr(wire, "_LEAST_S", 0.0)
+    chance = random.Random(0)
+    for keys in (
+        range(5000),
+        [chance.getrandbits(60) for _ in range(5000)],
+        [f"{number}" for number in range(5000)],
+        [(number, chance.random()) for number in range(2000)],
+        [float(number) for number in range(0, 320_000, 64)],
+    ):
+        for made in (set(keys), frozenset(keys), dict.fromkeys(keys), Counter(keys)):
+            assert wire.decode(wire.encode(made, no_reference), no_reference) == made

@@ -198,6 +198,48 @@ def test_no_checks_change_what_others_find(name, alone):
     assert outcomes[2:] == [Outcome.FAILED, Outcome.HELD]
 
 
+# Checks that take their desk over, and answer in its place whatever it is asked after them.
+SPEAK_FOR_THE_DESK = """
+import signal, sys
+frame = sys._getframe()
+while frame.f_code.co_name != "serve": frame = frame.f_back
+send, receive = frame.f_globals["send"], frame.f_globals["receive"]
+control, order = frame.f_locals["control"], frame.f_locals["order"]
+signal.setitimer(signal.ITIMER_PROF, 0)
+while order is not None and order.content["do"] != "record":
+    held = {"outcome": "held", "detail": "", "raised": "", "spoilt": False, "last": False}
+    send(control, {**held, "order": order.content["order"]})
+    order = receive(control)
+"""
+
+
+def test_no_checks_have_themselves_looked_at_for_ever(alone):
+    hostile = """
+import sys
+frame = sys._getframe()
+while frame.f_code.co_name != "serve": frame = frame.f_back
+order = frame.f_locals["order"].content
+said = {"tidy": False, "recorded": False, "order": order["order"]}
+if order["do"] == "record": frame.f_globals["send"](frame.f_locals["control"], said)
+assert f(1) == 1
+"""
+    (examination,) = alone.examine_all([("def f(x): return x", Checks(hostile))])
+    assert examination.outcome is Outcome.HELD
+
+
+@pytest.mark.parametrize("are_tidy", [False, True])
+def test_no_checks_speak_for_their_desk_when_it_is_asked_of_others(are_tidy, alone):
+    """The control has them at the others' desk, since they say that they are tidy."""
+    right, wrong = "def f(x): return x", "def f(x): return -7"
+    hostile = Checks(f"f(1)\n{SPEAK_FOR_THE_DESK}", are_tidy=are_tidy)
+    others = Checks("assert f(1) == 1"), Checks("assert f(2) == 2")
+    given = [(wrong, others[0]), (right, hostile), (wrong, others[0]), (wrong, others[1])]
+    first, _, *following = (each.outcome for each in alone.examine_all(given))
+    assert first is Outcome.FAILED
+    expected = Outcome.HELD if are_tidy else Outcome.FAILED
+    assert following == [expected] * 2
+
+
 @pytest.mark.parametrize(
     "mess",
     [

@@ -219,6 +219,29 @@ while True: pass
     assert caplog.records == []
 
 
+def test_the_kernel_kills_no_sample_for_its_cpu_time(pool):
+    """It counts ticks: a program that is awake at these only is killed with next to no time used,
+    as if somebody else had done it, and would be run again."""
+    program = "import resource; print(*resource.getrlimit(resource.RLIMIT_CPU))"
+    assert run_outside(f"import resource; resource.setrlimit(0, (9, 9))\n{program}") == (0, "9 9\n")
+    (execution,) = pool.run_all([program])
+    longest_s = 1000 * LIMITS.wall_limit_s * os.cpu_count()  # whatever it had to wait
+    assert [int(limit) > longest_s for limit in execution.output_tail.split()] == [True, True]
+
+
+def test_many_threads_are_ended_at_their_limit_too(pool):
+    """By the zygote alone, which looks the more often the more processors there are."""
+    program = """
+import hashlib, threading
+def spin():
+    while True: hashlib.sha256(bytes(1 << 20))
+for _ in range(8): threading.Thread(target=spin).start()
+"""
+    execution = next(pool.run_all([(program, replace(LIMITS, cpu_s=0.5, wall_s=60))]))
+    assert execution.ending is Ending.TIMED_OUT_CPU
+    assert 0.5 <= execution.cpu_s < 0.75
+
+
 @pytest.mark.parametrize(
     "program",
     [
