@@ -1,12 +1,13 @@
 """What one value may give away of another: whether they are alike, or share a part that tells.
 
-Values are looked at as they cross over (`wire.encode`). Two are alike here more often than they are
-equal: numbers of any type, sequences, sets and mappings of the same parts in whatever order.
+Values are looked at as they cross over (see `wire.encode`). More are alike here than are equal:
+numbers of any type and their digits; sequences, sets and mappings of the same parts, in whatever
+order and number; text and its characters.
 """
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
@@ -14,10 +15,11 @@ from typing import Final
 from sandbox import wire
 
 # Said too often to give anything away.
-_TRIVIAL: Final = frozenset((None, "", 0.0, 1.0, -1.0, frozenset()))
+_TRIVIAL: Final[frozenset[Hashable]] = frozenset((None, "", 0.0, 1.0, -1.0, frozenset()))
 _MAX_RANGE: Final = 1000
-_DIGITS: Final = 12  # that two numbers have to share, since comparisons may leave a margin
-_MIN_TEXT: Final = 2  # within another; one character is within nearly all
+_DIGITS: Final = 12  # that are looked at; comparisons may leave a margin
+_EXACT: Final = 10**_DIGITS
+_MIN_TEXT: Final = 2  # within another one: a single character is within nearly all
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -28,68 +30,84 @@ class Hints:
         self._forms: set[Hashable] = set()
         self._texts: set[str] = set()
 
-    def add(self, expected: Iterable[wire.Json], given: wire.Json) -> None:
-        """Expect values of whoever is ``given`` that: parts of it are no news."""
-        if expected := [*expected]:
-            known = {*_forms(given)}
-            for value in expected:
-                self._forms.add(_form(value))
-                self._forms.update(form for form in _forms(value) if form not in known)
-                self._texts.update(text for text in _texts(value) if len(text) >= _MIN_TEXT)
-            self._forms -= _TRIVIAL
+    def add(self, expected: Iterable[wire.Json], given: "Look") -> None:
+        """Expect values of whoever is given that: their parts are no news then."""
+        for value in expected:
+            look = Look(value)
+            self._forms |= look.forms - given.forms
+            self._forms.add(look.form)
+            self._texts.update(text for text in look.texts if not given.holds(text))
+            # One by one they tell something too; but digits are all over.
+            characters = {each for text in look.texts for each in text if not each.isdigit()}
+            self._forms |= characters.difference(*given.texts)
+        self._forms -= _TRIVIAL
 
-    def are_in(self, given: wire.Json) -> bool:
+    def are_in(self, given: "Look") -> bool:
         """Whether what is given tells something of what is expected."""
-        if not self._forms:
-            return False
-        return not self._forms.isdisjoint(_forms(given)) or any(
-            text in given_text for given_text in _texts(given) for text in self._texts
-        )
+        return not self._forms.isdisjoint(given.forms) or any(map(given.holds, self._texts))
 
 
-def _forms(data: wire.Json) -> Iterator[Hashable]:
-    """The forms of a value and of all its parts."""
-    yield _form(data)
-    for part in _parts(data):
-        yield from _forms(part)
-    for text in _texts_of(data):
-        yield from map(_form_of_text, _WORD.findall(text))
+class Look:
+    """A value's form, which is the same for all that are alike; its parts' forms; and its text."""
 
+    def __init__(self, data: wire.Json) -> None:
+        self.forms: set[Hashable] = set()
+        self.texts: list[str] = []
+        self.form = self._take_in(data)
 
-def _form(data: wire.Json) -> Hashable:
-    """The same for values that are alike."""
-    if (number := _number(data)) is not None:
-        return number
-    for text in _texts_of(data):
+    def holds(self, text: str) -> bool:
+        """Whether the text is a part of one in here."""
+        return len(text) < _MIN_TEXT or any(text in each for each in self.texts)
+
+    def _take_in(self, data: wire.Json) -> Hashable:
+        kind = type(data)
+        if kind is str:
+            form = self._take_in_text(data)
+        elif data is None or kind is not list:
+            form = None if data is None else _rounded(data)
+        else:
+            form = self._take_in_tagged(*data)
+        self.forms.add(form)
+        return form
+
+    def _take_in_tagged(self, tag: str, *parts: wire.Json) -> Hashable:
+        match tag, parts:
+            case "bytes" | "bytearray", [digits]:
+                content = bytes.fromhex(digits)
+                self.forms.add(frozenset(map(float, content)))
+                return self._take_in_text(content.decode("latin-1"))
+            case "str", [units]:
+                return self._take_in_text(units)
+            case "int", [digits]:
+                return _rounded(int(digits, 16))
+            case "float", [name]:
+                return str(name)
+            case "Decimal", [digits]:
+                return _form_of_text(digits)
+            case "Fraction", [int(numerator), int(denominator)]:
+                self.forms.update(map(_rounded, (numerator, denominator)))
+                return _rounded(Fraction(numerator, denominator))
+            case "deque", [_, *inside]:
+                parts = tuple(inside)
+            case "range", [int(start), int(stop), int(step)]:
+                numbers = range(start, stop, step)
+                parts = tuple(numbers) if len(numbers) <= _MAX_RANGE else parts
+        return frozenset(map(self._take_in, parts))
+
+    def _take_in_text(self, text: str) -> Hashable:
+        self.texts.append(text)
+        if len(text) > 1:
+            self.forms.update(map(_form_of_text, _WORD.findall(text)))
+            self.forms.add(frozenset(map(_form_of_text, text)))
         return _form_of_text(text)
-    return None if data is None else frozenset(map(_form, _parts(data)))
 
 
 def _form_of_text(text: str) -> Hashable:
-    """A number's digits stand for the number."""
+    """Digits stand for their number."""
     try:
         return _rounded(float(text))
     except ValueError:
         return text
-
-
-def _number(data: wire.Json) -> Hashable:
-    """None for what is no number."""
-    match data:
-        case bool() | int() | float():
-            return _rounded(data)
-        case ["int", str(digits)]:
-            return _rounded(int(digits, 16))
-        case ["float", str(name)]:
-            return name
-        case ["Decimal", str(digits)]:
-            number = Decimal(digits)
-            return _rounded(number) if number.is_finite() else digits.lower()
-        case ["Fraction", int(numerator), int(denominator)]:
-            return _rounded(Fraction(numerator, denominator))
-        case ["complex", float(real), float(imaginary)] if not imaginary:
-            return _rounded(real)
-    return None
 
 
 def _rounded(number: int | float | Decimal | Fraction) -> Hashable:
@@ -97,34 +115,6 @@ def _rounded(number: int | float | Decimal | Fraction) -> Hashable:
         rounded = float(number)
     except OverflowError:
         return int(number)
+    if rounded.is_integer() and abs(rounded) < _EXACT:
+        return rounded
     return float(f"{rounded:.{_DIGITS}g}") if math.isfinite(rounded) else str(rounded)
-
-
-def _texts_of(data: wire.Json) -> Iterator[str]:
-    """The value itself, if it is text or bytes."""
-    match data:
-        case str():
-            yield data
-        case ["bytes" | "bytearray", str(digits)]:
-            yield bytes.fromhex(digits).decode("latin-1")
-        case ["str", str(units)]:
-            yield units
-
-
-def _texts(data: wire.Json) -> Iterator[str]:
-    """All text in a value."""
-    yield from _texts_of(data)
-    for part in _parts(data):
-        yield from _texts(part)
-
-
-def _parts(data: wire.Json) -> Iterable[wire.Json]:
-    match data:
-        case ["int" | "float" | "str" | "bytes" | "bytearray" | "Decimal", *_]:
-            return ()
-        case ["range", int(start), int(stop), int(step)]:
-            numbers = range(start, stop, step)
-            return numbers if len(numbers) <= _MAX_RANGE else (start, stop, step)
-        case ["deque", _, *parts] | [_, *parts]:
-            return parts
-    return ()

@@ -20,12 +20,13 @@ it is, equals or is in something, or is true. Whatever else is done with an answ
 
 import ast
 import builtins
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sandbox import checker, wire
-from sandbox.hints import Hints
+from sandbox.hints import Hints, Look
 
 _MAX_BYTES: Final = 32 << 20
 _MAX_CALLS: Final = 100_000
@@ -53,35 +54,49 @@ def record(source: str, names: tuple[str, ...]) -> Recording | None:
     recorder = _Recorder()
     try:
         _, used = checker.compile_checks(source, names)
-        tree = ast.parse(checker.without_definitions(source, names), checker.FILE_NAME)
-        tree = ast.fix_missing_locations(_Watching().visit(tree))
-        code = compile(tree, checker.FILE_NAME, "exec", dont_inherit=True)
+        source = checker.without_definitions(source, names)
+        tree = ast.parse(source, checker.FILE_NAME)
+        watching = _Watching(looks_inside=_TELLING.search(source) is not None)
+        code = compile(watching.visit(tree), checker.FILE_NAME, "exec", dont_inherit=True)
         exec(code, {"__name__": "checks", **recorder.helpers(), **recorder.load(used)})
-    except (Exception, SystemExit, _Unrecordable):
-        # An assertion that does not hold among them: unknowns meet all that are understood.
+    except (Exception, SystemExit, _Unrecordable):  # noqa: BLE001 - checks raise what they like
+        # An assertion that does not hold, too: what it makes of the unknown is not understood.
         return None
     return recorder.recording() if recorder.is_possible else None
 
 
 class _Watching(ast.NodeTransformer):
-    """Has the recorder told what becomes of answers, where they would not notice themselves."""
+    """Has the recorder told what becomes of answers, where they would not notice themselves.
+
+    Without ``looks_inside``, expressions are left alone but for those that are asserted.
+    """
+
+    def __init__(self, *, looks_inside: bool) -> None:
+        self._looks_inside = looks_inside
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if self._looks_inside or not isinstance(node, ast.expr):
+            return super().generic_visit(node)
+        return node
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        return ast.copy_location(ast.Assert(_call(_HOLDS, self._asserted(node.test))), node)
+        node.test, node.msg = _call(_HOLDS, self._asserted(node.test)), None
+        return node
 
     def _asserted(self, test: ast.expr) -> ast.expr:
         """What has to be true, or the checks have failed."""
         match test:
-            case ast.BoolOp(ast.And(), values):
-                return ast.BoolOp(
-                    ast.And(), [_call(_HOLDS, self._asserted(value)) for value in values]
-                )
+            case ast.BoolOp(ast.And()):
+                test.values = [_call(_HOLDS, self._asserted(value)) for value in test.values]
+                return test
             case ast.UnaryOp(ast.Not(), operand):
                 return _call(_NOT, self.visit(operand))
             case ast.Compare(left, ops, comparators):
-                kinds = ast.Constant(tuple(type(operator).__name__ for operator in ops))
-                return _call(_COMPARE, kinds, *map(self.visit, (left, *comparators)))
-        return self.visit(test)  # type: ignore[no-any-return]
+                kinds = ast.Constant(" ".join(type(operator).__name__ for operator in ops))
+                operands = map(self.visit, (left, *comparators))
+                return _call(_COMPARE, ast.copy_location(kinds, test), *operands)
+        asserted: ast.expr = self.visit(test)
+        return asserted
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
@@ -103,14 +118,16 @@ class _Watching(ast.NodeTransformer):
     def _may_go_on(self, node: ast.stmt) -> ast.AST:
         """What raises, or does not hold, in here need not end the checks."""
         self.generic_visit(node)
-        depth = ast.With([ast.withitem(ast.Name(_WITHIN, ast.Load()))], [node])
-        return ast.copy_location(depth, node)
+        depth = ast.copy_location(ast.Name(_WITHIN, ast.Load()), node)
+        return ast.copy_location(ast.With([ast.withitem(depth)], [node]), node)
 
     visit_Try = visit_TryStar = visit_With = visit_AsyncWith = _may_go_on
 
 
-def _call(function: str, *operands: ast.expr) -> ast.Call:
-    return ast.Call(ast.Name(function, ast.Load()), [*operands], [])
+def _call(function: str, operand: ast.expr, *operands: ast.expr) -> ast.Call:
+    """Stands where the first operand does."""
+    name = ast.copy_location(ast.Name(function, ast.Load()), operand)
+    return ast.copy_location(ast.Call(name, [operand, *operands], []), operand)
 
 
 class _Recorder(checker.Program):
@@ -166,9 +183,9 @@ class _Recorder(checker.Program):
     def refer(self, value: object) -> wire.Json:
         self.give_up()
 
-    def go_blind(self, call: int) -> None:
-        """The answer to a call gave rise to something else that is unknown."""
-        self._blind.add(call)
+    def go_blind(self, answers: Iterable["Unknown"]) -> None:
+        """What these answers are compared with is not seen any more."""
+        self._blind.update(map(_call_of, answers))
 
     def escape(self) -> None:
         """What follows may hang on the answers so far."""
@@ -193,10 +210,11 @@ class _Recorder(checker.Program):
         """The calls that are to wait for the answers to all before them."""
         hints = Hints()  # of what is expected of the turn's calls
         for call, given in enumerate(self._given):
-            if call - 1 in self._blind or hints.are_in(given):
+            look = Look(given)
+            if call - 1 in self._blind or hints.are_in(look):
                 yield call
                 hints = Hints()
-            hints.add(self._expected.get(call, ()), given)
+            hints.add(self._expected.get(call, ()), look)
 
     def _holds(self, value: Any) -> bool:
         """Whether an assertion holds for this value."""
@@ -207,9 +225,9 @@ class _Recorder(checker.Program):
     def _is_not(self, value: Any) -> bool:
         return type(value) is Unknown or not value
 
-    def _compare(self, kinds: tuple[str, ...], *operands: Any) -> bool:
+    def _compare(self, kinds: str, *operands: Any) -> bool:
         """A comparison, or a chain of them, that is asserted."""
-        return all(map(self._agree, kinds, operands, operands[1:]))
+        return all(map(self._agree, kinds.split(), operands, operands[1:]))
 
     def _agree(self, kind: str, left: Any, right: Any) -> bool:
         match kind:
@@ -220,25 +238,42 @@ class _Recorder(checker.Program):
             case "Eq" if type(left) is type(right) is dict and left.keys() == right.keys():
                 return all(self._agree(kind, value, right[key]) for key, value in left.items())
             case "In" | "NotIn" if type(left) is Unknown and type(right) in _CONTAINERS:
-                return all([self._meet(left, each) for each in right])
+                return all(self._meet(left, each) for each in right)
         if Unknown in (type(left), type(right)):
-            for each in (left, right):
-                if type(each) is Unknown:
-                    _changes(each)
+            self.mingle(left, right)
             return True
         return bool(_COMPARISONS[kind](left, right))
 
     def _meet(self, left: Any, right: Any) -> bool:
-        """Note what an answer is compared with, or that this cannot be seen."""
-        for answer, other in ((left, right), (right, left)):
-            if type(answer) is Unknown:
-                try:
-                    expected = wire.encode(other, _refuse)
-                except (wire.Unsendable, ValueError, RecursionError):
-                    _changes(answer)
-                else:
-                    self._expected.setdefault(_call_of(answer), []).append(expected)
+        """Note what an answer is compared with."""
+        answer, other = (left, right) if type(left) is Unknown else (right, left)
+        expected, unknown = self._encoded(other)
+        if unknown:  # together they are compared with what cannot be seen
+            self.go_blind([answer, *unknown])
+        else:
+            self._expected.setdefault(_call_of(answer), []).append(expected)
         return True
+
+    def mingle(self, *operands: object) -> None:
+        """Answers give rise to something else that is unknown."""
+        for operand in operands:
+            self.go_blind(self._encoded(operand)[1])
+
+    def _encoded(self, value: object) -> tuple[wire.Json, list["Unknown"]]:
+        """A value, and the answers in it; of what is no plain data these cannot be told."""
+        unknown: list[Unknown] = []
+
+        def refer(inside: object) -> None:
+            if type(inside) is Unknown:
+                unknown.append(inside)
+            else:
+                self.escape()
+
+        try:
+            return wire.encode(value, refer), unknown
+        except wire.Unsendable:
+            self.escape()
+            return None, unknown
 
     def _look(self, value: object) -> object:
         """Whether it is something is decided on without asking it."""
@@ -249,10 +284,11 @@ class _Recorder(checker.Program):
     def _convert(self, function: Any, *operands: Any, **named: Any) -> Any:
         """A call of what goes by the name of a builtin that converts or measures."""
         if function is _CONVERTING.get(getattr(function, "__name__", "")):
-            unknown = [each for each in (*operands, *named.values()) if type(each) is Unknown]
-            for each in unknown:
-                _changes(each)
+            given = (*operands, *named.values())
+            unknown = [each for each in given if type(each) is Unknown]
             if unknown:
+                if function not in _ARRANGING or len(given) > 1:
+                    self.mingle(*given)
                 return unknown[0]
         return function(*operands, **named)
 
@@ -282,10 +318,10 @@ _CONVERTING: Final[Mapping[str, Any]] = {
         pow repr round set sorted str sum tuple type
     """.split()  # noqa: SIM905
 }
-
-
-def _refuse(value: object) -> NoReturn:
-    raise ValueError(f"no plain data: {type(value).__name__}")
+# Where an expression may hide what becomes of an answer; see `_Watching`.
+_TELLING: Final = re.compile(rf"\bis\b|\b(?:{'|'.join(_CONVERTING)})\s*\(")
+# What they make of a container is like it, for `Hints`.
+_ARRANGING: Final = (frozenset, list, set, sorted, tuple)
 
 
 class _Nobody:
@@ -322,8 +358,8 @@ def _call_of(unknown: Unknown) -> int:
     return object.__getattribute__(unknown, "_call")  # type: ignore[no-any-return]
 
 
-def _changes(unknown: Unknown, *_: object, **__: object) -> Unknown:
-    _recorder_of(unknown).go_blind(_call_of(unknown))
+def _changes(unknown: Unknown, *operands: object) -> Unknown:
+    _recorder_of(unknown).mingle(unknown, *operands)
     return unknown
 
 

@@ -69,6 +69,63 @@ def f(x):
     assert examine(program, checks).outcome is not Outcome.HELD
 
 
+READ_CALLS = """
+import json, os, struct
+def calls():
+    for descriptor in range(3, 64):
+        try: content = os.pread(descriptor, 1 << 20, 0)
+        except OSError: continue
+        found = []
+        try:
+            while content:
+                (size,) = struct.unpack_from("!I", content)
+                found.append(json.loads(content[4 : 4 + size]))
+                content = content[4 + size :]
+        except (ValueError, struct.error): continue
+        if found and found[0][0] == "names": return [each[2][1] for each in found[1:]]
+    return []
+"""
+# Programs that answer with what later calls are asked with, and their checks.
+READERS = {
+    "join": (
+        "n = 4\ndef encode(c):\n    global n\n    n += 1\n    return C[n % 10]\ndecode = encode",
+        "assert ''.join([encode(c) for c in 'hello']) == 'svool'\n"
+        "assert ''.join([decode(c) for c in 'svool']) == 'hello'",
+        [*"hellosvool"],
+    ),
+    "another order": (
+        "def count(s): return dict(zip(C[1][1::2], C[1][2::2]))\n"
+        "def total(d): return sum(d.values())",
+        "assert count('abbc') == {'a': 1, 'b': 2, 'c': 1}\n"
+        "assert total({'b': 2, 'a': 1, 'c': 1}) == 4",
+        ["abbc", ["dict", "b", 2, "a", 1, "c", 1]],
+    ),
+    "json": (
+        "def parse(s): return C[1][1:]\ndef unparse(v): return C[0]",
+        "import json\nassert json.dumps(parse('9;16')) == '[9, 16]'\n"
+        "assert unparse([9, 16]) == '9;16'",
+        ["9;16", ["list", 9, 16]],
+    ),
+    "str": (
+        "def parse(s): return C[1][1:]\ndef unparse(v): return C[0]",
+        "assert str(parse('9;16')) == '[9, 16]'\nassert unparse([9, 16]) == '9;16'",
+        ["9;16", ["list", 9, 16]],
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
+def test_no_program_reads_its_answers_off_later_calls(reader, examine):
+    program, checks, asked = reader
+    control = examine(f"C = {asked!r}\n{program}", checks)
+    assert control.outcome is Outcome.HELD, control
+    assert examine(f"{READ_CALLS}\nC = calls()\n{program}", checks).outcome is Outcome.RAISED
+    # And it does read what there is to be read.
+    harmless = "".join(f"{line}\n" for line in ("assert f(5) == [6, 7]", "assert f(8) == [9]"))
+    seen = examine(f"{READ_CALLS}\nC = calls()\ndef f(x): return C", harmless)
+    assert "gave [5, 8]" in seen.detail, seen
+
+
 def test_a_call_that_waits_for_answers_is_not_there_before_they_are_in(examine):
     """What is sent at once is seen before it is asked; what has its turn later is not, neither in
     the stream, however long one waits, nor in what was read of it."""
