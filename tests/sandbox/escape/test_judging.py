@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sandbox import Checks, Limits, Outcome, call
+from sandbox import Checks, Limits, Outcome, Pool, call
 from tests.sandbox.escape.conftest import LIMITS, run_outside
 from tests.sandbox.escape.memory import SEARCH_MEMORY
 from tests.sandbox.escape.test_verdicts import CHECKS, FORGERIES
@@ -243,7 +243,36 @@ MESSES_OF_CHECKS = {
         "    frame = frame.f_back",
         "assert f(1) == 5",
     ),
+    "a kind of number": (
+        "import numbers; numbers.Integral.register(str)",
+        "import numbers; assert isinstance(str(f(1)), numbers.Integral)",
+    ),
+    "how copies are made": (
+        "import copy; copy.dispatch_table[set] = lambda s: (set, ([5],))",
+        "import copy; assert copy.deepcopy({f(1)}) == {5}",
+    ),
+    "any code, by what text names": (
+        "import string\n"
+        "run, _ = string.Formatter().get_field('0.__builtins__[exec]', (lambda: 0,), {})\n"
+        "run('import math; math.hypot = lambda *_: 5')",
+        "import math; assert math.hypot(f(1)) == 5",
+    ),
+    "any code, by annotations": (
+        "import dataclasses\n"
+        "def g(x: \"__import__('math').__dict__.update(fsum=lambda _: 5)\"): pass\n"
+        "dataclasses.inspect.get_annotations(g, eval_str=True)",
+        "import math; assert math.fsum([f(1)]) == 5",
+    ),
 }
+
+
+@pytest.mark.parametrize("name", ["math", *[*MESSES_OF_CHECKS][-4:]])
+def test_control_checks_that_are_believed_to_be_tidy_change_what_others_find(name):
+    mess, wrong = MESSES_OF_CHECKS[name]
+    messy = Checks(f"assert f(1) == 1\n{mess}", are_live=True, are_tidy=True)
+    with Pool(LIMITS, 1) as pool:  # whose desk is not used again
+        pairs = [("def f(x): return x", each) for each in (messy, Checks(wrong, are_tidy=True))]
+        assert [each.outcome for each in pool.examine_all(pairs)] == [Outcome.HELD] * 2
 
 
 @pytest.mark.parametrize("name", MESSES_OF_CHECKS)
