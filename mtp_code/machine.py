@@ -16,9 +16,16 @@ def describe_machine() -> str:
 
 
 def describe_versions() -> dict[str, str]:
+    """Of Python and what figures depend on; a package that is not installed is left out.
+
+    Our own is none where the source runs from an unpacked archive: `current_commit` tells it then.
+    """
     versions = {"python": platform.python_version()}
     for package in ("mtp-code", "torch", "transformers", "tokenizers", "datasets", "numpy"):
-        versions[package] = importlib.metadata.version(package)
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
     return versions
 
 

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 from sandbox import checker, wire
 from sandbox.outcome import Outcome
 
+# Where a program failed its checks, it makes sense to ask how many.
+COUNTED: Final = (Outcome.FAILED, Outcome.RAISED, Outcome.CHECKS_BROKEN)
 # No name that checks could write.
 _COUNTS: Final = "counts of assertions"
 _ATTEMPT: Final = "C[1] += 1\ntry:\n    pass\n    C[0] += 1\nexcept Exception:\n    pass"

@@ -81,8 +81,6 @@ def serve(control: socket.socket) -> NoReturn:
 
 
 _DIVERGED: Final[dict[str, Any]] = {"diverged": True}
-# Where a program failed its checks, it makes sense to ask how many.
-_COUNTED: Final = (Outcome.FAILED, Outcome.RAISED, Outcome.CHECKS_BROKEN)
 
 
 class _Given(NamedTuple):
@@ -159,7 +157,7 @@ def _examine_and_count(
         yield _DIVERGED
         return
     told = _told(given, finding)
-    if finding[0] not in _COUNTED or not told.get("may_hold"):
+    if finding[0] not in counting.COUNTED or not told.get("may_hold"):
         yield told
         return
     yield {**told, "more": True}
@@ -170,7 +168,7 @@ def _examine_and_count(
 
 
 def _told(given: _Given, finding: tuple[Outcome, str, str | None]) -> dict[str, Any]:
-    """What was found, and what there is to be counted where assertions are and do not all hold."""
+    """What was found, and what there is to be counted where not all assertions hold."""
     told: dict[str, Any] = checker.as_finding(*finding)
     if given.counts and finding[0] is not Outcome.HELD:
         with contextlib.suppress(SyntaxError, ValueError, RecursionError):

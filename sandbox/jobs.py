@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from sandbox import scratch, wire
 from sandbox.checker import OUT_OF_PROTOCOL
+from sandbox.counting import COUNTED
 from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
 from sandbox.examination import Answer, Checks, Examination, Opaque
 from sandbox.execution import Ending, Execution
@@ -420,7 +421,7 @@ class ExamineJob(Job[Examination]):
         outcome, detail, raised = self._found
         report, out_of_memory = self._report, self._out_of_memory
         may_have_gone_on = self._phase in (_Phase.REPLAY, _Phase.COUNT_ON)
-        if may_have_gone_on and outcome in _COUNTED and not detail.startswith(OUT_OF_PROTOCOL):
+        if may_have_gone_on and outcome in COUNTED and not detail.startswith(OUT_OF_PROTOCOL):
             # It had answered all that was held against it. How it fared with calls behind that,
             # which it was asked in one go or to be counted, is no matter.
             report, out_of_memory = replace(report, cause="stopped", status=0), False
@@ -437,7 +438,7 @@ class ExamineJob(Job[Examination]):
         if outcome is Outcome.ENDED and execution.ending is Ending.STOPPED:
             outcome = Outcome.RAISED  # alive, but it had cut itself off from its checks
         examination = Examination(outcome, detail, execution)
-        if outcome in _COUNTED and self._num_asserts:
+        if outcome in COUNTED and self._num_asserts:
             counts = self._counts or (0, self._num_asserts)
             examination = replace(examination, counts=counts)
             if self._may_hold and self._counts is None:
@@ -481,8 +482,6 @@ _LIVE: Final = {
     _Phase.TURNS: "in turns",
     _Phase.COUNT_LIVE: "count live",
 }
-# Where a program failed its checks, it makes sense to ask how many.
-_COUNTED: Final = (Outcome.FAILED, Outcome.RAISED, Outcome.CHECKS_BROKEN)
 
 
 def _stopped(execution: Execution) -> Execution:

@@ -1,6 +1,7 @@
 import os
 import signal
 
+import hypothesis
 import pytest
 
 import sandbox
@@ -12,6 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # In the background of a shell it is ignored, and in all that is started from there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A deadline of wall-clock time would hold the machine to it, not what is tested.
+hypothesis.settings.register_profile("without deadlines", deadline=None)
+hypothesis.settings.load_profile("without deadlines")
 
 
 @pytest.fixture(scope="session")

@@ -274,14 +274,15 @@ def test_an_unknown_benchmark_or_format_is_told_with_those_there_are(tmp_path, o
 
 def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     # Five layers of its twelve: a layer of the trunk is like another, and takes time.
-    done = mtp_code("memory", "code-130m", "--set", "model.num_layers=5", cwd=tmp_path)
+    few = ("--set", "model.num_layers=5", "--set", "training.objective.logits_mib=10_000")
+    done = mtp_code("memory", "code-130m", *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = {line.partition(" | ")[0]: line for line in done.stdout.splitlines()}
     assert "84.5 M = trunk 7.08 M, heads 28.3 M" in lines["parameters"]
     assert "parameters 323 MiB" in lines["peak of memory"]
     assert "  bf16, one process, 16 micro-batches a step of 16 × 2048 tokens" in done.stdout
     assert "NVIDIA H200" in lines["fits"]
-    asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8")
+    asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8", *few)
     other = ("--set", "model.ffn_width=200_000_000", "--set", "training.objective.loss=torch")
     huge = mtp_code(*asked, *other, cwd=tmp_path).stdout
     assert "predicted with loss = chunked: torch holds more" in huge

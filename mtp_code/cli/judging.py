@@ -99,7 +99,7 @@ def judge(
         typer.Option(help="Take over findings of earlier runs, by content hash, and keep ours."),
     ] = True,
     count_checks: Annotated[
-        bool, typer.Option(help="Run programs that fail once more: how many checks hold?")
+        bool, typer.Option(help="Find out how many checks hold where some do not.")
     ] = True,
     cluster: Annotated[
         str | None,

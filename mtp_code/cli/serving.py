@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtp_code.cli.options import ModelDir, NumThreads
+from mtp_code.cli.show import log_to_stderr
 from mtp_code.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,20 +37,20 @@ def serve(
 
     address = Address(host, port)
     api_key = api_key_for(address)
+    num_drafts = _num_drafts(drafts)
     with listen(address) as listening:  # what is wrong with it is told before torch is loaded
-        import torch
+        from mtp_code.serving.hosting import in_process
 
-        from mtp_code.decoding.engine import Engine
-        from mtp_code.serving.server import build_service, serve_until_told
+        with in_process(run, batch_rows, num_drafts, num_threads, log_to_stderr) as when_loaded:
+            # Imported while the engine loads.
+            from mtp_code.serving.server import build_service, serve_until_told
 
-        torch.set_num_threads(num_threads)
-        engine = Engine.load(run, batch_rows, _num_drafts(drafts))
-        served_name = name or run.resolve().name
-        service = build_service(engine, served_name, max_waiting, timeout, api_key)
-        bound_host, bound_port = listening.getsockname()[:2]
-        where = f"[{bound_host}]" if ":" in bound_host else bound_host
-        typer.echo(f"{run}: {served_name} at http://{where}:{bound_port}/v1", err=True)
-        serve_until_told(service, listening, drain)
+            served_name = name or run.resolve().name
+            service = build_service(when_loaded(), served_name, max_waiting, timeout, api_key)
+            bound_host, bound_port = listening.getsockname()[:2]
+            where = f"[{bound_host}]" if ":" in bound_host else bound_host
+            typer.echo(f"{run}: {served_name} at http://{where}:{bound_port}/v1", err=True)
+            serve_until_told(service, listening, drain)
 
 
 def _num_drafts(given: str) -> "NumDrafts":

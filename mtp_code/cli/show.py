@@ -1,6 +1,8 @@
 """What a person sees while a command runs: on stderr, so that stdout holds results alone."""
 
+import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
     from mtp_code.data.prepare import Progress as DataProgress
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def log_to_stderr() -> None:
+    """What the library logs, of other libraries warnings alone."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
+    for name in (*noisy, "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def warn(message: str) -> None:

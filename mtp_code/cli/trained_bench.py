@@ -1,6 +1,5 @@
 """The part of `bench train` where a model is trained, asked, judged and decoded with."""
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,14 +15,16 @@ if TYPE_CHECKING:
     from mtp_code.run_folder import TrainedModel
 
 NUM_HEADS: Final = (4, 1)
-PROBE_STEPS: Final = 6
+LEAST_STEPS: Final = 6
+LOG_EVERY: Final = 10
+"""To log is to wait for a GPU: seldom."""
 LEAST_S: Final = 60.0
 """For less it does not begin: data has to be prepared first."""
 SHARE_OF_BENCH: Final = 0.38
 """Of the time of the whole bench, beside all other sections."""
-SHARE_OF_TIME: Final = 0.6
-"""Of what is left when the data is ready, for training; sampling, judging and decoding have the
-rest."""
+SHARE_OF_TIME: Final = 0.5
+"""Of what is left when the data is ready, for training; validating, saving, decoding, sampling and
+judging have the rest."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,23 @@ class TrainedBench:
     Both have as many layers. As many steps as the time allows, of which a few were timed before.
     """
 
-    def __init__(self, plan: TrainedPlan, folder: Path, left_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        plan: TrainedPlan,
+        folder: Path,
+        left_s: Callable[[], float],
+        step_s: "Callable[[Recipe], float]",
+    ) -> None:
         """
         Args:
             folder: for tokens and runs.
             left_s: seconds until all of it should be done; none of its parts begins behind them.
+            step_s: seconds that a step of a recipe takes.
         """
-        self._plan, self._folder, self._left_s = plan, folder, left_s
+        self._plan, self._folder, self._left_s, self._step_s = plan, folder, left_s, step_s
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The corpus; then, of each number of heads, losses; then pass@1 and acceptance.
+        """The corpus; of each number of heads, losses; acceptance; of each number, pass@1.
 
         Raises:
             OutOfTimeError: there is no time left for training, or for what comes after it.
@@ -90,25 +98,24 @@ class TrainedBench:
         if self._left_s() < LEAST_S:
             raise OutOfTimeError
         yield self._prepare()
-        step_s = {n: self._probed_step_s(n) for n in NUM_HEADS}
-        budget_s = SHARE_OF_TIME * self._left_s()
-        num_steps = int(budget_s / sum(step_s.values()))
+        both_s = sum(self._step_s(self._recipe(n, LEAST_STEPS)) for n in NUM_HEADS)
+        num_steps = int(SHARE_OF_TIME * self._left_s() / both_s)
         if self._plan.max_steps is not None:
             num_steps = min(num_steps, self._plan.max_steps)
-        if num_steps < PROBE_STEPS:
+        if num_steps < LEAST_STEPS:
             raise OutOfTimeError
         about = {n: {"num_mtp_heads": n, "num_steps": num_steps} for n in NUM_HEADS}
         for n in NUM_HEADS:
             yield about[n] | self._trained(n, num_steps)
         for n in NUM_HEADS:
             trained = self._load(n)
-            parts = [self._passed] if n == 1 else [self._passed, self._decoded]
-            for part in parts:
+            # Decoding takes seconds on a GPU, judging a minute of the processor.
+            for part in [self._passed] if n == 1 else [self._decoded, self._passed]:
                 if self._left_s() < 0:
                     raise OutOfTimeError
                 yield about[n] | part(n, trained)
 
-    def _recipe(self, num_heads: int, num_steps: int, log_every: int = 1) -> "Recipe":
+    def _recipe(self, num_heads: int, num_steps: int) -> "Recipe":
         from mtp_code.config import validate
         from mtp_code.recipe import Recipe, load_recipe
 
@@ -129,9 +136,9 @@ class TrainedBench:
         }
         warmup_steps = min(values["schedule"]["warmup_steps"], num_steps // 2)
         values["schedule"] |= {"num_steps": num_steps, "warmup_steps": warmup_steps}
-        only_at_the_end = log_every * -(-num_steps // log_every)
+        only_at_the_end = LOG_EVERY * -(-num_steps // LOG_EVERY)
         values["training"] |= {
-            "log_every": log_every,
+            "log_every": LOG_EVERY,
             "validate_every": only_at_the_end,
             "checkpoint_every": only_at_the_end,
         }
@@ -151,7 +158,7 @@ class TrainedBench:
                     [item | {"text": item["prompt"] + item["canonical_solution"]} for item in items]
                 )
             )
-        recipe = self._recipe(NUM_HEADS[0], PROBE_STEPS)
+        recipe = self._recipe(NUM_HEADS[0], LEAST_STEPS)
         manifest = prepare(recipe.data, recipe.tokenizer, self._tokens, all_references())
         return {
             "prepared_s": time.monotonic() - begun_s,
@@ -161,27 +168,12 @@ class TrainedBench:
             },
         }
 
-    def _probed_step_s(self, num_heads: int) -> float:
-        """Of the fastest step of a few; compilation is in the first."""
-        from mtp_code.data.shards import open_shards
-        from mtp_code.training.loop import train
-
-        ended_s: list[float] = []
-        train(
-            self._recipe(num_heads, PROBE_STEPS),
-            open_shards(self._tokens),
-            self._folder / f"probe-{num_heads}",
-            lambda progress: ended_s.append(time.monotonic()),
-        )
-        return min(after - before for before, after in itertools.pairwise(ended_s))
-
     def _trained(self, num_heads: int, num_steps: int) -> dict[str, Any]:
         from mtp_code.data.shards import open_shards
         from mtp_code.training.loop import train
         from mtp_code.training.metrics import METRICS_FILE, read_metrics
 
-        # To log is to wait for a GPU: seldom.
-        recipe, run_dir = self._recipe(num_heads, num_steps, 10), self._run_dir(num_heads)
+        recipe, run_dir = self._recipe(num_heads, num_steps), self._run_dir(num_heads)
         train(recipe, open_shards(self._tokens), run_dir)
         metrics = read_metrics(run_dir / METRICS_FILE)
         (*_, last) = [row for row in metrics if row["kind"] == "train"]

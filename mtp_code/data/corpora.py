@@ -9,11 +9,12 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import sysconfig
 import tokenize
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, ClassVar, Final, Literal, NamedTuple, cast
@@ -166,8 +167,7 @@ class Packages(_SourceFiles):
         found = {
             name: path
             for folder in sorted(folders)
-            for name, path in _python_files(folder, frozenset()).items()
-            if self.only is None or self._package(name) in self.only
+            for name, path in _python_files(folder, only=self._has).items()
         }
         missing = set(self.only or ()) - {self._package(name) for name in found}
         if missing:
@@ -176,6 +176,9 @@ class Packages(_SourceFiles):
 
     def held_out_with(self, name: str) -> str | None:
         return self._package(name) if self.held_out == "packages" else None
+
+    def _has(self, entry: str) -> bool:
+        return self.only is None or self._package(entry) in self.only
 
     def _package(self, name: str) -> str:
         return name.partition("/")[0].removesuffix(".py")
@@ -417,12 +420,32 @@ CorpusConfig = Annotated[
 _INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 
 
-def _python_files(folder: Path, left_out: frozenset[str]) -> dict[str, Path]:
+def _python_files(
+    folder: Path,
+    left_out: frozenset[str] = frozenset(),
+    only: Callable[[str], bool] = lambda entry: True,
+) -> dict[str, Path]:
+    """By name below the folder.
+
+    Args:
+        left_out: names of folders, wherever they are.
+        only: which of the folder's own entries count.
+    """
     skipped = left_out | {"__pycache__"}
-    names = ((path.relative_to(folder), path) for path in folder.rglob("*.py"))
-    return {
-        str(name): path for name, path in names if skipped.isdisjoint(name.parts) and path.is_file()
-    }
+    found: dict[str, Path] = {}
+    # Thousands of folders: those that do not count are not looked into, as rglob would.
+    for place, folders, names in os.walk(folder):
+        is_top = place == str(folder)
+        folders[:] = [
+            name for name in folders if name not in skipped and (not is_top or only(name))
+        ]
+        inside = Path(place).relative_to(folder)
+        for name in names:
+            if name.endswith(".py") and (not is_top or only(name)):
+                path = Path(place, name)
+                if path.is_file():
+                    found[str(inside / name)] = path
+    return found
 
 
 def _scatter(name: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from mtp_code.decoding.draft import build_drafter
+from mtp_code.decoding.draft import build_drafter, last_position
 from mtp_code.decoding.policy import (
     Auto,
     AutoTree,
@@ -28,7 +28,6 @@ from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
 from mtp_code.decoding.tree import MAX_NODES, Tree
 from mtp_code.errors import CheckpointError, MachineError, PromptError
-from mtp_code.model.cache import Span
 from mtp_code.model.mtp import MTPModel
 from mtp_code.run_folder import TrainedModel
 from mtp_code.tokenizer import Tokenizer
@@ -36,7 +35,7 @@ from mtp_code.tokenizer import Tokenizer
 NumDrafts = int | Literal["auto", "tree"] | Tree
 """Drafts of a round: a number in a line or a tree, or as many, or as large a one, as pay."""
 
-PREFILL_TOKENS: Final = 256
+PREFILL_TOKENS: Final = 512
 """Tokens of waiting prompts that the trunk and head 1 read between two rounds of other rows.
 
 The heads that draft read a prompt all at once, before the first round that asks them: for that
@@ -114,13 +113,11 @@ class _Row:
 
     Attributes:
         length: tokens that the row's cache holds.
-        prompt_1T: on the model's device.
         heads_read: positions that each head beyond the first has read, by offset.
     """
 
     id: int
     answer: Answer
-    prompt_1T: Tensor
     heads_read: list[int]
     length: int = 0
 
@@ -132,6 +129,10 @@ class _Row:
     def is_read(self) -> bool:
         """Whether all of the prompt is, but for its last token, which the first round reads."""
         return self.length >= len(self.request.prompt) - 1
+
+    def num_behind(self, num_heads: int) -> int:
+        """Positions that some of the first heads behind head 1 have not read."""
+        return self.length - min(self.heads_read[:num_heads], default=0)
 
 
 class Engine:
@@ -411,38 +412,67 @@ class Engine:
         """Up to some tokens of them, with the trunk and head 1: see `PREFILL_TOKENS`."""
         begun_s, budget = time.perf_counter(), self._prefill_tokens
         while budget > 0:
-            if self._num_live == len(self._rows):
-                if not self._waiting or len(self._rows) == self.num_rows:
+            first = self._num_live
+            if first == len(self._rows):
+                if not self._waiting or first == self.num_rows:
                     break
-                self._begin(*self._waiting.popleft())
-            budget -= self._read_prompt(self._rows[-1], budget)
+                self._begin(self._next_to_read(budget))
+            if self._width:
+                budget = self._prefill_tokens  # pieces that do not depend on other prompts
+            budget -= self._read(first, budget)
         self.stats.prefill_s += time.perf_counter() - begun_s
 
-    def _begin(self, id_: int, answer: Answer) -> None:
-        prompt = answer.completion.request.prompt
-        prompt_1T = torch.tensor([prompt], device=self._state.tokens_BC.device)
-        self._state.clear(len(self._rows))
-        self._rows.append(_Row(id_, answer, prompt_1T, [0] * self.max_drafts))
+    def _next_to_read(self, budget: int) -> list[tuple[int, Answer]]:
+        """The first that waits, and those whose turn it is as well and that go well with it."""
+        chosen, passed = [self._waiting.popleft()], []
+        counts = [_num_to_read(chosen[0][1].completion.request)]
+        if self._width == 0:
+            for _ in range(min(len(self._waiting), self.num_rows - len(self._rows) - 1)):
+                waiting = self._waiting.popleft()
+                count = _num_to_read(waiting[1].completion.request)
+                if _go_together([*counts, count], budget):
+                    chosen.append(waiting)
+                    counts.append(count)
+                else:
+                    passed.append(waiting)
+            self._waiting.extendleft(reversed(passed))
+        return chosen
 
-    def _read_prompt(self, row: _Row, budget: int) -> int:
-        """Reads a part of a prompt; how many tokens it was."""
-        if self._width:
-            budget = self._prefill_tokens  # pieces that do not depend on other prompts
-        count, place = min(budget, len(row.request.prompt) - 1 - row.length), len(self._rows) - 1
-        if count > 0:
-            state, end = self._state.rows(place, place + 1), row.length + count
-            steps = torch.arange(row.length, end, device=state.tokens_BC.device)
-            span = Span(steps[None], row.length, end)
-            tokens_BT = row.prompt_1T[:, row.length : end]
+    def _begin(self, requests: Sequence[tuple[int, Answer]]) -> None:
+        """Gives requests the rows behind those that are taken."""
+        first = len(self._rows)
+        for id_, answer in requests:
+            self._rows.append(_Row(id_, answer, [0] * self.max_drafts))
+        self._state.rows(first, len(self._rows)).clear()
+
+    def _read(self, first: int, budget: int) -> int:
+        """Reads on in the prompts of all rows from one on, which are as far; how many tokens.
+
+        Several are read whole: those that are shorter are filled up to the longest, and what that
+        writes lies behind their lengths.
+        """
+        rows = self._rows[first:]
+        state, start = self._state.rows(first, len(self._rows)), rows[0].length
+        counts = [min(budget, _num_to_read(row.request) - start) for row in rows]
+        if longest := max(counts):
+            pieces = [row.request.prompt[start : start + longest] for row in rows]
+            tokens_BT = _filled_up(pieces, longest).to(state.tokens_BC.device)
+            span = state.span(0, longest, start + longest, start)
             reading = self.model.read(tokens_BT, self.model.trunk.attend_span(state.cache, span))
             state.keep(span, reading.hidden_BTD)
-            last_1 = torch.tensor([count - 1], device=steps.device)
-            reading.states_at(1, last_1)  # leaves its keys and values
-            self._state.read(place, count)
-            row.length = end
-        if row.is_read:
-            self._state.begin(place, row.request, row.answer.max_new_tokens)
-        return count
+            reading.states_at(1, last_position(reading))  # leaves its keys and values
+            state.read(counts)
+            for row, count in zip(rows, counts, strict=True):
+                row.length += count
+        if all(row.is_read for row in rows):
+            prompts = [row.request.prompt for row in rows]
+            prompts_BT = _filled_up(prompts, max(map(len, prompts)))
+            state.begin(
+                prompts_BT,
+                [row.request for row in rows],
+                [row.answer.max_new_tokens for row in rows],
+            )
+        return len(rows) * longest
 
     def _num_rounds(self, live: Sequence[_Row]) -> int:
         """One where all rows are about to be done: each round brings a token at least."""
@@ -457,9 +487,7 @@ class Engine:
         is_tight = num_rounds == 1 and self._shapes is Shapes.TIGHT
         window = 2 * num_drafts
         if num_drafts and not (is_tight and len(live) == 1):
-            for place, row in enumerate(live):
-                if row.length - min(row.heads_read[:num_drafts]) > window:
-                    self._catch_up(place, row, num_drafts)
+            self._catch_up(live, num_drafts, window)
         lengths = [row.length for row in live]
         longest = max(lengths)
         end = longest + (num_rounds - 1) * (num_drafts + 1) + num_verified(shape)
@@ -484,14 +512,30 @@ class Engine:
         )
 
     def _window(self, rows: Sequence[_Row], num_drafts: int) -> int:
-        unread = [row.length - min(row.heads_read[:num_drafts], default=0) for row in rows]
-        return max(1, *unread)
+        return max(1, *(row.num_behind(num_drafts) for row in rows))
 
-    def _catch_up(self, place: int, row: _Row, num_drafts: int) -> None:
-        """Has a row's heads read what they were not asked for, apart from the others' rows."""
-        plan = Plan(num_drafts, self._window([row], num_drafts), row.length + 1, row.length)
-        draft(self.model, self._drafter, self._state.rows(place, place + 1), plan)
-        self._note_read([row], num_drafts)
+    def _catch_up(self, live: Sequence[_Row], num_drafts: int, window: int) -> None:
+        """Has heads read what they were not asked for, where that is more than a window.
+
+        Apart from the other rows; neighbours that are about as far behind at once.
+        """
+        place, budget = 0, 0 if self._width else self._prefill_tokens
+        while place < len(live):
+            first, counts = place, [live[place].num_behind(num_drafts)]
+            place += 1
+            if counts[0] <= window:
+                continue
+            while place < len(live) and (count := live[place].num_behind(num_drafts)) > window:
+                if not _go_together([*counts, count], budget):
+                    break
+                counts.append(count)
+                place += 1
+            rows = live[first:place]
+            lengths = [row.length for row in rows]
+            start = lengths[0] if min(lengths) == max(lengths) else None
+            plan = Plan(num_drafts, self._window(rows, num_drafts), max(lengths) + 1, start)
+            draft(self.model, self._drafter, self._state.rows(first, place), plan)
+            self._note_read(rows, num_drafts)
 
     def _note_read(self, rows: Iterable[_Row], num_drafts: int) -> None:
         again = self._drafter.num_again
@@ -535,6 +579,25 @@ class Engine:
         return Stats(
             drafted=[0] * count, accepted=[0] * count, rounds_by_accepted=[0] * (count + 1)
         )
+
+
+def _num_to_read(request: Request) -> int:
+    """Tokens of a prompt before its last, which the first round reads."""
+    return len(request.prompt) - 1
+
+
+def _go_together(counts: Sequence[int], budget: int) -> bool:
+    """Whether rows with so much to read are read at once: filled up to the longest.
+
+    At most a third of it is filling, which costs as much as what is read.
+    """
+    filled_up = len(counts) * max(counts)
+    return filled_up <= budget and 3 * sum(counts) >= 2 * filled_up
+
+
+def _filled_up(pieces: Sequence[Sequence[int]], count: int) -> Tensor:
+    """Pieces of text, one a row, with tokens behind them that nobody looks at, (B, count)."""
+    return torch.tensor([[*piece, *([0] * (count - len(piece)))] for piece in pieces])
 
 
 class _Told(NamedTuple):

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from mtp_code.decoding.sampling import SamplingConfig
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from mtp_code.config import Strict
 from mtp_code.errors import PromptError
 from mtp_code.tokenizer import Tokenizer
 
@@ -14,6 +16,14 @@ MAX_TOP_LOGPROBS: Final = 20
 
 _ENOUGH_BEFORE: Final = 8
 """Tokens that may change how the next one is written; special ones are among them."""
+
+
+class SamplingConfig(Strict):
+    temperature: NonNegativeFloat = 0.0
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: PositiveInt | None = None
+    """None is the whole vocabulary."""
 
 
 @dataclass(frozen=True)

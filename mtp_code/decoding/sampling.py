@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from mtp_code.config import Strict
-
-
-class SamplingConfig(Strict):
-    temperature: NonNegativeFloat = 0.0
-    """0 is greedy."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: PositiveInt | None = None
-    """None is the whole vocabulary."""
+from mtp_code.decoding.requests import SamplingConfig
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """Everything that decoding carries from step to step, in tensors that never move."""
 
 import copy
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from mtp_code.decoding.requests import Request
-from mtp_code.decoding.sampling import RowSampling, top_k_of, uniforms_for
+from mtp_code.decoding.sampling import RowSampling, uniforms_for
 from mtp_code.model.cache import Branches, KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel, Reading
@@ -68,26 +69,38 @@ class DecodeState:
             view.rows_B1 = self.rows_B1[: end - first]
         return view
 
-    def clear(self, row: int) -> None:
-        """Nothing is read of what the row will be given; in rounds it idles."""
-        self.cache.lengths_B[row] = self.limits_B[row] = 0
+    def clear(self) -> None:
+        """Nothing is read of what the rows will be given; in rounds they idle."""
+        self.cache.lengths_B.zero_()
+        self.limits_B.zero_()
 
-    def read(self, row: int, count: int) -> None:
-        """Counts tokens of a prompt that were read; the row still idles."""
-        self.cache.lengths_B[row] += count
-        self.limits_B[row] += count
+    def read(self, counts: Sequence[int]) -> None:
+        """Counts tokens of prompts that were read, row by row; the rows still idle."""
+        counts_B = torch.tensor(counts, device=self.limits_B.device)
+        self.cache.commit(counts_B)
+        self.limits_B += counts_B
 
-    def begin(self, row: int, request: Request, max_new_tokens: int) -> None:
-        """Has a row take part in rounds; its prompt is read but for the last token."""
-        length, sampling = len(request.prompt), request.sampling
-        self.tokens_BC[row, :length] = torch.tensor(request.prompt)
-        self.limits_B[row] = length + max_new_tokens - 1
-        self.temperature_B[row] = sampling.temperature
-        self.top_p_B[row] = sampling.top_p
-        self.top_k_B[row] = top_k_of(sampling, self._vocab_size)
-        if sampling.temperature > 0:
-            draws = torch.tensor(uniforms_for(request.seed, max_new_tokens), dtype=torch.float64)
-            self.uniforms_BC[row, length : length + max_new_tokens] = draws
+    def begin(
+        self, prompts_BT: Tensor, requests: Sequence[Request], max_new_tokens: Sequence[int]
+    ) -> None:
+        """Has all rows take part in rounds; their prompts are read but for the last tokens.
+
+        Args:
+            prompts_BT: filled up to the longest.
+        """
+        device, vocab_size = self.tokens_BC.device, self._vocab_size
+        lengths = [len(request.prompt) for request in requests]
+        settings = RowSampling.of([request.sampling for request in requests], vocab_size, device)
+        self.tokens_BC[:, : prompts_BT.shape[1]] = prompts_BT.to(device)
+        limits = [length + most - 1 for length, most in zip(lengths, max_new_tokens, strict=True)]
+        self.limits_B.copy_(torch.tensor(limits, device=device))
+        self.temperature_B.copy_(settings.temperature_B)
+        self.top_p_B.copy_(settings.top_p_B)
+        self.top_k_B.copy_(settings.top_k_B)
+        for row, (request, most) in enumerate(zip(requests, max_new_tokens, strict=True)):
+            if request.sampling.temperature > 0:
+                draws = torch.tensor(uniforms_for(request.seed, most), dtype=torch.float64)
+                self.uniforms_BC[row, lengths[row] : lengths[row] + most] = draws
 
     def move(self, source: int, target: int, length: int) -> None:
         """Makes one row another's copy, whose cache holds `length` tokens."""

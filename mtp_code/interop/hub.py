@@ -34,6 +34,9 @@ SMALL_FILES: Final = (
     "chat_template.json",
 )
 WEIGHTS: Final = (SAFETENSORS, "model-*.safetensors")
+_WITH_SUBFOLDER: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*(/\w[\w.-]*)?")
+_OURS: Final = ("runs", "exported")
+"""Where models are written to; nobody's names on the hub."""
 PICKLED_WEIGHTS: Final = (PICKLE, "pytorch_model-*.bin", WEIGHTS_FILE)
 
 
@@ -72,6 +75,32 @@ class HubCopy:
         _download(repository, self.commit, [prefix + name for name in PICKLED_WEIGHTS])
 
 
+def check_name(
+    source: str,
+    revision: str | None,
+    names: re.Pattern[str] = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?"),
+    told: str = "OWNER/MODEL",
+) -> None:
+    """Refuses what can only be a folder that is not there: the hub would be asked again and again.
+
+    Args:
+        names: what models are called there.
+        told: the same, for people.
+
+    Raises:
+        InteropError: it is no name, or a path of runs; or it has the name of a folder here for its
+            owner and no revision, which folders do not have.
+    """
+    parent = Path(source).parent
+    if Path(source).exists() or not names.fullmatch(source):
+        raise InteropError(f"{source}: no such folder, and no name on the hub ({told})")
+    if revision is None and parent != Path() and (parent.parts[0] in _OURS or parent.is_dir()):
+        raise InteropError(
+            f"{source}: no such folder; if it is the hub's model of that name, say so by a "
+            "--revision, such as main"
+        )
+
+
 def copy_of(source: str, revision: str | None = None) -> HubCopy:
     """A model of the hub without its weights, as they are on a branch, at a tag or a commit.
 
@@ -83,8 +112,7 @@ def copy_of(source: str, revision: str | None = None) -> HubCopy:
     Raises:
         InteropError: it is no such name, or not to be had.
     """
-    if Path(source).exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)+", source):
-        raise InteropError(f"{source}: no such folder, and no name on the hub (OWNER/MODEL)")
+    check_name(source, revision, _WITH_SUBFOLDER, "OWNER/MODEL, or OWNER/MODEL/SUBFOLDER")
     repository, prefix = _split(source)
     wanted = [
         prefix + place + name

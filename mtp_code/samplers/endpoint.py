@@ -86,7 +86,9 @@ class EndpointSampler:
         self.chat: Chat | None = lambda message, answer_begins: message
         self.model: dict[str, Any] = {"model": model, "endpoint": endpoint.rstrip("/")}
         versions = describe_versions()
-        self.versions = {name: versions[name] for name in ("python", "mtp-code")}
+        self.versions: dict[str, str] = {
+            name: versions[name] for name in ("python", "mtp-code") if name in versions
+        }
         self.versions["openai"] = openai.__version__
 
     def draw(self, asked: Iterable[Asked], drawing: Drawing) -> Iterator[tuple[Asked, str]]:

@@ -7,7 +7,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from mtp_code.decoding.sampling import RowSampling, SamplingConfig, choose_tokens, uniforms_for
+from mtp_code.decoding.requests import SamplingConfig
+from mtp_code.decoding.sampling import RowSampling, choose_tokens, uniforms_for
 from mtp_code.errors import InputError
 from mtp_code.machine import describe_versions
 from mtp_code.samplers.base import Asked, Drawing, cut_at_stops, has_room

@@ -2,22 +2,20 @@
 apart. No code that comes with a model is run (`trust_remote_code` is off)."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import transformers
 
 from mtp_code.errors import InputError
+from mtp_code.interop.hub import check_name
 from mtp_code.samplers.base import Chat, Question
 
 CONTENT = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """What answers depend on: a chat template, merges and SentencePiece may be files of their own."""
 ENOUGH_BEFORE = 8
 """Tokens before an answer that decide how its first one is spelled."""
-
-_HUB_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 class HubTokenizer:
@@ -32,9 +30,8 @@ class HubTokenizer:
         Raises:
             InputError: there is no such tokenizer.
         """
-        # The hub's client would ask for what can only be a path again and again.
-        if not Path(name).is_dir() and not _HUB_NAME.fullmatch(name):
-            raise InputError(f"{name}: no such folder, and no name on the hub (OWNER/MODEL)")
+        if not Path(name).is_dir():
+            check_name(name, revision)
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 name, revision=revision, trust_remote_code=False

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.requests import Request
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Request, SamplingConfig
 from mtp_code.machine import describe_versions
 from mtp_code.run_folder import TrainedModel
 from mtp_code.samplers.base import Asked, Chat, Drawing, cut_at_stops, has_room

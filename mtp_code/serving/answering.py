@@ -8,8 +8,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mtp_code.decoding.requests import Request, TokenLogprobs, check_prompt
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Request, SamplingConfig, TokenLogprobs, check_prompt
 from mtp_code.errors import PromptError, TokenizerError
 from mtp_code.serving.errors import TIMEOUT, ApiError, bad_request, client_gone
 from mtp_code.serving.metrics import FINISH_REASONS
@@ -200,6 +199,7 @@ class Answering:
             text = AnswerText(tokenizer, request.prompt, asked.stops, wants_starts)
             echoed = self._prompts[index // asked.num_choices].echoed
             self._choices[job] = _Choice(index, job, text, echoed)
+        self._num_unfinished = len(self._choices)
         worker.submit(list(self._choices))
 
     def cancel(self) -> None:
@@ -223,25 +223,32 @@ class Answering:
         ]
         return to_json(self._form.response(choices, self._usage()))
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """The response in server-sent events; what went wrong is the last of them."""
+    async def events(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """The response in server-sent events, and whether they are the last.
+
+        What went wrong is the last of them.
+        """
         more = {"usage": None} if self._asked.includes_usage else {}
+        openings = [self._form.opening(index) for index in range(len(self._choices))]
+        events = b"".join(_event(self._form.chunk([one], **more)) for one in openings if one)
         try:
-            for index in range(len(self._choices)):
-                if (opening := self._form.opening(index)) is not None:
-                    yield _event(self._form.chunk([opening], **more))
+            if events:
+                yield events, False
             async for piece in self._pieces():
+                events = b""
                 if piece.text or piece.logprobs or piece.finish_reason:
                     part = self._form.choice_part(
                         piece.index, piece.text, piece.logprobs, piece.finish_reason
                     )
-                    yield _event(self._form.chunk([part], **more))
+                    events = _event(self._form.chunk([part], **more))
+                if events and self._num_unfinished:
+                    yield events, False
         except ApiError as error:
-            yield _event(error.body)
+            yield _event(error.body), True
             return
         if self._asked.includes_usage:
-            yield _event(self._form.chunk([], usage=self._usage().as_json()))
-        yield _END_OF_STREAM
+            events += _event(self._form.chunk([], usage=self._usage().as_json()))
+        yield events + _END_OF_STREAM, True
 
     async def _pieces(self) -> AsyncIterator[_Piece]:
         """Of all choices, as they come.
@@ -249,16 +256,15 @@ class Answering:
         Raises:
             ApiError: an answer failed, or took too long.
         """
-        num_unfinished = len(self._choices)
         any_job = next(iter(self._choices))
         # One timer for all: a timeout around each wait costs more than the rest of it.
         timer = asyncio.get_running_loop().call_at(
             self._deadline_s, self._deltas.put_nowait, (any_job, Delta(error=self._too_late()))
         )
         try:
-            while num_unfinished:
+            while self._num_unfinished:
                 job, delta = await self._deltas.get()
-                num_unfinished -= delta.is_last
+                self._num_unfinished -= delta.is_last
                 yield self._choices[job].take(delta, self._form)
         finally:
             timer.cancel()

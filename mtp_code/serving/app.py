@@ -37,7 +37,6 @@ from mtp_code.tokenizer import Tokenizer
 _MAX_BODY_BYTES: Final = 8 << 20
 _SHORT_CHARACTERS: Final = 4000
 _METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_JOIN_S: Final = 10.0
 
 AskedT = TypeVar("AskedT", bound=Generation)
 
@@ -126,7 +125,7 @@ class Service:
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application; its engine runs from start-up to shutdown."""
+    """The application; from start-up to shutdown it listens to the engine."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -134,29 +133,15 @@ def create_app(service: Service) -> FastAPI:
         service.worker.start()
         yield
         service.worker.stop()
-        await asyncio.to_thread(service.worker.join, _JOIN_S)
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Answers, service=service)
     app.add_middleware(BodyLimit)
     if service.api_key is not None:
         app.add_middleware(KeyGuard, service=service)
     app.add_exception_handler(ApiError, _say)
     app.add_exception_handler(HTTPException, _say_of_http)
     app.add_exception_handler(Exception, _say_of_bug)
-
-    async def complete(request: Request) -> Response:
-        asked = await _asked(request, CompletionRequest)
-        form = CompletionFormat(service.model_name, service.spelling)
-        return await _respond(await service.answering(asked, form), asked, request)
-
-    async def chat(request: Request) -> Response:
-        asked = await _asked(request, ChatRequest)
-        form = ChatFormat(service.model_name, service.spelling)
-        return await _respond(await service.answering(asked, form), asked, request)
-
-    # Starlette's routes: what FastAPI does around its own takes a quarter of a request's time.
-    app.add_route("/v1/completions", complete, methods=["POST"])
-    app.add_route("/v1/chat/completions", chat, methods=["POST"])
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -209,11 +194,49 @@ def _refusal(first: Mapping[str, Any]) -> ApiError:
     return bad_request(f"{'.'.join(place)}: {first['msg']}", place[0])
 
 
-async def _respond(answering: Answering, asked: Generation, request: Request) -> Response:
-    if asked.stream:
-        return EventStream(answering)
-    async with _listened_to(answering, request.receive):
-        return Response(await answering.whole(), media_type="application/json")
+class Answers:
+    """The paths that answer, ahead of routes, whose ways to a handler take longer than ours."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kinds = _ANSWERED.get(scope["path"]) if scope["type"] == "http" else None
+        if kinds is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            if request.method != "POST":
+                raise HTTPException(405, "POST is what it takes", {"Allow": "POST"})
+            response = await self._response(request, *kinds)
+        except ApiError as error:
+            response = await _say(request, error)
+        except HTTPException as error:
+            response = await _say_of_http(request, error)
+        await response(scope, receive, send)
+
+    async def _response(
+        self, request: Request, kind: type[Generation], format_: type[Format]
+    ) -> Response:
+        """
+        Raises:
+            ApiError: it cannot be answered, or not now, or the answer failed.
+            HTTPException: it is too long.
+        """
+        asked = await _asked(request, kind)
+        form = format_(self._service.model_name, self._service.spelling)
+        answering = await self._service.answering(asked, form)
+        if asked.stream:
+            return EventStream(answering)
+        async with _listened_to(answering, request.receive):
+            return Response(await answering.whole(), media_type="application/json")
+
+
+_ANSWERED: Final[Mapping[str, tuple[type[Generation], type[Format]]]] = {
+    "/v1/completions": (CompletionRequest, CompletionFormat),
+    "/v1/chat/completions": (ChatRequest, ChatFormat),
+}
 
 
 @asynccontextmanager
@@ -238,7 +261,7 @@ class EventStream(StreamingResponse):
 
     def __init__(self, answering: Answering) -> None:
         super().__init__(
-            answering.events(),
+            (),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
@@ -246,7 +269,11 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with _listened_to(self._answering, receive):
-            await self.stream_response(send)
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **start})
+            # The end goes with the last events: a message costs as much as all else about it.
+            async for events, is_last in self._answering.events():
+                await send({"type": "http.response.body", "body": events, "more_body": not is_last})
 
 
 class KeyGuard:

@@ -1,15 +1,13 @@
 """A server with clients against the engine alone, on the same requests, in one run."""
 
-import http.client
 import json
 import os
-import queue
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,22 +16,42 @@ from typing import Any, Final
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import MachineError
-from mtp_code.run_folder import TrainedModel
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.mtp import build_model
+from mtp_code.run_folder import TrainedModel, write_import
+from mtp_code.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
 
 _MODEL: Final = "bench"
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
+@dataclass(frozen=True)
+class Took:
+    """What a round took, of the clock and of the CPUs.
+
+    Attributes:
+        engine_cpu_s: of the process that decodes.
+        cpu_s: of all processes but the clients'.
+    """
+
+    wall_s: float
+    engine_cpu_s: float
+    cpu_s: float
+    clients_cpu_s: float = 0.0
+
+
 @dataclass
 class Way:
-    """One way to have the requests answered, and what it took in each round."""
+    """One way to have the requests answered."""
 
     name: str
-    wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    """Of the process that decodes: clients have one of their own."""
+    took: list[Took] = field(default_factory=list)
+    """In each round."""
     texts: list[str] = field(default_factory=list)
     """Of the latest round."""
+
+    def all(self, name: str) -> list[float]:
+        return [float(getattr(one, name)) for one in self.took]
 
 
 def measure(
@@ -51,13 +69,16 @@ def measure(
 
     Greedy. The engine has as many rows as there are clients, each of which asks again as soon as
     it is answered; alone, it has all requests from the start. All ways answer all prompts in
-    every round, in turn first. `throughput` is the median over rounds of the engine's wall time ÷
-    this way's, `throughput_of_cpu` the same of the CPU time of the process that decodes, which
-    other programs on the machine disturb less.
+    every round, in turn first. Clients are the official one, in a process beside the server's.
+
+    Ratios are medians over rounds of what the engine alone took ÷ what this way took:
+    `throughput` by the clock, which needs a core for the engine and another for HTTP and clients;
+    `throughput_of_engine` by the CPU time of the process that decodes, and `throughput_of_cpu` by
+    that of the server's processes together, which other programs on the machine disturb less.
 
     Args:
         run_dir: what the server loads.
-        trained: the same, for the engine alone.
+        trained: the same, for the engine alone: it is there twice, once in each process.
     """
     engine = Engine.load(run_dir, num_clients, num_drafts, trained)
     requests = [
@@ -65,26 +86,54 @@ def measure(
     ]
     ways = [Way("engine"), Way("server, whole"), Way("server, streamed")]
     num_tokens = 0
-    with _server(run_dir, num_clients, num_drafts, num_threads) as (pid, port):
+    with (
+        _server(run_dir, num_clients, num_drafts, num_threads) as (pid, port),
+        _clients(port, num_clients) as ask,
+    ):
         for number in range(-1, num_rounds):  # the first is slow, and not counted
             turn = max(number, 0) % len(ways)
             for way in ways[turn:] + ways[:turn]:
-                wall_s, cpu_s = time.perf_counter(), _cpu_s(pid)
                 if way is ways[0]:
-                    cpu_s = time.process_time()
+                    wall_s, cpu_s = time.perf_counter(), time.process_time()
                     generated = engine.generate(requests)
+                    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+                    took = Took(wall_s, cpu_s, cpu_s)
                     num_tokens = generated.stats.num_tokens
-                    took_cpu_s = time.process_time() - cpu_s
                     way.texts = [engine.tokenizer.decode(c.tokens) for c in generated.completions]
                 else:
-                    is_streamed = way is ways[2]
-                    way.texts = _ask_all(port, prompts, max_new_tokens, num_clients, is_streamed)
-                    took_cpu_s = _cpu_s(pid) - cpu_s
+                    before = _cpu_s(pid)
+                    answered = ask(
+                        {
+                            "prompts": list(prompts),
+                            "model": _MODEL,
+                            "max_new_tokens": max_new_tokens,
+                            "is_streamed": way is ways[2],
+                        }
+                    )
+                    all_s, engine_s = (
+                        now - then for now, then in zip(_cpu_s(pid), before, strict=True)
+                    )
+                    took = Took(answered["wall_s"], engine_s, all_s, answered["cpu_s"])
+                    way.texts = answered["texts"]
                 if number >= 0:
-                    way.wall_s.append(time.perf_counter() - wall_s)
-                    way.cpu_s.append(took_cpu_s)
+                    way.took.append(took)
             on_progress(max(number + 1, 0), num_rounds)
     return [_row(way, ways[0], num_tokens) for way in ways]
+
+
+def write_untrained(folder: Path, config: ModelConfig, texts: Iterable[str]) -> None:
+    """A run folder of a shape that nobody has trained: random weights, every token a word.
+
+    Args:
+        texts: the tokenizer is trained on; tokens that they do not suffice for are made up.
+    """
+    trained = train_bpe(texts, config.vocab_size)
+    definition = json.loads(trained.definition)
+    words = {f"word{number}": number for number in range(trained.vocab_size, config.vocab_size)}
+    definition["model"]["vocab"] |= words
+    tokenizer = Tokenizer(json.dumps(definition), END_OF_TEXT)
+    weights = dict(build_model(config, seed=0).named_parameters())
+    write_import(folder, folder.name, {"from": "random weights"}, config, weights, tokenizer)
 
 
 @contextmanager
@@ -118,76 +167,63 @@ def _server(
         process.wait()
 
 
-def _ask_all(
-    port: int, prompts: Sequence[str], max_new_tokens: int, num_clients: int, is_streamed: bool
-) -> list[str]:
-    """The answers, by clients that keep their connections and ask one after the other."""
-    places: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for place in range(len(prompts)):
-        places.put(place)
-    texts: dict[int, str] = {}
+@contextmanager
+def _clients(port: int, num_clients: int) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Clients in a process of their own; what has them ask (see `clients.ask_all`)."""
+    url = f"http://127.0.0.1:{port}/v1"
+    with subprocess.Popen(
+        [sys.executable, "-m", "mtp_code.serving.clients", url, str(num_clients)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
 
-    def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        while True:
-            try:
-                place = places.get_nowait()
-            except queue.Empty:
-                connection.close()
-                return
-            asked = {
-                "model": _MODEL,
-                "prompt": prompts[place],
-                "max_tokens": max_new_tokens,
-                "temperature": 0,
-                "stream": is_streamed,
-            }
-            headers = {"Content-Type": "application/json"}
-            connection.request("POST", "/v1/completions", json.dumps(asked), headers)
-            response = connection.getresponse()
-            read = _streamed_text if is_streamed else _whole_text
-            texts[place] = read(response)
+        def ask(asked: dict[str, Any]) -> dict[str, Any]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+            answered = process.stdout.readline()
+            assert answered, "a client failed: what it took would be no figure"
+            return json.loads(answered)  # type: ignore[no-any-return]
 
-    clients = [threading.Thread(target=ask) for _ in range(num_clients)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
-    assert len(texts) == len(prompts), "a client failed: what it took would be no figure"
-    return [texts[place] for place in range(len(prompts))]
+        yield ask
 
 
-def _whole_text(response: http.client.HTTPResponse) -> str:
-    return str(json.loads(response.read())["choices"][0]["text"])
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """What a server's processes have used so far: all of them, and those below the first alone,
+    of which the engine's is the only one that does anything."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    engine_s = sum(_own_cpu_s(int(child)) for child in children)
+    return _own_cpu_s(pid) + engine_s, engine_s
 
 
-def _streamed_text(response: http.client.HTTPResponse) -> str:
-    events = (line.removeprefix(b"data: ") for line in response)
-    return "".join(
-        json.loads(event)["choices"][0]["text"] for event in events if event.startswith(b"{")
-    )
-
-
-def _cpu_s(pid: int) -> float:
-    """What a process has used so far, in user and system mode."""
+def _own_cpu_s(pid: int) -> float:
+    """In user and system mode."""
     _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     fields = rest.split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 def _row(way: Way, engine: Way, num_tokens: int) -> dict[str, Any]:
-    ratios = [alone / own for alone, own in zip(engine.wall_s, way.wall_s, strict=True)]
-    of_cpu = [alone / own for alone, own in zip(engine.cpu_s, way.cpu_s, strict=True)]
+    def ratios(name: str) -> list[float]:
+        pairs = zip(engine.all(name), way.all(name), strict=True)
+        return [alone / max(own, 1 / _TICKS_PER_S) for alone, own in pairs]
+
+    by_clock = ratios("wall_s")
     return {
         "way": way.name,
         "tokens_a_round": num_tokens,
-        "wall_s": way.wall_s,
-        "cpu_s": way.cpu_s,
-        "tokens_per_s": num_tokens / statistics.median(way.wall_s),
-        "throughput": statistics.median(ratios),
-        "throughput_low": min(ratios),
-        "throughput_high": max(ratios),
-        "throughput_of_cpu": statistics.median(of_cpu),
+        "wall_s": way.all("wall_s"),
+        "engine_cpu_s": way.all("engine_cpu_s"),
+        "cpu_s": way.all("cpu_s"),
+        "clients_cpu_s": way.all("clients_cpu_s"),
+        "tokens_per_s": num_tokens / statistics.median(way.all("wall_s")),
+        "throughput": statistics.median(by_clock),
+        "throughput_low": min(by_clock),
+        "throughput_high": max(by_clock),
+        "throughput_of_engine": statistics.median(ratios("engine_cpu_s")),
+        "throughput_of_cpu": statistics.median(ratios("cpu_s")),
         "identical_outputs": sum(
             ours == theirs for ours, theirs in zip(way.texts, engine.texts, strict=True)
         ),

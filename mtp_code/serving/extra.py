@@ -25,3 +25,12 @@ def require_extra() -> None:
         raise MachineError(
             f"serve: {', '.join(missing)} not installed: pip install 'mtp-code[serve]'"
         )
+
+
+def require_client() -> None:
+    """
+    Raises:
+        MachineError: the official client is missing, by which a server is measured.
+    """
+    if importlib.util.find_spec("openai") is None:
+        raise MachineError("openai not installed: pip install 'mtp-code[api]'")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from mtp_code.decoding.requests import Completion
-
 if TYPE_CHECKING:
+    from mtp_code.serving.hosting import Ended
     from mtp_code.serving.worker import Job
 
 _FIRST_TOKEN_S: Final = (
@@ -79,29 +78,27 @@ class Metrics:
         self._running.set_function(running)
         self._waiting.set_function(waiting)
 
-    def completed(self, job: "Job", completion: Completion) -> None:
+    def completed(self, job: "Job", ended: "Ended") -> None:
         """Counts an answer that was finished."""
-        assert completion.ended_by is not None
         now_s = time.monotonic()
-        first_s = now_s if job.first_token_s is None else job.first_token_s
         self._finished_s.append(now_s)
-        num_prompt, num_generated = len(completion.request.prompt), completion.num_committed
+        num_prompt, num_generated = len(job.request.prompt), ended.num_generated
         self._prompt_tokens.inc(num_prompt)
         self._prompt_sizes.observe(num_prompt)
         self._generated.inc(num_generated)
         self._answer_sizes.observe(num_generated)
-        self._first_token.observe(first_s - job.admitted_s)
-        self._queued.observe(job.started_s - job.admitted_s)
+        self._first_token.observe(ended.first_token_s - job.admitted_s)
+        self._queued.observe(ended.started_s - job.admitted_s)
         self._latency.observe(now_s - job.admitted_s)
         if num_generated > 1:
-            self._per_token.observe((now_s - first_s) / (num_generated - 1))
-        if completion.drafted:
-            self._num_drafts.inc(completion.drafted[0])
-            self._drafted.inc(sum(completion.drafted))
-            self._accepted.inc(sum(completion.accepted))
-            for counter, count in zip(self._accepted_at, completion.accepted, strict=False):
+            self._per_token.observe((now_s - ended.first_token_s) / (num_generated - 1))
+        if ended.drafted:
+            self._num_drafts.inc(ended.drafted[0])
+            self._drafted.inc(sum(ended.drafted))
+            self._accepted.inc(sum(ended.accepted))
+            for counter, count in zip(self._accepted_at, ended.accepted, strict=False):
                 counter.inc(count)
-        self.finished(job, FINISH_REASONS[completion.ended_by])
+        self.finished(job, FINISH_REASONS[ended.by])
 
     def finished(self, job: "Job", reason: str) -> None:
         """Counts how a request ended, answered or not."""

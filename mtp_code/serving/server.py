@@ -9,9 +9,9 @@ from typing import Final
 
 import uvicorn
 
-from mtp_code.decoding.engine import Engine
 from mtp_code.serving.address import BACKLOG
 from mtp_code.serving.app import Service, create_app
+from mtp_code.serving.hosting import Host
 from mtp_code.serving.metrics import Metrics
 from mtp_code.serving.worker import Worker
 
@@ -57,20 +57,19 @@ class Server(uvicorn.Server):
 
 
 def build_service(
-    engine: Engine,
+    host: Host,
     model_name: str,
     max_waiting: int = 256,
     timeout_s: float = 600.0,
     api_key: str | None = None,
 ) -> Service:
-    """An engine and what it takes to answer for it."""
-    context = engine.model.config.context
-    metrics = Metrics(model_name, context, engine.max_drafts)
+    """What it takes to answer for an engine."""
+    metrics = Metrics(model_name, host.context, host.max_drafts)
     return Service(
         model_name,
-        engine.tokenizer,
-        context,
-        Worker(engine, metrics, max_waiting),
+        host.tokenizer,
+        host.context,
+        Worker(host, metrics, max_waiting),
         metrics,
         timeout_s,
         api_key,

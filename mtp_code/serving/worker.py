@@ -1,22 +1,13 @@
-"""The engine in a thread of its own, and what waits for it.
-
-The event loop hands over jobs and is handed deltas; neither ever waits for the other. All that a
-step brought goes over in one call, for every call takes the interpreter from the engine.
-"""
+"""What the event loop asks of the engine, and is told by it; neither waits for the other."""
 
 import asyncio
+import itertools
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import torch
-
-from mtp_code.decoding.engine import Engine, Event
-from mtp_code.decoding.requests import Completion, Request, TokenLogprobs
-from mtp_code.errors import InputError
+from mtp_code.decoding.requests import Request, TokenLogprobs
 from mtp_code.serving.errors import (
     RATE_LIMIT,
     SERVER,
@@ -25,12 +16,13 @@ from mtp_code.serving.errors import (
     bad_request,
     shutting_down,
 )
+from mtp_code.serving.hosting import Asked, Dropped, Host, Told, send
 from mtp_code.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Delta:
     """What is new of an answer: tokens, and how it ended or failed if it did."""
 
@@ -52,70 +44,50 @@ class Job:
 
     Args:
         deltas: where it comes; jobs of one request share it.
-        wants_deltas: else the whole answer comes as one, which takes less from the engine.
+        wants_deltas: else the whole answer comes as one.
     """
 
     request: Request
     deltas: "asyncio.Queue[tuple[Job, Delta]]"
     wants_deltas: bool
-    admitted_s: float = 0.0
-    started_s: float = 0.0
-    first_token_s: float | None = None
-    id: int | None = None
-    """The engine's number for it."""
-
-    def delta(self, event: Event) -> Delta | None:
-        """What to tell of an event; None where that waits for the end."""
-        done = event.completion
-        if done is None:
-            is_told = self.wants_deltas and event.tokens
-            return Delta(event.tokens, event.logprobs or ()) if is_told else None
-        told: Event | Completion = event if self.wants_deltas else done
-        return Delta(told.tokens, told.logprobs or (), done.ended_by, done.num_committed)
+    admitted_s: float = field(default_factory=time.monotonic)
+    number: int = field(default_factory=itertools.count().__next__)
 
 
 class Worker:
-    """Runs an engine for jobs, first come first served.
+    """Has an engine answer jobs; all of it happens in the event loop.
 
     Args:
         max_waiting: jobs that may wait, beyond those in the engine's rows.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, max_waiting: int) -> None:
-        self._engine, self._metrics = engine, metrics
-        self.capacity = engine.num_rows + max_waiting
+    def __init__(self, host: Host, metrics: Metrics, max_waiting: int) -> None:
+        self._host, self._metrics = host, metrics
+        self.capacity = host.num_rows + max_waiting
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._changed = threading.Condition()  # guards all below
-        self._waiting: deque[Job] = deque()
-        self._live: dict[int, Job] = {}  # by the engine's number
-        self._cancelled: list[Job] = []
+        self._unfinished: dict[int, Job] = {}
         self._refuses_with: ApiError | None = None
-        metrics.watch(running=lambda: len(self._live), waiting=lambda: len(self._waiting))
+        metrics.watch(
+            running=lambda: min(self.num_unfinished, host.num_rows),
+            waiting=lambda: max(self.num_unfinished - host.num_rows, 0),
+        )
 
     @property
     def is_healthy(self) -> bool:
-        return self._refuses_with is None and self._thread.is_alive()
+        return self._refuses_with is None
 
     @property
     def num_unfinished(self) -> int:
-        with self._changed:
-            return len(self._live) + len(self._waiting)
+        return len(self._unfinished)
 
     def start(self) -> None:
         """To be called in the event loop that deltas are to come to."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._loop.add_reader(self._host.connection.fileno(), self._listen)
 
     def stop(self) -> None:
-        """Fails what is unfinished and all to come; the thread ends with the step it is in."""
-        with self._changed:
-            self._refuses_with = self._refuses_with or shutting_down()
-            self._fail_unfinished(shutting_down())
-            self._changed.notify()
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
+        """Fails what is unfinished and all to come."""
+        self._refuse(shutting_down(), shutting_down())
 
     def check_count(self, num_jobs: int) -> None:
         """
@@ -135,109 +107,73 @@ class Worker:
         Raises:
             ApiError: too many wait already, or the engine takes no more.
         """
-        with self._changed:
-            if self._refuses_with is not None:
-                raise self._refuses_with
-            if len(self._live) + len(self._waiting) + len(jobs) > self.capacity:
-                raise ApiError(
-                    429,
-                    f"{len(self._waiting)} answers are waited for already; try again later",
-                    RATE_LIMIT,
-                    code="rate_limit_exceeded",
-                    retry_after_s=self._metrics.seconds_until_finished(len(jobs)),
-                )
-            now_s = time.monotonic()
-            for job in jobs:
-                job.admitted_s = now_s
-            self._waiting.extend(jobs)
-            self._changed.notify()
+        if self._refuses_with is not None:
+            raise self._refuses_with
+        if self.num_unfinished + len(jobs) > self.capacity:
+            num_waiting = max(self.num_unfinished - self._host.num_rows, 0)
+            raise ApiError(
+                429,
+                f"{num_waiting} answers are waited for already; try again later",
+                RATE_LIMIT,
+                code="rate_limit_exceeded",
+                retry_after_s=self._metrics.seconds_until_finished(len(jobs)),
+            )
+        self._unfinished |= {job.number: job for job in jobs}
+        self._send([Asked(job.number, job.request, job.wants_deltas) for job in jobs])
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Frees what these hold; those that are finished hold nothing."""
-        with self._changed:
-            for job in jobs:
-                if job.id in self._live:
-                    self._cancelled.append(job)
-                elif job in self._waiting:
-                    self._waiting.remove(job)
-                    self._metrics.finished(job, "abort")
-            self._changed.notify()
+        held = [job for job in jobs if self._unfinished.pop(job.number, None) is not None]
+        if held:
+            self._send([Dropped(job.number) for job in held])
+        for job in held:
+            self._metrics.finished(job, "abort")
 
-    def _run(self) -> None:
-        # What was set for other threads binds ATen here, but not the BLAS below it.
-        torch.set_num_threads(torch.get_num_threads())
+    def _send(self, messages: Sequence[Asked | Dropped]) -> None:
         try:
-            while self._take():
-                self._tell(self._engine.step())
-        except Exception:  # whatever it is, nobody may be left waiting
-            logger.exception("the engine failed; restart the server")
-            with self._changed:
-                self._refuses_with = ApiError(503, "the engine has failed", UNAVAILABLE)
-                self._fail_unfinished(ApiError(500, "the engine has failed", SERVER))
+            send(self._host.connection, messages)
+        except OSError:
+            self._fail()
 
-    def _take(self) -> bool:
-        """Gives the engine work, for which it waits; False once there will be none."""
-        with self._changed:
-            while True:
-                if self._refuses_with is not None:
-                    return False
-                self._drop_cancelled()
-                while self._waiting and len(self._live) < self._engine.num_rows:
-                    self._begin(self._waiting.popleft())
-                if self._live:
-                    return True
-                self._changed.wait()
-
-    def _begin(self, job: Job) -> None:
+    def _listen(self) -> None:
         try:
-            job.id = self._engine.submit(job.request)
-        except InputError as error:  # this one's; the others go on
-            self._metrics.finished(job, "error")
-            self._post([(job, Delta(error=bad_request(str(error), "prompt")))])
+            told: list[Told] | None = self._host.connection.recv()
+        except (EOFError, OSError):
+            told = None
+        if told is None:
+            self._fail()
             return
-        job.started_s = time.monotonic()
-        self._live[job.id] = job
+        for one in told:
+            job = self._unfinished.get(one.number)
+            if job is None:
+                continue  # given up in the meantime
+            if one.refusal is not None:
+                delta = Delta(error=bad_request(one.refusal, "prompt"))
+                self._metrics.finished(job, "error")
+            elif one.ended is not None:
+                delta = Delta(one.tokens, one.logprobs, one.ended.by, one.ended.num_generated)
+                self._metrics.completed(job, one.ended)
+            else:
+                delta = Delta(one.tokens, one.logprobs)
+            if delta.is_last:
+                del self._unfinished[one.number]
+            job.deltas.put_nowait((job, delta))
 
-    def _drop_cancelled(self) -> None:
-        for job in self._cancelled:
-            assert job.id is not None
-            if self._live.pop(job.id, None) is not None:  # it may have finished since
-                self._engine.cancel(job.id)
-                self._metrics.finished(job, "abort")
-        self._cancelled.clear()
+    def _fail(self) -> None:
+        logger.error("the engine has ended; restart the server")
+        self._refuse(
+            ApiError(500, "the engine has failed", SERVER),
+            ApiError(503, "the engine has failed", UNAVAILABLE),
+        )
 
-    def _tell(self, events: Sequence[Event]) -> None:
-        told = []
-        with self._changed:
-            for event in events:
-                job = self._live.get(event.id)
-                if job is None:
-                    continue  # failed by `stop` in the meantime
-                if event.tokens and job.first_token_s is None:
-                    job.first_token_s = time.monotonic()
-                if event.completion is not None:
-                    del self._live[event.id]
-                    self._metrics.completed(job, event.completion)
-                delta = job.delta(event)
-                if delta is not None:
-                    told.append((job, delta))
-        if told:
-            self._post(told)
-
-    def _fail_unfinished(self, error: ApiError) -> None:
-        jobs = [*self._live.values(), *self._waiting]
-        self._live.clear()
-        self._waiting.clear()
-        for job in jobs:
+    def _refuse(self, unfinished: ApiError, later: ApiError) -> None:
+        """Listens no more: what is unfinished fails, and so does what comes later."""
+        if self._refuses_with is not None:
+            return
+        self._refuses_with = later
+        if self._loop is not None:
+            self._loop.remove_reader(self._host.connection.fileno())
+        for job in self._unfinished.values():
             self._metrics.finished(job, "error")
-        self._post([(job, Delta(error=error)) for job in jobs])
-
-    def _post(self, told: Sequence[tuple[Job, Delta]]) -> None:
-        assert self._loop is not None
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_put, told)
-
-
-def _put(told: Sequence[tuple[Job, Delta]]) -> None:
-    for job, delta in told:
-        job.deltas.put_nowait((job, delta))
+            job.deltas.put_nowait((job, Delta(error=unfinished)))
+        self._unfinished.clear()

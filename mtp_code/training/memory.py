@@ -136,6 +136,7 @@ def run_steps(
     of up to two micro-batches, of which the second finds gradients; further ones are like it.
     """
     training = recipe.training
+    num_rows = len(rows_of_process(training.rows, world))  # first, as it may refuse
     is_sharded = is_to_be_sharded(training.parallel, world)
     model = outline(recipe.model) if is_sharded else MTPModel(recipe.model)
     if recipe.init is not None:
@@ -152,7 +153,6 @@ def run_steps(
             parameter.grad = torch.zeros_like(parameter)
     _update(optimizers, mark)
 
-    num_rows = len(rows_of_process(training.rows, world))
     micro_rows = min(num_rows, training.rows // training.micro_batches)
     num_parts = min(2, num_rows // micro_rows)
     shape = (num_parts * micro_rows, training.row_tokens + model.num_mtp_heads)

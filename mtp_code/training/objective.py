@@ -316,7 +316,7 @@ class _Losses:
 
     def _stacked(self, by_offset: dict[int, Tensor]) -> Tensor:
         """(K,), NaN where nothing was computed or no label is there in the whole step."""
-        absent = self._by_offset[1].new_tensor(torch.nan)
+        absent = torch.full_like(self._by_offset[1], torch.nan)  # filled where it lies: no waiting
         return torch.stack(
             [
                 by_offset.get(offset, absent) if num_labels else absent

@@ -196,6 +196,7 @@ def test_without_vllm_the_extra_is_named(models, tmp_path, monkeypatch):
         ("./gone", ("--sampler", "transformers"), "./gone: no such folder, and no name on the hub"),
         ("/not/here", ("--sampler", "transformers"), "/not/here: no such folder"),
         ("runs/old/tiny", ("--sampler", "transformers"), "runs/old/tiny: no such folder"),
+        ("runs/tiny", ("--sampler", "transformers"), "runs/tiny: no such folder; if it is the hub"),
         ("run", ("--heads", "x"), "--heads: means nothing to --sampler mtp"),
         ("run", ("--revision", "x"), "--revision: means nothing to --sampler mtp"),
         ("run", ("--requests-per-minute", 3), "--requests-per-minute: means nothing to"),

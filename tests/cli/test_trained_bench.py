@@ -8,7 +8,7 @@ import evals.errors
 from mtp_code.cli import trained_bench
 from mtp_code.cli.options import named_of
 from mtp_code.cli.trained_bench import PLANS, TrainedBench, trained_lines
-from mtp_code.training.bench import OutOfTimeError
+from mtp_code.training.bench import Bench, OutOfTimeError
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_bench, "all_references", list)  # a minute of looking for copies
         folder = tmp_path_factory.mktemp("trained")
-        return list(TrainedBench(PLANS["smoke"], folder, lambda: 600.0).rows())
+        step_s = Bench("smoke", 600, lambda line: None).fastest_step_s
+        return list(TrainedBench(PLANS["smoke"], folder, lambda: 600.0, step_s).rows())
 
 
 def of(rows: list[dict[str, Any]], num_heads: int, key: str) -> Any:
@@ -36,6 +37,11 @@ def test_both_are_trained_on_the_same_tokens_and_tried_on_held_out_packages(rows
             assert len(losses["loss_by_offset"]) == num_heads
             assert 1 < losses["bits_per_byte"] < 8
     assert len(rows) == 1 + 3 + 2
+
+
+def test_acceptance_is_had_before_the_minutes_of_judging(rows):
+    in_order = [key for row in rows for key in ("decoding", "micro_pass_at_1") if key in row]
+    assert in_order == ["decoding", "micro_pass_at_1", "micro_pass_at_1"]
 
 
 def test_pass_at_1_and_acceptance_come_with_their_counts(rows):
@@ -59,8 +65,7 @@ def test_every_row_is_told_in_words(rows):
 def test_without_time_for_a_few_steps_the_corpus_is_all_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(trained_bench, "all_references", list)
     monkeypatch.setattr(TrainedBench, "_prepare", lambda bench: {"tokens": {}})
-    monkeypatch.setattr(TrainedBench, "_probed_step_s", lambda bench, num_heads: 10.0)
-    bench = TrainedBench(PLANS["smoke"], tmp_path, lambda: 100.0)
+    bench = TrainedBench(PLANS["smoke"], tmp_path, lambda: 100.0, lambda recipe: 10.0)
     rows = bench.rows()
     assert next(rows) == {"tokens": {}}
     with pytest.raises(OutOfTimeError):
@@ -77,10 +82,9 @@ def test_no_part_begins_behind_the_time_that_is_reserved(tmp_path, monkeypatch):
         return {}
 
     monkeypatch.setattr(TrainedBench, "_prepare", lambda bench: {"tokens": {}})
-    monkeypatch.setattr(TrainedBench, "_probed_step_s", lambda bench, num_heads: 1.0)
     monkeypatch.setattr(TrainedBench, "_trained", trained)
     monkeypatch.setattr(TrainedBench, "_load", lambda bench, num_heads: None)
-    rows = TrainedBench(PLANS["gpu"], tmp_path, lambda: left_s).rows()
+    rows = TrainedBench(PLANS["gpu"], tmp_path, lambda: left_s, lambda recipe: 1.0).rows()
     assert [next(rows).get("num_mtp_heads") for _ in range(3)] == [None, 4, 1]
     with pytest.raises(OutOfTimeError):
         next(rows)

@@ -2,8 +2,8 @@
 
 import json
 import math
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from mtp_code.recipe import load_recipe
 from mtp_code.run_folder import load_run
 from mtp_code.training.loop import train
 from mtp_code.training.metrics import read_metrics
+from mtp_code.training.schedule import ScheduleConfig, learning_rate_share
+from tests.commands import COMMAND, mtp_code
 
 NUM_STEPS = 20
 RECIPE = f"""
@@ -104,12 +106,39 @@ def test_drafts_of_its_own_heads_change_no_byte(run_dir, num_drafts):
         assert len(drafted.stats.drafted) == 7
 
 
+def that_trains(run_dir: Path, begun: Path) -> list[object]:
+    """The command of a run that ends only if it is asked to."""
+    endless = [f"--set={key}=100000" for key in ("schedule.num_steps", "training.checkpoint_every")]
+    recipe, tokens = run_dir.with_name("short.toml"), run_dir.with_name("tokens")
+    return ["train", recipe, "--tokens", tokens, "--run", begun, *endless]
+
+
+def assert_ended(begun: Path, status: int, told: str) -> None:
+    assert status == 75, told
+    checkpoint = latest_checkpoint(begun)
+    assert checkpoint is not None
+    last = told.strip().splitlines()[-1]
+    number = int(checkpoint.name.removeprefix("step-"))
+    assert f"ended at step {number} of 100000, as asked; its checkpoint is kept" in last
+    assert "Traceback" not in told
+
+
+def test_sigterm_ends_training_with_status_75_and_a_checkpoint(run_dir, tmp_path, monkeypatch):
+    def ask(step: int, schedule: ScheduleConfig) -> float:
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return learning_rate_share(step, schedule)
+
+    monkeypatch.setattr("mtp_code.training.loop.learning_rate_share", ask)
+    done = mtp_code(*that_trains(run_dir, tmp_path / "run"), cwd=tmp_path)
+    assert_ended(tmp_path / "run", done.returncode, done.stderr)
+
+
+@pytest.mark.thorough
 def test_sigterm_ends_a_process_that_trains_with_status_75_and_a_checkpoint(run_dir, tmp_path):
     """A process of its own, as a cluster's scheduler ends it."""
     begun = tmp_path / "run"
-    command = [sys.executable, "-m", "mtp_code.cli", "train", run_dir.with_name("short.toml")]
-    command += ["--tokens", run_dir.with_name("tokens"), "--run", begun]
-    command += ["--set", "schedule.num_steps=100000", "--set", "training.checkpoint_every=100000"]
+    command = [*COMMAND, *that_trains(run_dir, begun)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, text=True) as process:
         metrics = begun / "metrics.jsonl"
         give_up_s = time.monotonic() + 300
@@ -119,10 +148,4 @@ def test_sigterm_ends_a_process_that_trains_with_status_75_and_a_checkpoint(run_
             time.sleep(0.05)
         process.terminate()
         _, told = process.communicate(timeout=120)
-    assert process.returncode == 75, told
-    checkpoint = latest_checkpoint(begun)
-    assert checkpoint is not None
-    last = told.strip().splitlines()[-1]
-    number = int(checkpoint.name.removeprefix("step-"))
-    assert f"ended at step {number} of 100000, as asked; its checkpoint is kept" in last
-    assert "Traceback" not in told
+    assert_ended(begun, process.returncode, told)

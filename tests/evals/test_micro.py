@@ -28,7 +28,7 @@ TRAIN_SHA256 = {
     "micro-hard": "d2b23bb91c3cf4df9a286ff13db5038d9b454fac88ad06621f6dfb4ea1455e63",
 }
 
-NUM_TRAIN = 2000
+NUM_TRAIN = 1500
 
 
 @cache
@@ -166,7 +166,7 @@ def test_no_training_document_passes_the_checks_of_a_task():
     solved = [
         (item["prompt"], task["task_id"])
         for size in micro.SIZES
-        for item in train(size)[::14]
+        for item in train(size)[::10]
         for function in [reference(item)]
         for task in every_task
         if passes(function, task)
@@ -215,7 +215,7 @@ def test_training_shows_every_word_of_the_tasks(size):
 
 
 def test_names_of_a_document_never_collide():
-    for item in train("micro-hard")[::10]:
+    for item in train("micro-hard")[::8]:
         function = ast.parse(program(item)).body[0]
         assert isinstance(function, ast.FunctionDef)
         args = {arg.arg for arg in function.args.args}

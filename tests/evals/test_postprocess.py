@@ -97,7 +97,10 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize(
+    "seed",
+    [*range(80), *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(80, 300))],
+)
 def test_the_longest_run_is_that_found_by_trying_all(seed: int) -> None:
     rng = random.Random(seed)
     text = "\n".join(rng.choice(LINES) for _ in range(rng.randrange(16)))

@@ -8,6 +8,8 @@ import pytest
 
 from sandbox import Checks, Examination, Execution, Limits, Pool, cgroup
 
+LIMITS = Limits(cpu_s=1, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
+
 Outside = Callable[[str], "subprocess.CompletedProcess[str]"]
 Inside = Callable[[str], Execution]
 Examine = Callable[[str, str], Examination]
@@ -15,8 +17,7 @@ Examine = Callable[[str, str], Examination]
 
 @pytest.fixture(scope="session")
 def pool(needs_sandbox: None) -> Iterator[Pool]:
-    limits = Limits(cpu_s=1, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
-    with Pool(limits, 2) as made:
+    with Pool(LIMITS, 2) as made:
         yield made
 
 

@@ -40,7 +40,7 @@ from sandbox import (
 
 IMAGE = "python:3.12-slim"
 INTERPRETER = sys._base_executable
-LIMITS = Limits(cpu_s=1, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
+LIMITS = Limits(cpu_s=0.5, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 needs_bubblewrap = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not here")

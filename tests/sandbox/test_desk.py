@@ -50,6 +50,18 @@ def test_what_checks_do_to_their_process_shows_in_no_others_verdict(change, one)
         assert examination.outcome is Outcome.HELD, examination
 
 
+def test_checks_go_to_a_desk_that_knows_them():
+    checks = [FINE, Checks("assert f(2) == 2")]
+    with Pool(num_workers=2) as pool:
+        list(pool.examine_all([(PROGRAM, each) for each in checks * 4]))
+        desks = pool._engine._checks_room._free
+        told = sum(len(desk._told) for desk in desks)
+        for each in checks * 4:
+            assert next(pool.examine_all([(PROGRAM, each)])).outcome is Outcome.HELD
+        assert sum(len(desk._told) for desk in desks) == told
+        assert 1 <= len(desks) <= 2
+
+
 def test_checks_cannot_write_files(one):
     (examination,) = one.examine_all([(PROGRAM, Checks("f(1)\nopen('/tmp/x', 'w')"))])
     assert examination.outcome is Outcome.RAISED

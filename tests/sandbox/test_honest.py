@@ -4,7 +4,6 @@ Each ends with exit code 0 outside (the control) and inside, and what it prints 
 test_checker.py has those that checks call.
 """
 
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -419,8 +418,6 @@ def _outside(program: str, folder: str) -> "subprocess.CompletedProcess[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        # Ignored where the tests run in the background of a shell.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import Checks, Limits, Outcome, Pool, SandboxUnavailable, incubation
+from sandbox import Checks, Incubators, Limits, Outcome, Pool, SandboxUnavailable, incubation
 from sandbox.incubation import Incubator
 from sandbox.plan import Plan
 from sandbox.room import Room
@@ -44,6 +44,18 @@ def test_rooms_share_what_the_incubator_imported():
         for room in rooms:
             (zygote,) = children(room)
             assert private_kb(room) + private_kb(zygote) < min(7 * MB, whole / 2)
+
+
+def test_pools_may_share_their_incubators():
+    with closing(Incubators()) as incubators:
+        incubators.begin()
+        process = incubators.of_programs._process
+        for _ in range(2):
+            with Pool(num_workers=1, incubators=incubators) as pool:
+                assert next(pool.run_all(["pass"])).exit_code == 0
+                assert incubator_of(pool) == process.pid
+            assert process.poll() is None
+    assert process.poll() == 0
 
 
 def test_rooms_go_on_without_their_incubator_and_new_ones_come_from_another():

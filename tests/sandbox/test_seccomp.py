@@ -1,6 +1,7 @@
 """The filters, decided by a slow interpreter of classic BPF, for machines at hand or not."""
 
 import ctypes
+import functools
 import struct
 from pathlib import Path
 
@@ -43,11 +44,16 @@ ATTRIBUTES = {
 METADATA = {"chmod", "fchmod", "fchmodat", "utime", "utimensat", "utimes"}
 
 
+@functools.cache
+def instructions_of(program):
+    return list(struct.iter_unpack("=HBBI", program))
+
+
 def decide(program, machine, number, *arguments):
     """What the kernel would do about a call."""
     padded = (*arguments, *(0,) * (6 - len(arguments)))
     data = struct.pack("=IIQ6Q", number, AUDIT_ARCHITECTURE[machine], 0, *padded)
-    instructions = list(struct.iter_unpack("=HBBI", program))
+    instructions = instructions_of(program)
     accumulator, at = 0, 0
     while True:
         code, if_true, if_false, operand = instructions[at]

@@ -79,7 +79,9 @@ def loss_and_gradient_of_logits(logits_RV: Tensor, labels_R1: Tensor) -> tuple[T
 
 @functools.cache
 def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    return torch.compile(loss_and_gradient_of_logits)
+    # By shape, of which a recipe has two (full chunks, and the last): a kernel made for any size is
+    # another one, and which it is would hang on what ran before.
+    return torch.compile(loss_and_gradient_of_logits, dynamic=False)
 
 
 def chunks_of(known_N: Tensor, num_rows: int) -> Iterator[Rows]:

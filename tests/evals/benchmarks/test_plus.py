@@ -194,9 +194,9 @@ needs_data = pytest.mark.skipif(
     [
         ("humaneval+", 164),
         ("humaneval+@v0.1.9", 164),
-        ("humaneval+mini", 164),
         ("mbpp+", 378),
-        ("mbpp+@v0.1.0", 399),
+        pytest.param("humaneval+mini", 164, marks=pytest.mark.thorough),
+        pytest.param("mbpp+@v0.1.0", 399, marks=pytest.mark.thorough),
     ],
 )
 def test_each_release_is_had_by_name(name: str, count: int) -> None:

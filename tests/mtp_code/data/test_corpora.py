@@ -59,6 +59,39 @@ def test_packages_are_those_of_this_interpreter() -> None:
     assert files["pydantic/main.py"].is_relative_to(sysconfig.get_path("purelib"))
 
 
+def test_installed_source_is_what_looking_everywhere_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "one.py", "two/__init__.py", "two/deep/er.py", "two/__pycache__/two.py", "three.txt",
+        "test/one.py", "two/test/one.py", "site-packages/four.py", "two/folder.py/five.py",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "two/link").symlink_to(tmp_path / "two/deep")
+    (tmp_path / "two/broken.py").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr("mtp_code.data.corpora.sysconfig.get_path", lambda kind: str(tmp_path))
+
+    def everywhere(left_out: set[str], only: set[str] | None = None) -> set[str]:
+        names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.py") if path.is_file()}
+        return {
+            str(name)
+            for name in names
+            if not {"__pycache__", *left_out} & set(name.parts)
+            if only is None or name.parts[0].removesuffix(".py") in only
+        }
+
+    standard = StandardLibrary(kind="stdlib")
+    assert set(standard.files()) == everywhere({"site-packages", "test"})
+    assert {"one.py", "two/deep/er.py", "two/folder.py/five.py"} == set(standard.files()) - {
+        "two/__init__.py"
+    }
+    assert set(Packages(kind="packages").files()) == everywhere(set())
+    for only in ({"one"}, {"two"}, {"one", "test"}):
+        found = Packages(kind="packages", only=tuple(only)).files()
+        assert set(found) == everywhere(set(), only)
+
+
 def test_packages_are_held_out_whole_unless_files_are_asked_for() -> None:
     corpus = Packages(kind="packages", only=("pydantic", "typing_extensions"))
     assert {name.partition("/")[0] for name in corpus.files()} == {

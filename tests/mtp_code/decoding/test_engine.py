@@ -3,8 +3,7 @@ import torch
 
 from mtp_code.decoding import engine as engine_module
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.requests import Completion, Request
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Completion, Request, SamplingConfig
 from mtp_code.errors import MachineError, PromptError
 from mtp_code.model.mtp import build_model
 from tests.reference import decode_without_cache
@@ -35,6 +34,60 @@ def test_requests_of_other_settings_share_a_batch_and_answer_as_alone(
 ):
     generated = Engine(small_model, tokenizer, 3, num_drafts, prefill_tokens).generate(MIXED)
     assert [completion.tokens for completion in generated.completions] == answers
+
+
+def shapes_read(engine: Engine, monkeypatch) -> list[tuple[int, ...]]:
+    """What the trunk is given from now on."""
+    shapes, read = [], engine.model.read
+
+    def noted(tokens_BT, attending):
+        shapes.append(tuple(tokens_BT.shape))
+        return read(tokens_BT, attending)
+
+    monkeypatch.setattr(engine.model, "read", noted)
+    return shapes
+
+
+@pytest.mark.parametrize(
+    "lengths, exact, read",
+    [
+        ([20, 24, 22], False, [(3, 23)]),  # the last token is the first round's
+        ([20, 24, 22], True, [(1, 19), (1, 23), (1, 21)]),
+        ([20, 2, 24, 3], False, [(2, 23), (2, 2)]),  # too much of it would be filling
+        ([1, 1], False, []),
+        ([60, 18, 20], False, [(1, 59), (2, 19)]),
+        ([90, 20, 22], False, [(1, 50)]),  # the rest of it is for the next step, and so are they
+    ],
+)
+def test_prompts_that_go_together_are_read_in_one_forward(
+    small_model, tokenizer, monkeypatch, lengths, exact, read
+):
+    budget = 50 if 90 in lengths else 200
+    engine = Engine(small_model, tokenizer, 4, 0, budget, exact=exact)
+    ids = [engine.submit(Request([7] * length, 2)) for length in lengths]
+    shapes = shapes_read(engine, monkeypatch)
+    events = engine.step()
+    assert shapes[: len(read)] == read
+    assert len(shapes) - len(read) == bool(events)  # and a round, if there is a row for it
+    finished = {event.id for event in events if event.completion is not None}
+    while engine.has_work:
+        finished |= {event.id for event in engine.step() if event.completion is not None}
+    assert finished == set(ids)
+
+
+def test_heads_catch_up_with_neighbours_at_once(small_model, tokenizer, monkeypatch):
+    engine = Engine(small_model, tokenizer, 4, 2)
+    for length in (20, 24, 22, 100):
+        engine.submit(Request([7] * length, 9))
+    drafted, draft = [], engine._drafter.draft
+
+    def noted(reading, *rest):
+        drafted.append(tuple(reading.hidden_BTD.shape[:2]))
+        return draft(reading, *rest)
+
+    monkeypatch.setattr(engine._drafter, "draft", noted)
+    engine.step()
+    assert drafted == [(3, 23), (1, 99), (4, 1)]
 
 
 @pytest.mark.parametrize("switching", [[0, 3, 1, 2], [3, 0, 0, 0, 0, 2]])

@@ -8,9 +8,8 @@ import torch
 from mtp_code.decoding import engine as engine_module
 from mtp_code.decoding import runner as runner_module
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.requests import Request
+from mtp_code.decoding.requests import Request, SamplingConfig
 from mtp_code.decoding.runner import Graphed, Shapes
-from mtp_code.decoding.sampling import SamplingConfig
 from mtp_code.decoding.tree import Tree, tensors_of
 from mtp_code.model.mtp import build_model
 

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 
@@ -110,7 +108,8 @@ def test_a_batch_without_memory_leaves_the_others_their_turn(monkeypatch):
 
 
 def test_a_shape_is_measured_without_training():
-    record = measure("smoke", 2.0, limit_s=60)
+    overrides = ["model.width=32", "model.num_layers=5", "model.num_mtp_heads=3"]
+    record = measure("smoke", 2.0, limit_s=60, overrides=overrides)
     rows = record["rows"]
     assert record["left_out"] == record["precision"] == []
     assert record["copy_bytes_per_s"] > 0
@@ -131,14 +130,18 @@ def test_shapes_and_batches_may_be_ones_own():
     assert {(row["shape"], row["rows"]) for row in record["rows"]} == {("tiny", 3)}
 
 
-def test_drafts_as_told_and_trained_heads_take_as_many_forwards(small_model, tokenizer):
+def test_drafts_as_told_and_trained_heads_take_as_many_forwards(small_config, tokenizer):
     """Heads that agree with head 1 now and then, so that some of their drafts stand."""
-    model = copy.deepcopy(small_model)
+    config = small_config.model_copy(update={"num_layers": 4, "num_mtp_heads": 3})
+    model = build_model(config, seed=2).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():  # its answers run into short cycles
+        if parameter.dim() == 2:
+            parameter.mul_(0.15 if name.endswith("attn.out.weight") else 3)
     for head in model.mtp_heads.layers[1:]:
         head.load_state_dict(model.mtp_heads.layers[0].state_dict())
     requests = [Request([5, 6, place], 40 + place) for place in range(12)]
     rows = list(agreement(model, tokenizer, requests, num_rows=2))
-    assert [row["drafts"] for row in rows] == [1, 2, 3]
+    assert [row["drafts"] for row in rows] == [1, 2]
     for row in rows:
         assert row["reached"] == sorted(row["reached"], reverse=True)
         assert row["tokens_per_forward_told"] == pytest.approx(row["tokens_per_forward"], rel=0.03)

@@ -6,8 +6,7 @@ import torch
 
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.exactness import LEAST_P_VALUE, p_value, tiny_model
-from mtp_code.decoding.requests import Request
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Request, SamplingConfig
 from mtp_code.decoding.tree import MAX_NODES, Tree, follow, tensors_of
 from mtp_code.model.mtp import build_model
 from tests.mtp_code.decoding.test_runner import REQUESTS

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from mtp_code.errors import InteropError, TokenizerError
 from mtp_code.interop.export import export
+from mtp_code.interop.hub import check_name
 from mtp_code.interop.hugging_face import import_model
 from mtp_code.run_folder import load_run, read_run
 from mtp_code.tokenizer import BytesTokenizer
@@ -227,10 +228,24 @@ def test_what_the_hub_does_not_give_is_one_line(hub, make: Callable[[], Exceptio
     refused(hub, "owner/model", f"^owner/model: not here, .*from the hub: .*{match}", revision="v1")
 
 
-@pytest.mark.parametrize("source", ["model", "/owner/model", "../owner/model", "owner/..", "a//b"])
+@pytest.mark.parametrize(
+    "source", ["model", "/owner/model", "../owner/model", "owner/..", "a//b", "a/b/c/d/e"]
+)
 def test_what_is_no_name_is_not_asked_for(hub, source):
     refused(hub, source, "no such folder, and no name on the hub")
     assert hub.asked == []
+
+
+def test_a_path_of_runs_or_of_a_folder_here_is_the_hubs_only_by_a_revision(
+    hub, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("owner").mkdir()
+    for source in ("runs/tiny", "owner/model"):
+        refused(hub, source, f"^{source}: no such folder; .* by a --revision, such as main$")
+        assert hub.asked == []
+        check_name(source, "main")
+    check_name("another/model", None)
 
 
 def test_names_that_the_hub_would_refuse_are_refused(tmp_path):

@@ -50,7 +50,16 @@ FAMILIES = {
         ),
     ),
     "Llama, biases": ("Llama", {"attention_bias": True}),
-    "SmolLM": ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "Llama, one key head": ("Llama", {"num_key_value_heads": 1}),
+    "SmolLM": (
+        "Llama",
+        {
+            "tie_word_embeddings": True,
+            "hidden_size": 36,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+        },
+    ),
     "DeepSeek-Coder": ("Llama", rope("linear", 100_000.0, factor=4.0)),
     "Llama, dynamic": ("Llama", rope("dynamic", factor=2.0)),
     "Mistral": ("Mistral", {"sliding_window": None, "head_dim": 16}),

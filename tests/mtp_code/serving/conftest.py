@@ -18,6 +18,7 @@ import openai
 from mtp_code.decoding.engine import Engine
 from mtp_code.serving.address import Address, listen
 from mtp_code.serving.app import Service
+from mtp_code.serving.hosting import in_thread
 from mtp_code.serving.server import Server, build_service
 
 MODEL = "small"
@@ -53,8 +54,8 @@ class Served:
 
 @contextmanager
 def serving(engine: Engine, **settings: object) -> Iterator[Served]:
-    service = build_service(engine, MODEL, **settings)
-    with listen(Address("127.0.0.1", 0)) as listening:
+    with in_thread(engine) as host, listen(Address("127.0.0.1", 0)) as listening:
+        service = build_service(host, MODEL, **settings)
         server = Server(service, drain_s=10)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         thread.start()

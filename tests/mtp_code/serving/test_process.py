@@ -2,6 +2,7 @@
 
 import http.client
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -86,6 +87,47 @@ def test_killed_clients_leave_nothing_and_sigterm_lets_the_others_finish(run):
         assert last == "data: [DONE]\n"
         assert server.wait(20) == 0
         assert "Traceback" not in server.stderr.read()
+
+
+def engine_of(server: subprocess.Popen[str]) -> int:
+    """The process that decodes: the child that has torch."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    (engine,) = [
+        int(child) for child in children if "libtorch" in Path(f"/proc/{child}/maps").read_text()
+    ]
+    assert "libtorch" not in Path(f"/proc/{server.pid}/maps").read_text()
+    return engine
+
+
+def is_there(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_server_that_is_killed_takes_its_engine_along(run):
+    with serve(run) as (server, port):
+        engine = engine_of(server)
+        client = [sys.executable, "-c", STREAMED, str(port)]
+        with subprocess.Popen(client, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as asking:
+            assert asking.stdout.readline().startswith(b"data: {")
+            server.kill()
+            until(lambda: not is_there(engine))
+
+
+def test_an_engine_that_is_killed_fails_what_is_asked_and_the_health(run):
+    with serve(run) as (server, port):
+        engine = engine_of(server)
+        os.kill(engine, signal.SIGTERM)  # means the server, as does Ctrl-C in a terminal
+        os.kill(engine, signal.SIGINT)
+        client = [sys.executable, "-c", STREAMED, str(port)]
+        with subprocess.Popen(client, stdout=subprocess.PIPE, text=True) as asking:
+            assert asking.stdout.readline().startswith("data: {")
+            os.kill(engine, signal.SIGKILL)
+            *_, last = [line for line in asking.stdout if line.strip()]
+        assert "the engine has failed" in last
+        assert get(port, "/health")[0] == 503
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 0
 
 
 def test_beyond_loopback_only_with_a_key(run, monkeypatch):

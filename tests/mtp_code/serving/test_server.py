@@ -11,8 +11,7 @@ import pytest
 
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.plain import decode_plain
-from mtp_code.decoding.requests import Request
-from mtp_code.decoding.sampling import SamplingConfig
+from mtp_code.decoding.requests import Request, SamplingConfig
 from mtp_code.serving.answering import seed_of
 from mtp_code.tokenizer import BytesTokenizer, ChatTemplate
 from tests.mtp_code.serving.conftest import MODEL, serving, until

@@ -181,27 +181,27 @@ def step(parallel: Parallel, world: World, placement: Placement = IN_FP32) -> di
 
 
 def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> dict[str, Any]:
-    """Weights after three steps, with a checkpoint behind the second."""
+    """Weights after two steps, with a checkpoint behind the first."""
     parallel = parallel_for("causal, tied", kind, world)
     model = parallel.model
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
-    for number in range(3):
+    for number in (1, 2):
         step(parallel, world)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         if number == 1 and folder is not None:
-            state = TrainingState(step=2, num_tokens=2, cpu_s=0, elapsed_s=0)
+            state = TrainingState(step=1, num_tokens=2, cpu_s=0, elapsed_s=0)
             save(folder, model, optimizers, state, keep_last=2, world=world)
     return weights_of(model)
 
 
 def went_on(kind: str, world: World, optim: str, folder: Path) -> dict[str, Any]:
-    """Weights after the third step, from the checkpoint behind the second."""
+    """Weights after the second step, from the checkpoint behind the first."""
     model = build_model(config_of("causal, tied"), seed=2)
     parallel = parallelize(model, kind, world, CPU)
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
-    path = checkpoint_path(folder, 2)
+    path = checkpoint_path(folder, 1)
     load_weights(path, model, world)
     assert load_state(path, optimizers, world).num_tokens == 2
     step(parallel, world)
@@ -554,7 +554,7 @@ def test_replicas_add_up_once_a_step(found):
 
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_three_steps_of_two_processes_end_where_one_does(found, kind, optim):
+def test_steps_of_two_processes_end_where_those_of_one_do(found, kind, optim):
     expected = trained("none", ALONE, optim)
     for rank in range(2):
         for name, weight in expected.items():
@@ -584,7 +584,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(found, folder, before):
 
 
 def test_a_changed_shard_is_refused_by_its_name(found, folder):
-    path = checkpoint_path(folder / "fsdp-adamw", 2)
+    path = checkpoint_path(folder / "fsdp-adamw", 1)
     shard = path / "model/shard-00002-model-00001-of-00001.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1

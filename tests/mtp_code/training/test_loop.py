@@ -157,7 +157,7 @@ def with_objective(folder: Path, heads: str = "parallel", **objective: object) -
     return validate(Recipe, values, where="test")
 
 
-@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("order", ["forward", pytest.param("reverse", marks=pytest.mark.thorough)])
 def test_a_curriculum_stopped_at_any_stage_ends_bit_identical(folder, shards, order, tmp_path):
     """Heads that have not trained yet, and those that have ceased to, survive a checkpoint."""
     recipe = with_objective(folder, curriculum={"order": order})
@@ -183,7 +183,15 @@ def test_a_curriculum_stopped_at_any_stage_ends_bit_identical(folder, shards, or
     assert all(len(losses) == 4 for losses in validations)
 
 
-@pytest.mark.parametrize("heads", ["causal", "anticausal", "linear", "sequential"])
+@pytest.mark.parametrize(
+    "heads",
+    [
+        "anticausal",
+        "sequential",
+        pytest.param("causal", marks=pytest.mark.thorough),
+        pytest.param("linear", marks=pytest.mark.thorough),
+    ],
+)
 def test_other_heads_train_and_come_back_from_their_checkpoint(folder, shards, heads, tmp_path):
     recipe = with_objective(
         folder,

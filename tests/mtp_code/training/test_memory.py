@@ -180,7 +180,7 @@ def test_a_larger_vocabulary_costs_as_much_at_any_number_of_heads():
         less, more = (
             yardstick(
                 num_mtp_heads,
-                5,
+                3,
                 vocab_size,
                 training__objective__logits_mib=4 * 1024 * vocab_size / MIB,
             )
@@ -188,7 +188,7 @@ def test_a_larger_vocabulary_costs_as_much_at_any_number_of_heads():
         )
         return more - less
 
-    assert added_bytes(4) == added_bytes(1)
+    assert added_bytes(2) == added_bytes(1)
 
 
 def test_the_tracker_sees_what_is_kept():
@@ -215,7 +215,7 @@ def test_nothing_outlives_its_run():
 
 def test_recomputed_layers_hold_one_layer_instead_of_all():
     shape = {
-        "model__num_layers": 8, "training__row_tokens": 4096, "model__num_mtp_heads": 1,
+        "model__num_layers": 6, "training__row_tokens": 2048, "model__num_mtp_heads": 1,
         "training__objective__logits_mib": 4,
     }  # fmt: skip
     kept, again = (
@@ -250,6 +250,8 @@ def test_a_gpu_gets_larger_chunks_where_the_recipe_names_none():
             "model.vocab_size=60000",
             "model.num_mtp_heads=1",
             "model.num_layers=2",
+            "training.rows=1",
+            "training.row_tokens=1024",
         ],
     )
     on_cpu, on_gpu = (predict_peak(asked, device).bytes_by_part for device in ("cpu", "cuda"))

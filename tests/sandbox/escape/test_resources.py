@@ -214,7 +214,7 @@ except PermissionError: pass
 while True: pass
 """
     assert run_outside(program)[0] == -9  # the control: the kernel ends it
-    execution = next(pool.run_all([(program, replace(LIMITS, cpu_s=1.5))]))
+    execution = next(pool.run_all([(program, replace(LIMITS, cpu_s=1.2))]))
     assert execution.ending is Ending.TIMED_OUT_CPU
     assert caplog.records == []
 
