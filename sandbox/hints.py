@@ -38,8 +38,8 @@ class Hints:
             self._forms.add(look.form)
             self._texts.update(text for text in look.texts if not given.holds(text))
             # One by one they tell something too; but digits are all over.
-            characters = {each for text in look.texts for each in text if not each.isdigit()}
-            self._forms |= characters.difference(*given.texts)
+            characters = set().union(*look.texts).difference(*given.texts)
+            self._forms.update(each for each in characters if not each.isdigit())
         self._forms -= _TRIVIAL
 
     def are_in(self, given: "Look") -> bool:
@@ -97,8 +97,8 @@ class Look:
     def _take_in_text(self, text: str) -> Hashable:
         self.texts.append(text)
         if len(text) > 1:
-            self.forms.update(map(_form_of_text, _WORD.findall(text)))
-            self.forms.add(frozenset(map(_form_of_text, text)))
+            self.forms.update(map(_form_of_text, {*_WORD.findall(text)}))
+            self.forms.add(frozenset(map(_form_of_text, {*text})))
         return _form_of_text(text)
 
 

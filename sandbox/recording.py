@@ -141,7 +141,7 @@ class _Recorder(checker.Program):
         self._starts: list[int] = []  # of each call, in `requests`
         self._expected: dict[int, list[wire.Json]] = {}  # by call
         self._blind: set[int] = set()  # calls whose answers went where what they meet is not seen
-        self._escaped_after: int | None = None  # so many calls
+        self._has_escaped = False  # what an answer is; then it was the last one to be recorded
         self._depth = 0  # of what may go on after an error
         self._thread = threading.get_ident()
 
@@ -167,7 +167,7 @@ class _Recorder(checker.Program):
         self._depth -= 1
 
     def ask(self, *message: wire.Json, changes: object = None, may_stop: bool = False) -> Any:
-        if message[0] != "call" or threading.get_ident() != self._thread:
+        if message[0] != "call" or threading.get_ident() != self._thread or self._has_escaped:
             self.give_up()
         _, _, (_, *arguments), _, names = message
         self._starts.append(len(self.requests))
@@ -189,18 +189,15 @@ class _Recorder(checker.Program):
 
     def escape(self) -> None:
         """What follows may hang on the answers so far."""
-        if self._escaped_after is None:
-            self._escaped_after = len(self._given)
+        self._has_escaped = True
 
     def give_up(self) -> NoReturn:
         self.is_possible = False
         raise _Unrecordable
 
     def recording(self) -> Recording | None:
-        """What was recorded; None where it may give away too much, or where so many calls have a
-        turn of their own that it is no use to know them beforehand."""
-        if self._escaped_after is not None and self._escaped_after < len(self._starts):
-            return None
+        """What was recorded; None where so many calls have a turn of their own that it is no use
+        to know them beforehand."""
         turns = [self._starts[call] for call in self._turns()]
         if turns and len(turns) > min(_MAX_TURNS, len(self._starts) / 2):
             return None
