@@ -18,6 +18,7 @@ from evals.records import (
     read_samples,
     write_record,
 )
+from evals.text import one_line
 
 _KEPT_CHARS: Final = 2000
 _PASSED: Final = VERDICT_LETTERS["passed"]
@@ -45,7 +46,7 @@ def kept_samples(samples_path: Path, score: Score) -> dict[str, KeptSample]:
     for task_id, letters in score.verdicts.items():
         if len(indices[task_id]) != len(letters):
             raise RecordError(
-                f"{samples_path}: {len(indices[task_id])} samples of {task_id}, but "
+                f"{samples_path}: {len(indices[task_id])} samples of {one_line(task_id)}, but "
                 f"{len(letters)} were scored; judge and score these"
             )
         at = max(letters.find(_PASSED), 0)

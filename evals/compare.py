@@ -30,6 +30,7 @@ from evals.resampling import (
     unit_of_gains,
     widened,
 )
+from evals.text import one_line, quoted
 
 
 class Change(NamedTuple):
@@ -74,7 +75,9 @@ def compare(before: Measured, after: Measured, metric: Metric = PASS_AT_1) -> Co
         InputError: the metric needs more samples than there are, or was not recorded.
     """
     for field, was, now in incomparable_fields(before, after):
-        raise IncomparableError(f"{field} differs: {was!r} before, {now!r} now")
+        raise IncomparableError(
+            f"{one_line(field)} differs: {quoted(was)} before, {quoted(now)} now"
+        )
     by_task = [outcomes_by_task(each, metric) for each in (before, after)]
     were, are = ([outcomes[task_id] for task_id in before.tasks] for outcomes in by_task)
     k = metric.k

@@ -7,6 +7,8 @@ An `InputError` is the user's to mend (exit status 2), a `MachineError` the mach
 import difflib
 from collections.abc import Iterable
 
+from evals.text import NAME_CHARS, one_line
+
 
 class InputError(Exception):
     """Something handed over cannot be used; the message is "where: what; what instead"."""
@@ -18,6 +20,10 @@ class RecordError(InputError):
 
 class CutOffError(RecordError):
     """The last line of a records file is broken, as by a writer that was killed."""
+
+
+class UnusableRowError(Exception):
+    """A row's fields make no task; the message says which, and why."""
 
 
 class MachineError(Exception):
@@ -35,6 +41,8 @@ class IncomparableError(Exception):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean x?"` for the nearest known name, else as many of them as fit a line."""
     names = list(known)
-    if close := difflib.get_close_matches(name, names, n=1):
-        return f"; did you mean {close[0]}?"
-    return f"; known: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
+    # What is longer is no misspelling, and would take long to compare.
+    if len(name) <= NAME_CHARS and (close := difflib.get_close_matches(name, names, n=1)):
+        return f"; did you mean {one_line(close[0])}?"
+    shown = ", ".join(map(one_line, names[:6]))
+    return f"; known: {shown}{', …' if len(names) > 6 else ''}"

@@ -23,7 +23,11 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes `path`'s place when the block ends well, and leaves it alone otherwise.
 
     What killed processes left of such files is removed.
+
+    Raises:
+        InputError: `path` is no file that could be replaced.
     """
+    require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
@@ -40,6 +44,29 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def require_replaceable(path: Path) -> None:
+    """See to it that a file may take `path`'s place, best before there is anything to be lost.
+
+    Root would put one in the place of /dev/null, for every program on the machine.
+
+    Raises:
+        InputError: something is there that is no regular file, or it stands for an open one.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it")
+    if (path.exists() and not path.is_file()) or _stands_for_an_open_file(path):
+        raise InputError(
+            f"{path}: a file would take its place, and it is no regular file; name one, in /tmp if "
+            "nobody needs it"
+        )
+
+
+def _stands_for_an_open_file(path: Path) -> bool:
+    """As /dev/stdout and /dev/fd/3 do: their place is in /proc."""
+    places = [path, path.parent / path.readlink()] if path.is_symlink() else [path]
+    return any(place.parent.resolve().is_relative_to("/proc") for place in places)
 
 
 def _held(aside: Path) -> IO[bytes]:
@@ -66,10 +93,9 @@ def sole_writer(path: Path) -> Iterator[None]:
     """Keeps other processes of this machine from writing `path` in the meantime.
 
     Raises:
-        InputError: another process is writing it, or it is a folder.
+        InputError: another process is writing it, or it is no file that could be replaced.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: a folder; name a file in it")
+    require_replaceable(path)
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from evals.records import (
     differences,
 )
 from evals.resampling import holm
+from evals.text import one_line
 
 ALPHA: Final = 0.05
 TOLERANCE: Final = 0.02
@@ -250,14 +251,14 @@ def _problems(baseline: Baseline, score: Score, max_timed_out: float) -> Iterato
         task_id, verdict = next(iter(references.failed.items()))
         yield (
             f"{len(references.failed)} of {references.num_judged} reference solutions do not pass "
-            f"({task_id} first: {verdict}), so no verdict can be trusted; see to the machine and "
-            "judge again"
+            f"({one_line(task_id)} first: {verdict}), so no verdict can be trusted; see to the "
+            "machine and judge again"
         )
     if baseline.samples_sha256 == score.samples_sha256 and baseline.verdicts != score.verdicts:
         changed = [task for task, was in baseline.verdicts.items() if score.verdicts[task] != was]
         yield (
             f"these are the baseline's own samples, yet {len(changed)} tasks have other verdicts "
-            f"({changed[0]} first): the judge has changed, not the model"
+            f"({one_line(changed[0])} first): the judge has changed, not the model"
         )
     was, now = _share_timed_out(baseline), _share_timed_out(score)
     if now - was > max_timed_out:
@@ -344,4 +345,4 @@ def _drawn_with(measured: Measured) -> dict[str, Any]:
     return engine | sampling.versions
 
 
-_OF_ENGINE: Final = ("sampler", "dtype")
+_OF_ENGINE: Final = ("sampler", "device", "dtype")

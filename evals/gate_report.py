@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 from evals.gate import ChangedTask, GateResult, MetricResult, Outcome
 from evals.noise import POWER
 from evals.records import KeptSample
-from evals.report.wording import one_line, percent, plural, points_between, shortened, visible
+from evals.report.wording import percent, plural, points_between, shortened
+from evals.text import NAME_CHARS, one_line, visible
 
 _MOST_TASKS_SHOWN: Final = 20
 
@@ -59,7 +60,7 @@ def junit(result: GateResult) -> bytes:
 
     A regression is a failure; what keeps the gate from judging the model is an error.
     """
-    suite = ElementTree.Element("testsuite", name=_xml(f"mtp-code gate {result.benchmark}"))
+    suite = ElementTree.Element("testsuite", name=_line(f"mtp-code gate {result.benchmark}"))
     _case(suite, "score and baseline are comparable", result.outcome == "incomparable", result)
     if result.outcome != "incomparable":
         _case(suite, "the judge is healthy", result.outcome == "unhealthy", result)
@@ -88,7 +89,10 @@ def _case(suite: ElementTree.Element, name: str, is_error: bool, result: GateRes
     case = ElementTree.SubElement(suite, "testcase", classname="gate", name=name)
     if is_error:
         ElementTree.SubElement(
-            case, "error", type=result.outcome, message=_xml("; ".join(result.problems))
+            case,
+            "error",
+            type=result.outcome,
+            message=_line("; ".join(result.problems), 1000),
         )
 
 
@@ -211,6 +215,10 @@ def _code(text: str) -> str:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", one_line(text, 1000))
+
+
+def _line(text: str, max_chars: int = NAME_CHARS) -> str:
+    return _xml(one_line(text, max_chars))
 
 
 def _xml(text: str) -> str:

@@ -16,7 +16,14 @@ from typing import Final
 from evals.benchmarks.formats import Benchmark
 from evals.counting import counts_told
 from evals.errors import InputError
-from evals.files import Progress, file_sha256, json_line, sole_writer, write_whole
+from evals.files import (
+    Progress,
+    file_sha256,
+    json_line,
+    require_replaceable,
+    sole_writer,
+    write_whole,
+)
 from evals.findings import Findings
 from evals.oracles.expected import Answered, with_expected_outputs
 from evals.plan import Plan, fingerprint, machine
@@ -37,6 +44,7 @@ from evals.records import (
     read_samples,
     write_record,
 )
+from evals.text import one_line
 from evals.work import Examiner, Finding, Here, Job, of_expected
 from sandbox import Limits, Tier
 
@@ -107,6 +115,10 @@ def judge(
             benchmark, examiner.answers, folder, on_progress
         )
     conditions = [tier.value, unsafe_no_sandbox, *machine(), *fingerprint()]
+    if benchmark.is_custom:
+        # Whoever wrote its checks may have had a say in what was found of the programs beside them:
+        # that serves no other benchmark, were it of the same tasks.
+        conditions.append(benchmark.data_sha256)
     plans = {
         task.task_id: Plan(task, limits_of(task, limits), conditions, counts_checks=counts_checks)
         for task in benchmark.tasks
@@ -153,6 +165,7 @@ def judge(
 
 
 def _require_free(verdicts_path: Path, samples_path: Path) -> None:
+    require_replaceable(verdicts_path)
     if verdicts_path.resolve() == samples_path.resolve():
         raise InputError(f"{verdicts_path}: holds the samples; write the verdicts to another file")
     if verdicts_path.name in _TAKEN_NAMES:
@@ -303,7 +316,7 @@ def _require_all_to_pass(references: list[Sample], findings: Findings, plans: Pl
         finding = _telling(_found(sample, findings, plans[sample.task_id]))
         if finding.verdict != "passed":
             raise InputError(
-                f"{sample.task_id}: its reference solution does not pass its checks "
+                f"{one_line(sample.task_id)}: its reference solution does not pass its checks "
                 f"({finding.verdict}: {finding.detail}); mend one of them"
                 + _MORE_OF.get(finding.verdict, "")
             )
@@ -315,7 +328,7 @@ def _health(references: list[Sample], findings: Findings, plans: Plans) -> Refer
         finding = _telling(_found(sample, findings, plans[sample.task_id]))
         if finding.checks_broke:
             raise InputError(
-                f"{sample.task_id}: its checks break on the reference solution too: "
+                f"{one_line(sample.task_id)}: its checks break on the reference solution too: "
                 f"{finding.detail}; mend them"
             )
         if finding.verdict != "passed":
@@ -350,15 +363,15 @@ def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> It
     for task_id, detail in broken.items():
         if task_id not in passed:
             raise InputError(
-                f"{task_id}: its checks break, and no sample passes them: {detail}; mend them, "
-                "or give the task a reference solution that passes"
+                f"{one_line(task_id)}: its checks break, and no sample passes them: {detail}; mend "
+                "them, or give the task a reference solution that passes"
             )
 
     for task_id in sorted(suspect.keys() - sound):
         log.warning(
             "%s: all its samples failed by an error in its checks: %s; if the fault is the "
             "checks', mend them, or give the task a reference solution that shows it",
-            task_id,
+            one_line(task_id),
             suspect[task_id],
         )
 
@@ -366,7 +379,7 @@ def _verdicts(samples: Iterable[Sample], findings: Findings, plans: Plans) -> It
 def _may_be_checks_fault(finding: Finding, task: Task) -> bool:
     """Whether the checks ended in an error of their own, or in a name that nobody defines."""
     if finding.verdict == "undefined":
-        return not finding.detail.endswith(f" {task.entry_point}")
+        return not finding.detail.endswith(tuple(f" {name}" for name in task.checked_names))
     return finding.verdict == "exception" and " in the checks; " in finding.detail
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evals.errors import InputError
 from evals.pass_at_k import pass_at_k
 from evals.records import VERDICT_LETTERS, Measured
+from evals.text import one_line
 
 Floats = NDArray[np.float64]
 Outcomes = Floats  # a task's samples, each from 0 to 1
@@ -71,7 +72,9 @@ def outcomes_by_task(measured: Measured, metric: Metric) -> dict[str, Outcomes]:
         }
     task_id, (fewest, _) = min(measured.tasks.items(), key=lambda item: item[1][0])
     if metric.k > fewest:
-        raise InputError(f"{metric.name}: needs {metric.k} samples a task; {task_id} has {fewest}")
+        raise InputError(
+            f"{metric.name}: needs {metric.k} samples a task; {one_line(task_id)} has {fewest}"
+        )
     return by_task
 
 

@@ -30,6 +30,7 @@ from pydantic import (
 
 from evals.errors import CutOffError, RecordError, did_you_mean
 from evals.files import json_line, write_whole
+from evals.text import one_line, quoted
 
 SAMPLES_FILE: Final = "samples.jsonl"
 VERDICTS_FILE: Final = "verdicts.jsonl"
@@ -66,6 +67,12 @@ VERDICT_LETTERS: Final[dict[VerdictName, str]] = {
     "crashed": "C",
 }
 VERDICT_OF_LETTER: Final = {letter: name for name, letter in VERDICT_LETTERS.items()}
+
+# A gzip file of kilobytes may hold gigabytes: what no file of records needs is not waited for.
+_MOST_LINE_BYTES: Final = 512 << 20  # APPS has lines of a hundred MB
+_MOST_BLANK_LINES: Final = 1_000_000
+_MOST_ROWS: Final = 1_000_000
+
 _PASSED: Final = VERDICT_LETTERS["passed"]
 
 
@@ -336,22 +343,27 @@ class Measured(Strict):
             given = getattr(self, field)
             if given is not None and given.keys() != self.tasks.keys():
                 (task_id, *_) = sorted(given.keys() ^ self.tasks.keys())
-                raise ValueError(f"{field} and tasks do not hold the same tasks: {task_id}")
+                raise ValueError(
+                    f"{field} and tasks do not hold the same tasks: {one_line(task_id)}"
+                )
         for task_id, (drawn, passed) in self.tasks.items():
+            name = one_line(task_id)
             if passed > drawn:
-                raise ValueError(f"tasks.{task_id}: {passed} passed of {drawn}")
+                raise ValueError(f"tasks.{name}: {passed} passed of {drawn}")
             letters = self.verdicts[task_id]
             if unknown := set(letters) - VERDICT_OF_LETTER.keys():
-                raise ValueError(f"verdicts.{task_id}: no verdict has the letter {min(unknown)}")
+                raise ValueError(f"verdicts.{name}: no verdict has the letter {min(unknown)}")
             if (len(letters), letters.count(_PASSED)) != (drawn, passed):
-                raise ValueError(f"verdicts.{task_id}: {letters}, but {passed} passed of {drawn}")
+                raise ValueError(
+                    f"verdicts.{name}: {one_line(letters)}, but {passed} passed of {drawn}"
+                )
             if self.base_verdicts and not _may_be_base(self.base_verdicts[task_id], letters):
                 raise ValueError(
-                    f"base_verdicts.{task_id}: {self.base_verdicts[task_id]}, "
-                    f"but by all checks {letters}"
+                    f"base_verdicts.{name}: {one_line(self.base_verdicts[task_id])}, "
+                    f"but by all checks {one_line(letters)}"
                 )
             if self.checks_passed is not None and len(self.checks_passed[task_id]) != drawn:
-                raise ValueError(f"checks_passed.{task_id}: not one for each of {drawn} samples")
+                raise ValueError(f"checks_passed.{name}: not one for each of {drawn} samples")
         return self
 
     @property
@@ -459,7 +471,7 @@ def read_samples(
             task_id = row.get("task_id")
             if not isinstance(task_id, str) or task_id not in known:
                 raise RecordError(
-                    f"{where}: unknown task {task_id!r}{did_you_mean(str(task_id), task_ids)}"
+                    f"{where}: unknown task {quoted(task_id)}{did_you_mean(str(task_id), task_ids)}"
                 )
             indices = seen.setdefault(task_id, _Indices())
             # Other fields pass: users of both harnesses add their own (tags, results).
@@ -467,7 +479,7 @@ def read_samples(
             sample = validated(Sample, {"index": len(indices), **fields}, where)
             if not indices.add(sample.index):
                 raise RecordError(
-                    f"{where}: sample {sample.index} of {task_id} was given before; "
+                    f"{where}: sample {sample.index} of {one_line(task_id)} was given before; "
                     "number each task's samples 0, 1, …, or leave index out"
                 )
             num_samples += 1
@@ -636,9 +648,15 @@ def read_rows(
     """The rows of a JSON Lines file, gzipped or not, that are to be kept.
 
     Raises:
-        RecordError: the file cannot be read, or a line of it.
+        RecordError: the file cannot be read, or a line of it, or they are too many to be held.
     """
-    return [FileRow(where, row) for where, row in _rows(path) if keep(row)]
+    rows = []
+    for where, row in _rows(path):
+        if keep(row):
+            rows.append(FileRow(where, row))
+        if len(rows) > _MOST_ROWS:
+            raise RecordError(f"{where}: more than {_MOST_ROWS:,} rows; split the file")
+    return rows
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -675,7 +693,7 @@ def _parsed(text: str) -> Any:
 
 def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """Place and bytes of each line that is not blank, without a byte order mark."""
-    number = 0
+    number = num_blank = 0
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -685,11 +703,23 @@ def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
             # By its magic number: a name is easily wrong.
             is_gzip = plain.peek(2)[:2] == b"\x1f\x8b"
             file = gzip.GzipFile(fileobj=plain) if is_gzip else plain
-            for number, line in enumerate(file, start=1):
+            while line := file.readline(_MOST_LINE_BYTES + 1):
+                number += 1
+                if len(line) > _MOST_LINE_BYTES:
+                    raise RecordError(
+                        f"{path}:{number}: longer than {_MOST_LINE_BYTES >> 20} MiB; expected JSON "
+                        "Lines, one record a line"
+                    )
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
+                    num_blank = 0
                     yield f"{path}:{number}", line
+                elif (num_blank := num_blank + 1) > _MOST_BLANK_LINES:
+                    raise RecordError(
+                        f"{path}:{number}: more than {_MOST_BLANK_LINES:,} blank lines in a row; "
+                        "leave them out"
+                    )
     except EOFError:
         raise CutOffError(f"{path}:{number + 1}: the gzip file ends early") from None
     except (OSError, zlib.error) as error:
@@ -708,9 +738,9 @@ def validated(kind: type[Model], row: Mapping[str, Any], where: str) -> Model:
         # An unknown key first: where one is misspelt, the right one is missing too.
         errors = error.errors(include_url=False)
         first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
-        field = ".".join(str(part) for part in first["loc"])
+        field = one_line(".".join(str(part) for part in first["loc"]))
         if first["type"] == "extra_forbidden":
             known = [info.alias or name for name, info in kind.model_fields.items()]
             raise RecordError(f"{where}: unknown key {field}{did_you_mean(field, known)}") from None
-        message = first["msg"].removeprefix("Value error, ")
+        message = one_line(first["msg"].removeprefix("Value error, "), 400)
         raise RecordError(f"{where}: {field + ': ' if field else ''}{message}") from None

@@ -191,15 +191,16 @@ def widened(spread: Spread, gain: float, num_pairs: int) -> Spread:
     """With the doubt that is left where hardly a pair differs: as if half a pair more had gained,
     and half a pair lost.
 
-    Without it no difference would seem certain, of however few samples.
+    Without it no difference would seem certain, of however few samples. Nothing gains or loses
+    more than all there is.
 
     Source: Agresti, Min 2005, doi 10.1002/sim.1781.
     """
     error = 1 / (num_pairs + 2)
     half = float(special.ndtri(_QUANTILES[1])) * error
     return Spread(
-        gain - math.hypot(gain - spread.low, half),
-        gain + math.hypot(spread.high - gain, half),
+        max(-1.0, gain - math.hypot(gain - spread.low, half)),
+        min(1.0, gain + math.hypot(spread.high - gain, half)),
         math.hypot(spread.standard_error, error),
     )
 

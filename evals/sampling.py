@@ -25,6 +25,7 @@ from evals.records import (
     read_record,
     write_record,
 )
+from evals.text import one_line, quoted
 
 # How a sample's seed follows from the run's: `sample_seed`.
 SEED_RULE: Final = "sha256 of seed, task id and index"
@@ -161,6 +162,7 @@ def _hold_to_same_settings(
         read_record(Sampling, record).as_json(), wanted.as_json()
     ):
         raise InputError(
-            f"{record}: the samples here are drawn with {field} {before!r}, not {now!r}; "
+            f"{record}: the samples here are drawn with {one_line(field)} {quoted(before)}, "
+            f"not {quoted(now)}; "
             "choose another folder or delete this one"
         )

@@ -35,6 +35,7 @@ from evals.records import (
     read_record,
     read_verdicts,
 )
+from evals.text import one_line, quoted
 
 _PASSED: Final = VERDICT_LETTERS["passed"]
 
@@ -140,7 +141,7 @@ def _judged_by_task(path: Path, benchmark: Benchmark) -> dict[str, list[_Judged]
     judged: dict[str, list[_Judged]] = {task.task_id: [] for task in benchmark.tasks}
     for verdict in read_verdicts(path):
         if verdict.task_id not in judged:
-            raise InputError(f"{path}: {verdict.task_id!r} is no task of {benchmark.name}")
+            raise InputError(f"{path}: {quoted(verdict.task_id)} is no task of {benchmark.name}")
         judged[verdict.task_id].append(
             _Judged(
                 verdict.index,
@@ -192,8 +193,8 @@ def _check_drawn(judged: Mapping[str, Sequence[_Judged]], ks: Sequence[int], pat
     without = [task_id for task_id, each in judged.items() if not each]
     if without:
         raise InputError(
-            f"{path}: {len(without)} of {len(judged)} tasks have no sample, {without[0]} first; "
-            "draw samples for every task"
+            f"{path}: {len(without)} of {len(judged)} tasks have no sample, "
+            f"{one_line(without[0])} first; draw samples for every task"
         )
     task_id, fewest = min(
         ((task_id, len(each)) for task_id, each in judged.items()), key=lambda item: item[1]
@@ -201,7 +202,7 @@ def _check_drawn(judged: Mapping[str, Sequence[_Judged]], ks: Sequence[int], pat
     for k in ks:
         if not 1 <= k <= fewest:
             raise InputError(
-                f"{path}: k = {k} is outside 1 to {fewest}, the samples of {task_id}; "
+                f"{path}: k = {k} is outside 1 to {fewest}, the samples of {one_line(task_id)}; "
                 "draw more samples or ask for another k"
             )
 

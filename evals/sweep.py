@@ -20,6 +20,7 @@ from evals.intervals import LEVEL, interval_of_mean, interval_over_samples, inte
 from evals.metrics import Floats, holds_copies
 from evals.pass_at_k import mean_pass_at_k, pass_at_k
 from evals.records import Estimate, Range, Score, Strict, differences
+from evals.text import one_line, quoted
 
 NUM_SPLITS: Final = 500
 _SEED: Final = 0
@@ -141,8 +142,8 @@ def _hold_to_same(first: Score, other: Score) -> None:
         *differences(first.sampling.model, other.sampling.model, "sampling.model"),
     ):
         raise IncomparableError(
-            f"{field} differs: {ours!r} at temperature {first.sampling.temperature:g}, {theirs!r} "
-            f"at {other.sampling.temperature:g}"
+            f"{one_line(field)} differs: {quoted(ours)} at temperature "
+            f"{first.sampling.temperature:g}, {quoted(theirs)} at {other.sampling.temperature:g}"
         )
 
 

@@ -63,3 +63,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if nearest:
         return f"; did you mean {nearest[0]}?"
     return f"; known: {', '.join(candidates)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Of what others' errors say, which may be pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from mtp_code.errors import InputError
+
 log = logging.getLogger(__name__)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -27,7 +29,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     A kill at any moment leaves the old one whole or the new one: there, or where the next call or
     `remove_leftovers` finds it.
+
+    Raises:
+        InputError: something else is there, such as a file.
     """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: no folder, and one would take its place; name another")
     _bring_back(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
@@ -120,9 +127,37 @@ def alone_in(folder: Path, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
+def require_replaceable(path: Path) -> None:
+    """See to it that a file may take `path`'s place, best before there is anything to be lost.
+
+    Root would put one in the place of /dev/null, for every program on the machine.
+
+    Raises:
+        InputError: something is there that is no regular file, or it stands for an open one.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name a file in it")
+    if (path.exists() and not path.is_file()) or _stands_for_an_open_file(path):
+        raise InputError(
+            f"{path}: a file would take its place, and it is no regular file; name one, in /tmp if "
+            "nobody needs it"
+        )
+
+
+def _stands_for_an_open_file(path: Path) -> bool:
+    """As /dev/stdout and /dev/fd/3 do: their place is in /proc."""
+    places = [path, path.parent / path.readlink()] if path.is_symlink() else [path]
+    return any(place.parent.resolve().is_relative_to("/proc") for place in places)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes `path`'s place when the block ends well."""
+    """A file to write that takes `path`'s place when the block ends well.
+
+    Raises:
+        InputError: `path` is no file that could be replaced.
+    """
+    require_replaceable(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
         with aside.open("wb") as file:

@@ -161,8 +161,20 @@ def compile_checks(source: str, names: tuple[str, ...]) -> tuple[CodeType, set[s
     from the program."""
     source = without_definitions(source, names)
     linecache.cache[FILE_NAME] = (len(source), None, source.splitlines(keepends=True), FILE_NAME)
-    used = _free_names(symtable.symtable(source, FILE_NAME, "exec")) | set(names)
-    return compile(source, FILE_NAME, "exec", dont_inherit=True), used
+    return compile(source, FILE_NAME, "exec", dont_inherit=True), _taken(source, names)
+
+
+def names_taken(source: str, names: tuple[str, ...]) -> set[str]:
+    """The names that these checks take from the program.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError: they do not compile.
+    """
+    return _taken(without_definitions(source, names), names)
+
+
+def _taken(source: str, names: tuple[str, ...]) -> set[str]:
+    return _free_names(symtable.symtable(source, FILE_NAME, "exec")) | set(names)
 
 
 def without_definitions(source: str, names: tuple[str, ...]) -> str:

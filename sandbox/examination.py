@@ -34,6 +34,16 @@ class Checks:
     are_tidy: bool = False
     counts: bool = False
 
+    def names_taken(self) -> set[str]:
+        """The names that stand for what the program calls so.
+
+        Raises:
+            SyntaxError, ValueError, RecursionError: the source does not compile.
+        """
+        from sandbox.checker import names_taken  # here, since few ask
+
+        return names_taken(self.source, self.names)
+
 
 @dataclass(frozen=True)
 class Examination:

@@ -1,6 +1,7 @@
 """What a person at a terminal meets: exit statuses, one-line errors, nothing lost."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -210,6 +211,45 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     for out in ("taken/micro.jsonl", "folder"):
         line = complaint(mtp_code("micro", "--out", out, cwd=tmp_path), 2)
         assert line.startswith("mtp-code: ")
+
+
+def test_what_no_file_may_replace_is_refused_before_any_work(tmp_path):
+    os.mkfifo(tmp_path / "device")
+    for command in (
+        ("micro", "--out"),
+        ("judge", "none.jsonl", "--benchmark", "none", "--out"),
+        ("references", "--benchmark", "none", "--out"),
+        ("score", "none.jsonl", "--benchmark", "none", "--out"),
+        ("baseline", "none.json", "--out"),
+        ("gate", "none.json", "--baseline", "none.json", "--json"),
+        ("gate", "none.json", "--baseline", "none.json", "--junit"),
+        ("report", "none", "--out"),
+        ("bench", "train", "--out"),
+    ):
+        line = complaint(mtp_code(*command, "device", cwd=tmp_path), 2)
+        assert line.startswith("mtp-code: device: a file would take its place"), command
+    assert [path.name for path in tmp_path.iterdir()] == ["device"]
+    assert (tmp_path / "device").is_fifo()
+
+
+def test_what_a_file_names_cannot_write_to_the_terminal(tmp_path):
+    hostile = "\x1b]0;title\x07\nmtp-code: done\u202e"
+    task = {
+        "task_id": hostile,
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "test": "def check(candidate):\n    assert candidate(near)\n",
+    }
+    tasks = write_samples(tmp_path / "mine.jsonl", task, task)
+    line = complaint(mtp_code("references", "--benchmark", tasks, "--out", "x", cwd=tmp_path), 2)
+    assert line.endswith(r"task \x1b]0;title\x07 mtp-code: done\u202e was given before")
+    write_samples(tasks, task)
+    done = mtp_code("references", "--benchmark", tasks, "--out", "x", cwd=tmp_path)
+    (note,) = done.stderr.splitlines()
+    assert r"(\x1b]0;title\x07 mtp-code: done\u202e first)" in note
+    # Nor can what nobody thought of: here the name of a file.
+    missing = mtp_code("judge", "a\x1b[2J\nb", "--benchmark", "humaneval", cwd=tmp_path)
+    assert complaint(missing, 2).startswith(r"mtp-code: a\x1b[2J b: ")
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path):

@@ -25,11 +25,10 @@ from evals.benchmarks.formats import (
     DEFAULT_LIMITS,
     Benchmark,
     Row,
-    UnusableRowError,
     make_benchmark,
 )
 from evals.benchmarks.sources import rows_from_url
-from evals.errors import RecordError
+from evals.errors import RecordError, UnusableRowError
 from evals.oracles.shipping import function_of
 from evals.oracles.values import encode
 from evals.prompts import APPS, CHAT, CHAT_PLAIN, CHAT_REPLY

@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from evals.errors import RecordError
+from evals.errors import RecordError, UnusableRowError
 from evals.program import can_fail, humaneval_checks, mbpp_checks
 from evals.prompts import (
     CHAT,
@@ -25,6 +25,7 @@ from evals.prompts import (
     put,
 )
 from evals.records import FileRow, LongInteger, Question, Task, validated
+from evals.text import one_line
 from sandbox import Limits
 
 
@@ -55,10 +56,6 @@ DEFAULT_LIMITS: Final = Limits(cpu_s=10.0)
 
 
 _ASSERTS_NOTHING: Final = "asserts nothing, so that every program would pass; add an assert"
-
-
-class UnusableRowError(Exception):
-    """A row's fields make no task; the message says which, and why."""
 
 
 class Row(BaseModel):
@@ -106,7 +103,7 @@ class HumanEvalRow(Row):
 class MbppRow(Row):
     """Either edition: the sanitized one names the text `prompt`, and has imports."""
 
-    task_id: int | str
+    task_id: Annotated[int, Field(strict=True)] | str  # or true would be 1
     text: str = Field(validation_alias=AliasChoices("text", "prompt"))
     code: str
     test_list: tuple[str, ...] = Field(min_length=1)
@@ -198,7 +195,7 @@ def make_benchmark(
         if task is None:
             continue
         if task.task_id in tasks:
-            raise RecordError(f"{where}: task {task.task_id} was given before")
+            raise RecordError(f"{where}: task {one_line(task.task_id)} was given before")
         tasks[task.task_id] = put(task, formats[0], examples)
     return Benchmark(
         name=name,
@@ -219,10 +216,12 @@ def _task_of(kind: type[Row], row: Mapping[str, Any], where: str) -> Task | None
     except UnusableRowError as error:
         raise RecordError(f"{where}: {error}") from None
     except SyntaxError as error:
-        raise RecordError(f"{where}: its tests are no Python: {error}") from None
+        raise RecordError(
+            f"{where}: its tests are no Python: {one_line(str(error), 200)}"
+        ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         # Half of a surrogate pair, say, or a sum of ten thousand terms.
-        reason = str(error) or "too long or too deep"
+        reason = one_line(str(error), 200) or "too long or too deep"
         raise RecordError(f"{where}: Python cannot read its tests: {reason}") from None
 
 

@@ -17,11 +17,10 @@ from evals.benchmarks.formats import (
     DEFAULT_LIMITS,
     Benchmark,
     Row,
-    UnusableRowError,
     make_benchmark,
 )
 from evals.benchmarks.sources import rows_from_url
-from evals.errors import RecordError
+from evals.errors import RecordError, UnusableRowError
 from evals.oracles.shipping import ANSWERS
 from evals.oracles.values import encode
 from evals.prompts import (
@@ -33,6 +32,7 @@ from evals.prompts import (
     MBPP_DOCSTRING,
 )
 from evals.records import Oracle, Question, Task
+from evals.text import quoted
 
 
 class PlusRow(Row):
@@ -79,7 +79,7 @@ class MbppPlusRow(PlusRow):
     def task(self) -> Task:
         number = self.task_id.removeprefix("Mbpp/")
         if not re.fullmatch(r"[0-9]{1,9}", number):
-            raise UnusableRowError(f"task_id: {self.task_id!r}; expected one such as Mbpp/2")
+            raise UnusableRowError(f"task_id: {quoted(self.task_id)}; expected one such as Mbpp/2")
         shown = re.fullmatch(r'"""\n(.*)\n(assert .*)\n"""\n', self.prompt, re.DOTALL)
         if shown is None:
             raise UnusableRowError("prompt: no docstring with an assert")

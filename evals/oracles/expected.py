@@ -24,6 +24,7 @@ from evals.errors import InputError
 from evals.files import Progress, cache_folder, json_line, write_whole
 from evals.oracles.holding import hold
 from evals.oracles.shipping import checks_source, with_record
+from evals.text import one_line
 
 if TYPE_CHECKING:
     from evals.benchmarks.formats import Benchmark
@@ -140,8 +141,8 @@ def in_pool(pool: Pool) -> Run:
         for reference, execution in zip(asked, pool.run_all(programs), strict=True):
             if execution.exit_code != 0:
                 raise InputError(
-                    f"{reference.name}: its reference solution fails ({execution.ending.value}): "
-                    f"{execution.output_tail.strip()[-300:]!r}"
+                    f"{one_line(reference.name)}: its reference solution fails "
+                    f"({execution.ending.value}): {execution.output_tail.strip()[-300:]!r}"
                 )
             assert execution.stdout is not None  # it was to be kept
             yield Answered(
@@ -205,8 +206,8 @@ def _parts(task: Task, written: bytes) -> dict[str, str]:
         came = []
     if came != due:
         raise InputError(
-            f"{task.task_id}: its reference solution ends before it has answered all inputs, or "
-            "writes lines of its own; mend it"
+            f"{one_line(task.task_id)}: its reference solution ends before it has answered all "
+            "inputs, or writes lines of its own; mend it"
         )
     return dict(zip(_PARTS, lines, strict=True))
 

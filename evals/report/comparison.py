@@ -9,7 +9,8 @@ from evals.compare import compare
 from evals.errors import IncomparableError
 from evals.report.inputs import Run
 from evals.report.results import benchmark_names, by_k, is_near_zero, source_names
-from evals.report.wording import decimal, one_line, plural, points_between, seconds
+from evals.report.wording import decimal, plural, points_between, seconds
+from evals.text import one_line
 
 # Times this close count as equal: a run ends with the step that uses its time up.
 EQUAL_TIME = 0.05

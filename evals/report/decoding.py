@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from evals.report.charts import Curve, draw_curves
 from evals.report.inputs import Decode, DecodeRow
 from evals.report.training import Figure
-from evals.report.wording import count, moment, one_line, percent, plural
+from evals.report.wording import count, moment, percent, plural
+from evals.text import one_line
 
 
 @dataclass(frozen=True)

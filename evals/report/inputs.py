@@ -27,7 +27,7 @@ from evals.records import (
     read_samples,
     read_verdicts,
 )
-from evals.report.wording import one_line
+from evals.text import one_line
 
 logger = logging.getLogger(__name__)
 

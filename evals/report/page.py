@@ -15,7 +15,8 @@ from evals.report.provenance import commands, provenance
 from evals.report.results import MAKE_TARGETS, results, side_by_side, tiles, verdicts
 from evals.report.samples import samples
 from evals.report.training import figures
-from evals.report.wording import moment, one_line, plural, rounded, seconds
+from evals.report.wording import moment, plural, rounded, seconds
+from evals.text import one_line
 
 
 def render(runs: Sequence[Run], prompts: Mapping[str, Mapping[str, str]]) -> str:

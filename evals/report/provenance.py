@@ -9,7 +9,7 @@ from typing import Any
 
 from evals.report.inputs import Result, Run
 from evals.report.results import MAKE_TARGETS, benchmark_names
-from evals.report.wording import one_line
+from evals.text import one_line
 
 NOT_KNOWN = "—"
 

@@ -11,7 +11,6 @@ from evals.report.inputs import Run
 from evals.report.wording import (
     count,
     decimal,
-    one_line,
     percent,
     percent_between,
     plural,
@@ -19,6 +18,7 @@ from evals.report.wording import (
     seconds,
     timed_out,
 )
+from evals.text import one_line
 
 MAKE_TARGETS = {
     "micro": "make eval-micro",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from evals.records import Verdict
 from evals.report.inputs import Result, Run
 from evals.report.results import benchmark_names
-from evals.report.wording import one_line, shortened, size
+from evals.report.wording import shortened, size
+from evals.text import one_line
 
 NUM_PASSED_SHOWN = 2
 NUM_FAILED_SHOWN = 4

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from evals.report.charts import NUM_OFFSET_COLOURS, Curve, draw_curves
 from evals.report.inputs import Run, TrainRow, ValidationRow
 from evals.report.results import source_names
-from evals.report.wording import decimal, one_line
+from evals.report.wording import decimal
+from evals.text import one_line
 
 
 @dataclass(frozen=True)

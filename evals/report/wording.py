@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from datetime import datetime
 
 from evals.records import Score
+from evals.text import one_line, visible
 
 # Beyond these a page is no longer read: the whole sample stands in samples.jsonl.
 MAX_CODE_LINES = 40
@@ -86,25 +85,6 @@ def size(num_bytes: int) -> str:
         if num_bytes >= unit_bytes:
             return f"{num_bytes / unit_bytes:.3g} {unit}"
     return plural(num_bytes, "byte")
-
-
-def visible(text: str) -> str:
-    """The text with every character that could hide or reorder others spelled out.
-
-    Lone surrogates could not be written as UTF-8; controls and bidirectional marks would make
-    the page show something else than what ran (CVE-2021-42574).
-    """
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
-        else repr(character)[1:-1]
-        for character in re.sub("\r\n?", "\n", text)
-    )
-
-
-def one_line(text: str, max_chars: int) -> str:
-    line = " ".join(visible(text).split())
-    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 
 def shortened(code: str) -> tuple[str, str]:

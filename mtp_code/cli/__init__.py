@@ -17,7 +17,7 @@ import typer
 
 import evals.errors
 import mtp_code.errors
-from mtp_code.cli.show import log_to_stderr
+from mtp_code.cli.show import in_a_line, log_to_stderr
 from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    typer.echo(f"mtp-code: {message}", err=True)
+    typer.echo(f"mtp-code: {in_a_line(message)}", err=True)
     sys.exit(status)
 
 

@@ -1,5 +1,6 @@
 """Commands that measure decoding."""
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,11 +8,21 @@ import typer
 
 import evals.errors
 from mtp_code.cli.common import provenance
-from mtp_code.cli.options import ModelDir, NumThreads, Overrides, sizes_of
+from mtp_code.cli.options import (
+    Device,
+    Dtype,
+    ModelDir,
+    NumThreads,
+    Overrides,
+    sizes_of,
+    to_write,
+)
 from mtp_code.cli.prompts import PieceTokens, PromptsName, named_prompts
 from mtp_code.cli.samplers import figures_folder
 from mtp_code.cli.show import progress_bar, warn
-from mtp_code.errors import MachineError
+from mtp_code.errors import MachineError, first_line
+
+log = logging.getLogger(__name__)
 
 commands = typer.Typer()
 
@@ -25,13 +36,15 @@ def bench_decode(
     piece_tokens: PieceTokens = 128,
     batches: Annotated[str, typer.Option(help="Answers side by side: sizes with commas.")] = "1",
     num_threads: NumThreads = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     peers: Annotated[
         bool, typer.Option("--peers", help="transformers' generate and its prompt lookup beside.")
     ] = False,
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Also drafts that stand as often as these heads'.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="[default: RUN/decode-PROMPTS.json]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: RUN/decode-PROMPTS.json]")] = None,
 ) -> None:
     """Speculative against plain greedy decoding: a JSON file, a plot beside it, and in words."""
     import torch
@@ -39,9 +52,10 @@ def bench_decode(
     from mtp_code.decoding.bandwidth import copy_bandwidth
     from mtp_code.decoding.bench import NUM_ROUNDS, measure
     from mtp_code.decoding.plot import draw
-    from mtp_code.decoding.prepare import load_for_decoding
+    from mtp_code.decoding.prepare import describe_place, load_for_decoding
     from mtp_code.decoding.requests import Request
     from mtp_code.decoding.synthetic import agreement
+    from mtp_code.devices import failures_of
     from mtp_code.files import write_json
 
     sizes = sizes_of(batches, 256)
@@ -50,36 +64,24 @@ def bench_decode(
             f"--peers: they answer one at a time; add 1 to --batches {batches}"
         )
     torch.set_num_threads(num_threads)
-    trained = load_for_decoding(run)
+    trained = load_for_decoding(run, device, dtype)
     model, tokenizer = trained.model, trained.tokenizer
+    weight = model.unembedding.weight
     asked = named_prompts(prompts, tokenizer, count, piece_tokens, model.config.context)
     requests = [Request(tokens, max_new_tokens) for tokens in asked.tokens]
     others = {}
     if peers:
         from mtp_code.interop.peers import transformers_peers
 
-        others = transformers_peers(run, tokenizer.answer_ends)
-    bandwidth = copy_bandwidth(model.unembedding.weight.device)
+        others = transformers_peers(run, tokenizer.answer_ends, weight.device, weight.dtype)
+    bandwidth = copy_bandwidth(weight.device)
     rows: list[dict[str, Any]] = []
     told: list[dict[str, Any]] = []
     left_out: list[str] = []
-    for size in sizes:
-        try:
-            with progress_bar(f"decoding rounds, {size} side by side") as on_progress:
-                rows += measure(
-                    model, tokenizer, requests, on_progress, others if size == 1 else {}, size,
-                    bandwidth,
-                )  # fmt: skip
-            if synthetic:
-                with progress_bar(f"drafts that stand as told, {size} side by side") as on_progress:
-                    told += agreement(model, tokenizer, requests, size, on_progress)
-        except (MachineError, torch.OutOfMemoryError) as error:
-            left_out.append(f"{size} side by side: {str(error).splitlines()[0]}")
-    if not rows:
-        raise MachineError(left_out[0])
     record = {
         **provenance(),
         "model": trained.description,
+        **describe_place(model),
         "prompts": {"benchmark": asked.name, "count": len(requests)},
         "max_new_tokens": max_new_tokens,
         "batches": sizes,
@@ -91,7 +93,24 @@ def bench_decode(
         "left_out": left_out,
     }
     path = out or figures_folder(run) / f"decode-{asked.name}.json"
-    write_json(path, record)
+    for size in sizes:
+        try:
+            with progress_bar(f"decoding rounds, {size} side by side") as on_progress:
+                rows += measure(
+                    model, tokenizer, requests, on_progress, others if size == 1 else {}, size,
+                    bandwidth,
+                )  # fmt: skip
+            if synthetic:
+                with progress_bar(f"drafts that stand as told, {size} side by side") as on_progress:
+                    told += agreement(model, tokenizer, requests, size, on_progress)
+        except failures_of(weight.device) as error:
+            if not isinstance(error, MachineError | torch.OutOfMemoryError):
+                log.exception("%s side by side", size)
+            left_out.append(f"{size} side by side: {first_line(error)}")
+        if rows:
+            write_json(path, record)
+    if not rows:
+        raise MachineError(left_out[0])
     title = f"{trained.description.get('run') or trained.description['model']}, {asked.name}"
     draw(rows, title, path.with_suffix(".svg"))
     for row in rows:
@@ -118,7 +137,9 @@ def bench_decode_shapes(
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
     minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 8.0,
     num_threads: NumThreads = 1,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+    out: Annotated[
+        Path | None, to_write(what="JSON file to write, again with each shape and batch.")
+    ] = None,
 ) -> None:
     """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
     import torch
@@ -127,6 +148,12 @@ def bench_decode_shapes(
     from mtp_code.files import write_json
 
     torch.set_num_threads(num_threads)
+    about = {**provenance(), "num_threads": num_threads}
+
+    def keep(record: dict[str, Any]) -> None:
+        if out is not None:
+            write_json(out, about | record)
+
     record = measure(
         "smoke" if smoke else None,
         tokens_per_forward,
@@ -135,9 +162,8 @@ def bench_decode_shapes(
         None if shapes is None else shapes.split(","),
         None if batches is None else sizes_of(batches, 256),
         overrides or (),
+        keep,
     )
-    if out is not None:
-        write_json(out, {**provenance(), "num_threads": num_threads, **record})
     for row in record["rows"]:
         typer.echo(_shape_line(row))
     for line in record["left_out"]:
@@ -203,4 +229,6 @@ def _shape_line(row: dict[str, Any]) -> str:
         line += ", {cpu_speed_up:.2f}× by CPU time".format_map(row)
     if "share_of_bandwidth" in row:
         line += " | {share_of_bandwidth:.0%} of copy bandwidth".format_map(row)
+    if not row.get("is_captured", True):
+        line += " | kernel by kernel: not recorded as a graph"
     return line

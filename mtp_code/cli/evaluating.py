@@ -9,7 +9,14 @@ import evals.errors
 from evals.records import REFERENCE_BITS_FILE, SAMPLES_FILE, SCORES_FILE, VERDICTS_FILE
 from mtp_code.cli.common import named_benchmark, require_sandbox
 from mtp_code.cli.judging import judge, score
-from mtp_code.cli.options import BenchmarkName, InTier, KOption, NoSandbox, takes_options_of
+from mtp_code.cli.options import (
+    BenchmarkName,
+    InTier,
+    KOption,
+    NoSandbox,
+    takes_options_of,
+    to_write,
+)
 from mtp_code.cli.samplers import ModelName, SamplerName, default_folder
 from mtp_code.cli.sampling import reference_bits, sample
 from mtp_code.cli.show import warn
@@ -51,7 +58,10 @@ def evaluate(
     sample(model, benchmark, **drawing | {"out": folder})
     if sampler is SamplerName.MTP and any(task.reference for task in loaded.tasks):
         bits = folder / REFERENCE_BITS_FILE
-        reference_bits(Path(model), benchmark, bits, drawing["prompt_format"])
+        reference_bits(
+            Path(model), benchmark, bits, drawing["prompt_format"],
+            num_threads=drawing["num_threads"], device=drawing["device"], dtype=drawing["dtype"],
+        )  # fmt: skip
     judge(folder / SAMPLES_FILE, benchmark, tier=tier, unsafe_no_sandbox=unsafe_no_sandbox)
     score(folder / VERDICTS_FILE, benchmark, k=k)
 
@@ -59,7 +69,7 @@ def evaluate(
 @commands.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the main one.")],
-    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report/index.html"),
+    out: Annotated[Path, to_write(what="HTML file to write.")] = Path("report/index.html"),
 ) -> None:
     """Write one self-contained page of training, scores, samples and decoding."""
     from evals.benchmarks import BENCHMARKS

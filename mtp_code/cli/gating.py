@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 import evals.errors
 from mtp_code.cli.common import samples_beside
-from mtp_code.cli.options import JsonOut
+from mtp_code.cli.options import JsonOut, to_write
 from mtp_code.cli.show import progress_bar, warn
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ Tolerance = Annotated[
 @commands.command()
 def baseline(
     scores: Annotated[Path, typer.Argument(help="Scores that later ones are held to.")],
-    out: Annotated[Path, typer.Option(help="Baseline file, to be kept in git.")],
+    out: Annotated[Path, to_write(what="Baseline file, to be kept in git.")],
     with_samples: Annotated[
         bool, typer.Option(help="Keep a sample of each task, to show what changed.")
     ] = True,
@@ -90,7 +90,7 @@ def gate_check(
     ] = False,
     summary: Annotated[Path | None, typer.Option(help="Markdown file to append to.")] = None,
     json: JsonOut = None,
-    junit: Annotated[Path | None, typer.Option(help="JUnit XML file to write.")] = None,
+    junit: Annotated[Path | None, to_write(what="JUnit XML file to write.")] = None,
 ) -> None:
     """Hold scores to a baseline.
 

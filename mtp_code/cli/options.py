@@ -3,16 +3,21 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import typer
 
 import evals.errors
+from mtp_code.devices import TORCH_NAMES, DeviceName, DtypeName
 from mtp_code.errors import did_you_mean
 from sandbox import Tier
 
 T = TypeVar("T")
 
+_DEVICES: Final[tuple[DeviceName, ...]] = get_args(DeviceName)
+_DTYPES: Final[dict[str, DtypeName]] = {
+    given: short for short, long in TORCH_NAMES.items() for given in (short, long)
+}
 _KEYWORD: Final = inspect.Parameter.VAR_KEYWORD
 
 
@@ -91,7 +96,44 @@ KOption = Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [def
 NumThreads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
 
-JsonOut = Annotated[Path | None, typer.Option("--json", help="JSON file to write.")]
+Device = Annotated[
+    DeviceName,
+    typer.Option(
+        help="Where the model runs: auto, cpu or cuda; auto: on a GPU where there is one.",
+        metavar="NAME",
+        parser=lambda given: _named("--device", given, {name: name for name in _DEVICES}),
+    ),
+]
+
+
+Dtype = Annotated[
+    DtypeName,
+    typer.Option(
+        help="Number format: fp32, bf16, fp16, or torch's names for them; auto: bf16 on a GPU, "
+        "fp32 on a CPU.",
+        metavar="NAME",
+        parser=lambda given: _named("--dtype", given, _DTYPES),
+    ),
+]
+
+
+def to_write(*names: str, what: str = "JSON file to write.") -> Any:
+    """An option that takes a file to write.
+
+    One whose place no file may take is refused before the work is done, not when it is lost.
+    """
+
+    def see_to_it(path: Path | None) -> Path | None:
+        from evals.files import require_replaceable
+
+        if path is not None:
+            require_replaceable(path)
+        return path
+
+    return typer.Option(*names, help=what, callback=see_to_it)
+
+
+JsonOut = Annotated[Path | None, to_write("--json")]
 
 
 NoSandbox = Annotated[
@@ -126,3 +168,9 @@ def named_of(option: str, given: str | None, known: Mapping[str, T]) -> Mapping[
         if name not in known:
             raise evals.errors.InputError(f"{option} {given}: {name!r}{did_you_mean(name, known)}")
     return {name: known[name] for name in given.split(",")}
+
+
+def _named(option: str, given: str, known: Mapping[str, T]) -> T:
+    if given not in known:
+        raise evals.errors.InputError(f"{option} {given}: expected one of {', '.join(known)}")
+    return known[given]

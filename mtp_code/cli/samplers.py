@@ -11,6 +11,7 @@ import typer
 
 import mtp_code.errors
 from mtp_code.cli.show import warn
+from mtp_code.devices import TORCH_NAMES, DeviceName, DtypeName
 
 if TYPE_CHECKING:
     from evals.benchmarks import Benchmark
@@ -45,9 +46,6 @@ SamplerOption = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="Of transformers, vllm: a commit, tag or branch on the hub.")
 ]
-Dtype = Annotated[
-    str, typer.Option(help="Of transformers, vllm: float32, bfloat16, …; auto is the weights'.")
-]
 Heads = Annotated[
     Path | None, typer.Option(help="Of vllm: an export's folder heads/, which then drafts.")
 ]
@@ -77,7 +75,8 @@ class Choice:
     model: str
     batch_rows: int | None
     revision: str | None
-    dtype: str
+    device: DeviceName
+    dtype: DtypeName
     heads: Path | None
     endpoint: str
     api_key_env: str
@@ -88,23 +87,27 @@ class Choice:
         """
         Raises:
             InputError: an option of another sampler was given, or there is no such model.
-            MachineError: what the sampler needs is not installed.
+            MachineError: what the sampler needs is not installed, or not in this machine.
         """
         self._refuse_options_of_others()
         rows = {} if self.batch_rows is None else {"batch_rows": self.batch_rows}
+        dtype = TORCH_NAMES[self.dtype]
         match self.sampler:
             case SamplerName.MTP:
                 from mtp_code.samplers.ours import OurSampler
 
-                return OurSampler(load_once(Path(self.model)), self.batch_rows or 32)
+                trained = load_once(Path(self.model), self.device, self.dtype)
+                return OurSampler(trained, self.batch_rows or 32)
             case SamplerName.TRANSFORMERS:
                 from mtp_code.samplers.hf import TransformersSampler
 
-                return TransformersSampler(self.model, self.revision, self.dtype, **rows)
+                return TransformersSampler(
+                    self.model, self.revision, dtype, device=self.device, **rows
+                )
             case SamplerName.VLLM:
                 from mtp_code.samplers.vllm import VllmSampler
 
-                return VllmSampler(self.model, self.revision, self.dtype, self.heads, **rows)
+                return VllmSampler(self.model, self.revision, dtype, self.heads, **rows)
             case SamplerName.OPENAI:
                 from mtp_code.samplers.endpoint import EndpointSampler, Limits
 
@@ -116,7 +119,9 @@ class Choice:
         is_openai = self.sampler is SamplerName.OPENAI
         given = {
             "--revision": self.revision is not None and not from_hub,
-            "--dtype": self.dtype != "auto" and not from_hub,
+            "--device": self.device != "auto"
+            and self.sampler in (SamplerName.VLLM, SamplerName.OPENAI),
+            "--dtype": self.dtype != "auto" and is_openai,
             "--heads": self.heads is not None and self.sampler is not SamplerName.VLLM,
             "--batch-rows": self.batch_rows is not None and is_openai,
             "--requests-per-minute": self.requests_per_minute is not None and not is_openai,
@@ -150,11 +155,11 @@ def _folder_named(sampler: SamplerName, model: str) -> Path:
 
 
 @cache
-def load_once(folder: Path) -> "TrainedModel":
+def load_once(folder: Path, device: DeviceName, dtype: DtypeName) -> "TrainedModel":
     """A model, read once however many stages of a command use it."""
     from mtp_code.decoding.prepare import load_for_decoding
 
-    return load_for_decoding(folder)
+    return load_for_decoding(folder, device, dtype)
 
 
 def described(sampler: "Sampler") -> dict[str, Any]:

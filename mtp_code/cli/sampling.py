@@ -10,17 +10,19 @@ from evals.records import REFERENCE_BITS_FILE, SAMPLES_FILE
 from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.options import (
     BenchmarkName,
+    Device,
+    Dtype,
     ModelDir,
     NumThreads,
     PostProcessingName,
     PromptFormatName,
+    to_write,
 )
 from mtp_code.cli.samplers import (
     OPENAI_KEY,
     OPENAI_URL,
     ApiKeyEnv,
     Choice,
-    Dtype,
     Endpoint,
     Heads,
     MaxConcurrent,
@@ -43,6 +45,8 @@ commands = typer.Typer()
 def peek(
     text: Annotated[str, typer.Argument(help='Code, such as "def fib(n):".')],
     run: Annotated[Path, typer.Option(help="A run, or a model's folder.")] = Path("runs/tiny"),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Show what every head predicts behind each token of a text."""
     from rich.console import Console
@@ -50,9 +54,8 @@ def peek(
     from rich.text import Text
 
     from mtp_code.decoding.peek import peek as look
-    from mtp_code.loading import load_model
 
-    trained = load_model(run)
+    trained = load_once(run, device, dtype)
     positions = look(trained.model, trained.tokenizer, text)
     table = Table(title=f"{run}: green stands in the text, red does not, plain is beyond its end")
     table.add_column("after")
@@ -87,6 +90,7 @@ def sample(
     post_processing: PostProcessingName = None,
     sampler: SamplerOption = SamplerName.MTP,
     revision: Revision = None,
+    device: Device = "auto",
     dtype: Dtype = "auto",
     heads: Heads = None,
     endpoint: Endpoint = OPENAI_URL,
@@ -105,7 +109,7 @@ def sample(
         torch.set_num_threads(num_threads)
     loaded = with_format(named_benchmark(benchmark), prompt_format, post_processing)
     choice = Choice(
-        sampler, model, batch_rows, revision, dtype, heads,
+        sampler, model, batch_rows, revision, device, dtype, heads,
         endpoint, api_key_env, max_concurrent, requests_per_minute,
     )  # fmt: skip
     chosen = choice.build()
@@ -133,11 +137,13 @@ def reference_bits(
     run: ModelDir,
     benchmark: BenchmarkName,
     out: Annotated[
-        Path | None, typer.Option(help="[default: RUN/eval/BENCHMARK/reference-bits.json]")
+        Path | None, to_write(what="[default: RUN/eval/BENCHMARK/reference-bits.json]")
     ] = None,
     prompt_format: PromptFormatName = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Solutions read side by side.")] = 8,
     num_threads: NumThreads = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """How many bits a run needs for a benchmark's own solutions, each given its prompt.
 
@@ -152,7 +158,7 @@ def reference_bits(
 
     torch.set_num_threads(num_threads)
     loaded = with_format(named_benchmark(benchmark), prompt_format)
-    trained = load_once(run)
+    trained = load_once(run, device, dtype)
     sampler = OurSampler(trained, batch_rows)
     loaded, chat = talked_to(loaded, sampler)
     is_chat = FORMATS[loaded.prompt_format].is_chat

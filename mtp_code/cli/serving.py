@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtp_code.cli.options import ModelDir, NumThreads
+from mtp_code.cli.options import Device, Dtype, ModelDir, NumThreads
 from mtp_code.cli.show import log_to_stderr
 from mtp_code.errors import InputError
 
@@ -28,6 +28,8 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until answered.")] = 600.0,
     drain: Annotated[float, typer.Option(min=0, help="Seconds to finish after SIGTERM.")] = 30.0,
     num_threads: NumThreads = 1,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
 ) -> None:
     """Serve a run through OpenAI's API, with continuous batching; until SIGTERM or SIGINT."""
     from mtp_code.serving.extra import require_extra
@@ -41,7 +43,9 @@ def serve(
     with listen(address) as listening:  # what is wrong with it is told before torch is loaded
         from mtp_code.serving.hosting import in_process
 
-        with in_process(run, batch_rows, num_drafts, num_threads, log_to_stderr) as when_loaded:
+        with in_process(
+            run, batch_rows, num_drafts, num_threads, device, dtype, log_to_stderr
+        ) as when_loaded:
             # Imported while the engine loads.
             from mtp_code.serving.server import build_service, serve_until_told
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from evals.text import visible
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -17,18 +19,34 @@ if TYPE_CHECKING:
     from mtp_code.data.prepare import Progress as DataProgress
 
 SECONDS_BETWEEN_LINES = 10.0
+MOST_CHARS = 4000  # of a message: it may name what somebody else chose, of any length
+
+
+def in_a_line(message: str) -> str:
+    """A message, whatever it names: nothing in it moves the cursor or looks like another line."""
+    shown = visible(message[:MOST_CHARS]).replace("\n", " ").replace("\t", " ")
+    return shown if len(message) <= MOST_CHARS else f"{shown}…"
+
+
+class _LogLine(logging.Formatter):
+    """Log messages, with nothing in them that moves the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def log_to_stderr() -> None:
     """What the library logs, of other libraries warnings alone."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogLine("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
     for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def warn(message: str) -> None:
-    typer.echo(f"note: {message}", err=True)
+    typer.echo(f"note: {in_a_line(message)}", err=True)
 
 
 @contextmanager

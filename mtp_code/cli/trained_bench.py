@@ -189,13 +189,10 @@ class TrainedBench:
         }
 
     def _load(self, num_heads: int) -> "TrainedModel":
-        from mtp_code.decoding.prepare import lay_out
-        from mtp_code.run_folder import load_run
-        from mtp_code.training.placement import choose_device
+        """As users decode it: on a GPU in bf16."""
+        from mtp_code.decoding.prepare import load_for_decoding
 
-        trained = load_run(self._run_dir(num_heads))
-        lay_out(trained.model.to(choose_device("auto")))
-        return trained
+        return load_for_decoding(self._run_dir(num_heads))
 
     def _passed(self, num_heads: int, trained: "TrainedModel") -> dict[str, Any]:
         """micro's pass@1 at temperature 0.2, or why it could not be had."""
@@ -246,6 +243,7 @@ class TrainedBench:
     def _decoded(self, num_heads: int, trained: "TrainedModel") -> dict[str, Any]:
         """Acceptance and speed by number of drafts, on a few prompts of micro."""
         from mtp_code.decoding.bench import NUM_ROUNDS, measure
+        from mtp_code.decoding.prepare import describe_place
         from mtp_code.decoding.requests import Request
 
         prompts = [task.prompt for task in named_benchmark("micro").tasks]
@@ -254,7 +252,8 @@ class TrainedBench:
             Request(trained.tokenizer.encode_prompt(prompt), self._plan.max_new_tokens)
             for prompt in chosen
         ]
-        return {"decoding": measure(trained.model, trained.tokenizer, requests)}
+        measured = measure(trained.model, trained.tokenizer, requests)
+        return {**describe_place(trained.model), "decoding": measured}
 
     @property
     def _tokens(self) -> Path:

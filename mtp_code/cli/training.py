@@ -69,12 +69,13 @@ def train(
 
     # They import torch: what is wrong in a recipe is told before that.
     from mtp_code.data.shards import open_shards
+    from mtp_code.devices import choose_device
     from mtp_code.processes import joined
     from mtp_code.training.loop import train as train_recipe
-    from mtp_code.training.placement import choose_device
 
     run_dir = run or Path("runs") / loaded.name
-    with joined(choose_device(loaded.training.device).type) as world, status_line() as show:
+    device = choose_device(loaded.training.device, "training.device = cuda")
+    with joined(device.type) as world, status_line() as show:
         if not world.is_lead:
             logging.getLogger().setLevel(logging.WARNING)  # once is enough
         folder = world.from_lead(lambda: tokens_for_run(loaded, tokens, run_dir))

@@ -58,7 +58,8 @@ def measure(
     """A row for plain decoding, each number of drafts, `auto` and `tree`: time, acceptance,
     identity.
 
-    Greedy, prompts included in the time. The prompts are dealt into rounds;
+    Greedy, prompts included in the time, but not what a GPU's rounds take to be recorded, once for
+    each shape. The prompts are dealt into rounds;
     within a round all modes decode the same prompts one after another, in turn first, so that a
     machine whose speed drifts slows them alike. A row's `speed_up` is the median over rounds of
     plain's wall time ÷ its own, `speed_up_low` and `speed_up_high` the lowest and highest round;
@@ -85,8 +86,11 @@ def measure(
     modes += [Mode(name, decode) for name, decode in peers.items()]
     rounds = deal(len(requests), NUM_ROUNDS, num_rows)
     num_timed = min(_NUM_TIMED, len(rounds))
+    is_cuda = model.unembedding.weight.is_cuda
     for mode in modes:
-        list(mode.decode(requests[:1]))  # the first call of all is slow
+        # The first call of all is slow; on a GPU so is the first of each shape.
+        warming_up = rounds[0] if is_cuda and mode.engine is not None else rounds[0][:1]
+        list(mode.decode([requests[place] for place in warming_up]))
     for number, places in enumerate(rounds):
         for mode in _in_turn(modes, number):
             _decode(mode, requests, places)
@@ -143,14 +147,16 @@ def _in_turn(modes: Sequence[Mode], number: int) -> Iterator[Mode]:
 def _decode(mode: Mode, requests: Sequence[Request], places: Sequence[int]) -> None:
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     completions = list(mode.decode([requests[place] for place in places]))
-    mode.wall_s.append(time.perf_counter() - wall_s)
-    mode.cpu_s.append(time.process_time() - cpu_s)
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     mode.completions += zip(places, completions, strict=True)
     if mode.engine is not None:
         stats = mode.engine.stats
+        wall_s -= stats.recording_s
         mode.prefill_s += stats.prefill_s
         mode.decode_s += stats.decode_s
         mode.num_rounds += stats.num_rounds
+    mode.wall_s.append(wall_s)
+    mode.cpu_s.append(cpu_s)
 
 
 def _time_parts(

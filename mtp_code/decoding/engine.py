@@ -3,13 +3,16 @@
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mtp_code.decoding.bandwidth import wait_for
 from mtp_code.decoding.draft import build_drafter, last_position
 from mtp_code.decoding.policy import (
     Auto,
@@ -27,6 +30,7 @@ from mtp_code.decoding.runner import Direct, Graphed, Runner, Shapes
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
 from mtp_code.decoding.tree import MAX_NODES, Tree
+from mtp_code.devices import DeviceName, DtypeName
 from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.mtp import MTPModel
 from mtp_code.run_folder import TrainedModel
@@ -70,6 +74,7 @@ class Stats:
     num_rounds: int = 0
     """Of the batch: all that ran, also for rows that were done or cancelled."""
     prefill_s: float = 0.0
+    """Reading prompts; and, apart from rounds, what heads were not asked to read before."""
     decode_s: float = 0.0
     recording_s: float = 0.0
     """Taking rounds down before they first ran, on a GPU; not in `decode_s`."""
@@ -208,7 +213,8 @@ class Engine:
         if is_tree and exact:
             raise ValueError("exact: trees are not among the shapes that are held; draft in a line")
         self._prefill_tokens = prefill_tokens
-        is_cuda = model.unembedding.weight.is_cuda
+        self._device = model.unembedding.weight.device
+        is_cuda = self._device.type == "cuda"
         if rounds_a_look is None:
             rounds_a_look = 8 if is_cuda else 1
         if rounds_a_look < 1:
@@ -239,19 +245,23 @@ class Engine:
         num_rows: int = 8,
         num_drafts: NumDrafts = "auto",
         trained: TrainedModel | None = None,
+        device: DeviceName = "auto",
+        dtype: DtypeName = "auto",
     ) -> Self:
         """An engine for a run's newest checkpoint, its weights laid out for decoding.
 
         Args:
             run_dir: a run folder, or what else `load_model` takes.
             trained: what `load_for_decoding` made of it, if it did already.
+            device, dtype: `auto` is a GPU in bf16 where there is one, else the CPU in fp32.
 
         Raises:
             InputError: the folder holds no model, or a damaged one, or one of too few heads for so
                 many drafts.
-            MachineError: memory does not suffice for so many rows; it says how many fit.
+            MachineError: memory does not suffice for so many rows (it says how many fit) or for
+                the weights, or there is no such device.
         """
-        trained = trained or load_for_decoding(run_dir)
+        trained = trained or load_for_decoding(run_dir, device, dtype)
         most = trained.model.num_mtp_heads - 1
         if isinstance(num_drafts, int) and not 0 <= num_drafts <= most:
             raise CheckpointError(f"{run_dir}: {num_drafts} drafts: it has heads for 0..{most}")
@@ -298,13 +308,18 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Reads some of the waiting prompts, then advances all that are read up to a look."""
+        with _kernels_of_any_length(self._device):
+            return self._step()
+
+    def _step(self) -> list[Event]:
         self._read_prompts()
         if not self._num_live:
             return []
-        begun_s = time.perf_counter()
         live = self._rows[: self._num_live]
         shape = self._policy.choose([row.id for row in live])
         num_rounds = self._num_rounds(live)
+        caught_up_s = self._catch_up(live, num_drafts_of(shape), num_rounds)
+        begun_s = time.perf_counter()
         plan = self._plan(live, shape, num_rounds)
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
         outcomes, recording_s = self._runner.run(state, plan, num_rounds)
@@ -328,8 +343,9 @@ class Engine:
             )
         events = [_event(row, since) for row, since in zip(live, before, strict=True)]
         elapsed_s = time.perf_counter() - begun_s - recording_s
-        self._policy.observe(shape, brought, None if recording_s else elapsed_s)
+        self._policy.observe(shape, brought, None if recording_s else elapsed_s, caught_up_s)
         self.stats.num_rounds += num_rounds
+        self.stats.prefill_s += caught_up_s
         self.stats.decode_s += elapsed_s
         self.stats.recording_s += recording_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
@@ -411,6 +427,7 @@ class Engine:
     def _read_prompts(self) -> None:
         """Up to some tokens of them, with the trunk and head 1: see `PREFILL_TOKENS`."""
         begun_s, budget = time.perf_counter(), self._prefill_tokens
+        reads = False
         while budget > 0:
             first = self._num_live
             if first == len(self._rows):
@@ -420,7 +437,10 @@ class Engine:
             if self._width:
                 budget = self._prefill_tokens  # pieces that do not depend on other prompts
             budget -= self._read(first, budget)
-        self.stats.prefill_s += time.perf_counter() - begun_s
+            reads = True
+        if reads:
+            wait_for(self._device)
+            self.stats.prefill_s += time.perf_counter() - begun_s
 
     def _next_to_read(self, budget: int) -> list[tuple[int, Answer]]:
         """The first that waits, and those whose turn it is as well and that go well with it."""
@@ -481,13 +501,7 @@ class Engine:
 
     def _plan(self, live: Sequence[_Row], shape: DraftShape, num_rounds: int) -> Plan:
         """The rounds of all live rows, whose heads have caught up but for a few positions."""
-        num_drafts = num_drafts_of(shape)
-        # One row in one round catches up in it; else the window holds what a round may bring, and
-        # the positions that sequential heads read again.
-        is_tight = num_rounds == 1 and self._shapes is Shapes.TIGHT
-        window = 2 * num_drafts
-        if num_drafts and not (is_tight and len(live) == 1):
-            self._catch_up(live, num_drafts, window)
+        num_drafts, is_tight = num_drafts_of(shape), self._is_tight(num_rounds)
         lengths = [row.length for row in live]
         longest = max(lengths)
         end = longest + (num_rounds - 1) * (num_drafts + 1) + num_verified(shape)
@@ -496,7 +510,7 @@ class Engine:
         vocab_size = self.model.config.vocab_size
         return Plan(
             num_drafts,
-            window=self._window(live, num_drafts) if is_tight else window,
+            window=self._window(live, num_drafts) if is_tight else _window_of(num_drafts),
             end=self._shapes.end(end, self._state.cache.capacity),
             start=longest if is_in_line else None,
             is_greedy=all(request.sampling.temperature == 0 for request in requests),
@@ -511,14 +525,27 @@ class Engine:
             width=self._width,
         )
 
+    def _is_tight(self, num_rounds: int) -> bool:
+        """Whether a plan is for one round alone, and no larger than that needs."""
+        return num_rounds == 1 and self._shapes is Shapes.TIGHT
+
     def _window(self, rows: Sequence[_Row], num_drafts: int) -> int:
         return max(1, *(row.num_behind(num_drafts) for row in rows))
 
-    def _catch_up(self, live: Sequence[_Row], num_drafts: int, window: int) -> None:
+    def _catch_up(self, live: Sequence[_Row], num_drafts: int, num_rounds: int) -> float:
         """Has heads read what they were not asked for, where that is more than a window.
 
-        Apart from the other rows; neighbours that are about as far behind at once.
+        Apart from the other rows; neighbours that are about as far behind at once. One row in one
+        round catches up in it.
+
+        Returns:
+            Seconds that it took.
         """
+        window = _window_of(num_drafts)
+        in_round = len(live) == 1 and self._is_tight(num_rounds)
+        if not num_drafts or in_round or self._window(live, num_drafts) <= window:
+            return 0.0
+        begun_s = time.perf_counter()
         place, budget = 0, 0 if self._width else self._prefill_tokens
         while place < len(live):
             first, counts = place, [live[place].num_behind(num_drafts)]
@@ -536,6 +563,8 @@ class Engine:
             plan = Plan(num_drafts, self._window(rows, num_drafts), max(lengths) + 1, start)
             draft(self.model, self._drafter, self._state.rows(first, place), plan)
             self._note_read(rows, num_drafts)
+        wait_for(self._device)
+        return time.perf_counter() - begun_s
 
     def _note_read(self, rows: Iterable[_Row], num_drafts: int) -> None:
         again = self._drafter.num_again
@@ -579,6 +608,27 @@ class Engine:
         return Stats(
             drafted=[0] * count, accepted=[0] * count, rounds_by_accepted=[0] * (count + 1)
         )
+
+
+@contextmanager
+def _kernels_of_any_length(device: torch.device) -> Iterator[None]:
+    """Has forwards of one token and of several use the same kernels of attention on a GPU.
+
+    Else torch takes cuDNN's where it can, which is not for one token: plain decoding and what
+    verifies drafts would round differently, and cuDNN plans anew for each number of slots.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    backends = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(backends):
+        yield
+
+
+def _window_of(num_drafts: int) -> int:
+    """Positions that heads may be behind in rounds of any number: what a round may bring, and what
+    sequential heads read again."""
+    return 2 * num_drafts
 
 
 def _num_to_read(request: Request) -> int:

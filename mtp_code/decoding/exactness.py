@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from types import MappingProxyType
@@ -25,7 +25,11 @@ from mtp_code.tokenizer import Tokenizer
 Progress = Callable[[int, int], None]
 
 NUM_SHOWN: Final = 5
-"""Differences of a mode that its row names."""
+"""Differences of a mode that its row names, in fp32."""
+LEAST_IDENTICAL: Final = 0.98
+MOST_ULPS: Final = 2.0
+"""In lower precision: answers that are plain decoding's, and how near the two tokens must be that
+others part with."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def compare_tokens(
     batches: Iterable[int],
     peers: Mapping[str, Callable[[Iterable[Request]], Iterable[Completion]]] = MappingProxyType({}),
     on_progress: Progress = lambda done, total: None,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """A row for each number of drafts and batch size: answers that are not plain decoding's.
 
     Greedy. Each prompt is asked twice, without stops and with a stop string from plain decoding's
@@ -53,13 +57,24 @@ def compare_tokens(
     the first token with which its text holds the stop. `stops_inside_drafts` counts answers that
     ended so before their round's last token.
 
+    In fp32 a row `holds` where there is no difference. Below that, rounding tips choices between
+    tokens that are as good as equal: there all first differences are named, each with its
+    `gap_ulps`, how far the model has the two tokens' logits apart in units of the last place of the
+    larger, and a row holds by `LEAST_IDENTICAL` and `MOST_ULPS`. Then there are rows of engines
+    whose forwards all have one shape, `is_exact`, held to plain decoding's in that shape, of which
+    no difference holds. Others' decoding rounds as it likes there: it is counted, and holds None.
+
     Args:
         drafts: numbers or shapes of drafts, by name.
         peers: other ways to decode with the same weights, held to the same answers without stops.
     """
     free = [Request(prompt, max_new_tokens) for prompt in prompts]
     modes = [(name, batch) for batch in batches for name in drafts]
-    num_steps, done = 1 + len(modes) + len(peers), 0
+    is_fp32 = model.unembedding.weight.dtype is torch.float32
+    exact_modes = (
+        [] if is_fp32 else [(name, batch) for name, batch in modes if _is_line(drafts[name])]
+    )
+    num_steps, done = 1 + len(modes) + len(exact_modes) + len(peers), 0
     on_progress(done, num_steps)
     engine = Engine(model, tokenizer, num_rows=1, num_drafts=0)
     plain = [answered.completion.tokens for answered in _answer_all(engine, free)]
@@ -74,7 +89,6 @@ def compare_tokens(
     # With and without stops in turn: rows of a batch end at different times.
     requests = [one for pair in zip(free, stopped, strict=True) for one in pair]
     expected = [one for pair in zip(plain, cut, strict=True) for one in pair]
-    rows = []
     for name, batch in modes:
         on_progress(done := done + 1, num_steps)
         answered = _answer_all(Engine(model, tokenizer, batch, drafts[name]), requests)
@@ -84,33 +98,90 @@ def compare_tokens(
             for without, with_stop in zip(answered[::2], answered[1::2], strict=True)
         )
         found = [one.completion for one in answered]
-        rows.append(
-            {"drafts": name, "rows": batch}
-            | _differences(found, expected)
-            | {"stops_inside_drafts": inside}
+        row = (
+            _differences(found, expected)
+            if is_fp32
+            else _near_ties(model, tokenizer, found, expected)
         )
+        yield {"drafts": name, "rows": batch} | row | {"stops_inside_drafts": inside}
+    exact_plain: dict[int, list[Sequence[int]]] = {}
+    for name, batch in exact_modes:
+        on_progress(done := done + 1, num_steps)
+        if batch not in exact_plain:
+            of_batch = Engine(model, tokenizer, batch, 0, exact=True).generate(free).completions
+            exact_plain[batch] = [completion.tokens for completion in of_batch]
+        found = Engine(model, tokenizer, batch, drafts[name], exact=True).generate(free).completions
+        row = _differences(found, exact_plain[batch])
+        yield {"drafts": name, "rows": batch, "is_exact": True} | row
     for name, decode in peers.items():
         on_progress(done := done + 1, num_steps)
-        rows.append({"peer": name} | _differences(list(decode(free)), plain))
+        row = _differences(list(decode(free)), plain)
+        yield {"peer": name} | row | ({} if is_fp32 else {"holds": None})
     on_progress(num_steps, num_steps)
-    return rows
+
+
+def _is_line(drafts: NumDrafts) -> bool:
+    return isinstance(drafts, int) or drafts == "auto"
 
 
 def _differences(
     completions: Sequence[Completion], expected: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    first = [
-        {"request": number, "place": _first_difference(one.tokens, tokens)}
-        for number, (one, tokens) in enumerate(zip(completions, expected, strict=True))
-        if one.tokens != tokens
-    ]
+    first = _first_differences(completions, expected)
     return {
         "requests": len(completions),
         "tokens": sum(one.num_committed for one in completions),
         "forwards": sum(one.num_forwards for one in completions),
         "differences": len(first),
         "first_differences": first[:NUM_SHOWN],
+        "holds": not first,
     }
+
+
+def _near_ties(
+    model: MTPModel,
+    tokenizer: Tokenizer,
+    completions: Sequence[Completion],
+    expected: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+    """All differences, with how near the tokens were that answers part with."""
+    first = _first_differences(completions, expected)
+    for each in first:
+        one, tokens, place = completions[each["request"]], expected[each["request"]], each["place"]
+        text = [*one.request.prompt, *tokens[:place]]
+        own, plain = (
+            answer[place : place + 1] or tokenizer.answer_ends for answer in (one.tokens, tokens)
+        )
+        each["gap_ulps"] = _gap_ulps(model, text, own, plain)
+    is_often = len(first) <= (1 - LEAST_IDENTICAL) * len(completions)
+    is_near = all(each["gap_ulps"] <= MOST_ULPS for each in first)
+    return _differences(completions, expected) | {
+        "first_differences": first,
+        "holds": is_often and is_near,
+    }
+
+
+@torch.inference_mode()
+def _gap_ulps(
+    model: MTPModel, text: Sequence[int], some: Sequence[int], others: Sequence[int]
+) -> float:
+    """How far the likeliest of some tokens is from the likeliest of others, by their logits."""
+    text_1T = torch.tensor([list(text)], device=model.unembedding.weight.device)
+    logits_V = model.read(text_1T, model.trunk.attend(text_1T)).logits(1)[0, -1]
+    logits: list[float] = [max(logits_V[list(tokens)].tolist()) for tokens in (some, others)]
+    _, exponent = math.frexp(max(map(abs, logits)))
+    ulp = math.ldexp(torch.finfo(logits_V.dtype).eps, exponent - 1)
+    return abs(logits[0] - logits[1]) / ulp
+
+
+def _first_differences(
+    completions: Sequence[Completion], expected: Sequence[Sequence[int]]
+) -> list[dict[str, Any]]:
+    return [
+        {"request": number, "place": _first_difference(one.tokens, tokens)}
+        for number, (one, tokens) in enumerate(zip(completions, expected, strict=True))
+        if one.tokens != tokens
+    ]
 
 
 def _first_difference(tokens: Sequence[int], expected: Sequence[int]) -> int:
@@ -208,9 +279,10 @@ def law(model: MTPModel, sampling: SamplingConfig) -> dict[tuple[int, ...], floa
     open_ends: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(DEPTH):
         longer: dict[tuple[int, ...], float] = {}
-        contexts = torch.tensor([[*PROMPT, *tokens] for tokens in open_ends])
+        device = model.unembedding.weight.device
+        contexts = torch.tensor([[*PROMPT, *tokens] for tokens in open_ends], device=device)
         logits_1BV = model(contexts)[0, :, -1][None]
-        probs = token_probs(logits_1BV, RowSampling.of([sampling], VOCAB_SIZE))[0]
+        probs = token_probs(logits_1BV, RowSampling.of([sampling], VOCAB_SIZE, device))[0]
         for (tokens, before), row in zip(open_ends.items(), probs.tolist(), strict=True):
             for token, prob in enumerate(row):
                 if token == END:
@@ -253,19 +325,22 @@ def p_value(
 
 
 def check_law(
-    num_draws: int, on_progress: Progress = lambda done, total: None
+    num_draws: int,
+    on_progress: Progress = lambda done, total: None,
+    device: torch.device | None = None,
 ) -> list[dict[str, Any]]:
     """A row for each of `SETTINGS`, and one for each planted fault, which must be caught.
 
     Args:
         num_draws: of all settings together; faults have as many as one setting.
+        device: where they are drawn, in fp32; None is the CPU.
 
     Raises:
         ValueError: fewer than `LEAST_DRAWS`.
     """
     if num_draws < LEAST_DRAWS:
         raise ValueError(f"num_draws must be at least {LEAST_DRAWS}, got {num_draws}")
-    model, each = tiny_model(), num_draws // len(SETTINGS)
+    model, each = tiny_model().to(device or "cpu"), num_draws // len(SETTINGS)
     faults = {"a draft that always stands": always_stands, "a wrong residual": wrong_residual}
     rows: list[dict[str, Any]] = []
     plain = SamplingConfig(temperature=1.0)
@@ -316,7 +391,7 @@ def wrong_residual(model: MTPModel, drafter: Drafter, state: DecodeState, plan: 
     state.uniforms_BC.add_((math.sqrt(5) - 1) / 2 + 997 * state.uniforms_BC).frac_()
     again = advance(model, drafter, state, plan)
     state.uniforms_BC.copy_(uniforms_BC)
-    places_T = torch.arange(outcome.targets_BT.shape[1])
+    places_T = torch.arange(outcome.targets_BT.shape[1], device=before_B.device)
     falls_BT = (places_T == outcome.accepted_B[:, None]) & (places_T < plan.num_drafts)
     targets_BT = torch.where(falls_BT, again.targets_BT, outcome.targets_BT)
     return _rewritten(state, before_B, outcome, targets_BT, outcome.accepted_B)
@@ -329,7 +404,8 @@ def _rewritten(
     targets_BT: torch.Tensor,
     accepted_B: torch.Tensor,
 ) -> Outcome:
-    places_BT = before_B[:, None] + torch.arange(1, targets_BT.shape[1] + 1)
+    steps_T = torch.arange(1, targets_BT.shape[1] + 1, device=before_B.device)
+    places_BT = before_B[:, None] + steps_T
     state.tokens_BC.scatter_(1, places_BT, targets_BT)
     state.cache.lengths_B.copy_(torch.minimum(before_B + accepted_B + 1, state.limits_B))
     return outcome._replace(targets_BT=targets_BT, accepted_B=accepted_B)

@@ -43,8 +43,9 @@ def peek(model: MTPModel, tokenizer: Tokenizer, text: str) -> list[Position]:
         raise PromptError(
             f"peek: {len(tokens)} tokens are more than the context of {model.config.context} holds"
         )
-    logits_KTV = model(torch.tensor([prompt]))[:, 0, len(prompt) - len(tokens) :]
-    probs_KT, guesses_KT = logits_KTV.softmax(dim=-1).max(dim=-1)
+    prompt_1T = torch.tensor([prompt], device=model.unembedding.weight.device)
+    logits_KTV = model(prompt_1T)[:, 0, len(prompt) - len(tokens) :]
+    probs_KT, guesses_KT = logits_KTV.float().softmax(dim=-1).max(dim=-1)
     return [
         Position(
             tokenizer.decode([token]),

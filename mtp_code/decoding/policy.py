@@ -60,11 +60,18 @@ class DraftPolicy(Protocol):
     def choose(self, keys: Sequence[int]) -> DraftShape:
         """Drafts of the rounds up to the next look, for these requests."""
 
-    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
+    def observe(
+        self,
+        shape: DraftShape,
+        rounds: Sequence[Round],
+        elapsed_s: float | None,
+        caught_up_s: float = 0.0,
+    ) -> None:
         """Takes what the rounds up to a look brought.
 
         Args:
             elapsed_s: what they took, all together; None if that says nothing about rounds to come.
+            caught_up_s: what the heads took to catch up before them.
         """
 
     def forget(self, key: int) -> None:
@@ -80,7 +87,13 @@ class Fixed:
     def choose(self, keys: Sequence[int]) -> DraftShape:
         return self._shape
 
-    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
+    def observe(
+        self,
+        shape: DraftShape,
+        rounds: Sequence[Round],
+        elapsed_s: float | None,
+        caught_up_s: float = 0.0,
+    ) -> None:
         pass
 
     def forget(self, key: int) -> None:
@@ -154,17 +167,24 @@ class Auto:
             self._trials.extend([other] * (2 + (other > best)))
         return self._choices[best]
 
-    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
+    def observe(
+        self,
+        shape: DraftShape,
+        rounds: Sequence[Round],
+        elapsed_s: float | None,
+        caught_up_s: float = 0.0,
+    ) -> None:
         num_drafts = num_drafts_of(shape)
         if elapsed_s is not None:
             # Rows that are done before the look idle until it, which takes as long.
             if num_drafts <= self._last:
                 times_s = self._times_s[_size(len(rounds[0].keys))][num_verified(shape)]
                 times_s.append(elapsed_s / len(rounds))
-            self._elapsed_s += elapsed_s
+            all_s = elapsed_s + caught_up_s
+            self._elapsed_s += all_s
             if self._is_looking:
                 num_tokens = sum(sum(one.accepted) + len(one.accepted) for one in rounds)
-                self._looking_s += max(0.0, elapsed_s - num_tokens * self._s_per_token)
+                self._looking_s += max(0.0, all_s - num_tokens * self._s_per_token)
         self._last = num_drafts
         for one in rounds:
             for key, count in zip(one.keys, one.accepted, strict=True):
@@ -226,8 +246,14 @@ class AutoTree(Auto):
         sizes = [size for size in _TREE_SIZES if size > max_drafts] if max_drafts else []
         self._choices = [0, *(Tree.best(self._rates(), size) for size in sizes)]
 
-    def observe(self, shape: DraftShape, rounds: Sequence[Round], elapsed_s: float | None) -> None:
-        super().observe(shape, rounds, elapsed_s)
+    def observe(
+        self,
+        shape: DraftShape,
+        rounds: Sequence[Round],
+        elapsed_s: float | None,
+        caught_up_s: float = 0.0,
+    ) -> None:
+        super().observe(shape, rounds, elapsed_s, caught_up_s)
         if isinstance(shape, int):
             return
         for one in rounds:

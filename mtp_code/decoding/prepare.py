@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtp_code.decoding.state import row_bytes
+from mtp_code.devices import DeviceName, DtypeName, choose_device, choose_dtype, describe_device
+from mtp_code.errors import MachineError
 from mtp_code.loading import load_model
 from mtp_code.model.heads.parallel import ParallelHeads
 from mtp_code.model.mtp import MTPModel
@@ -18,15 +20,38 @@ _MOST_FROM_BEHIND: Final = 8
 """Tokens up to which the product from the other side is faster."""
 
 
-def load_for_decoding(folder: Path) -> TrainedModel:
+def load_for_decoding(
+    folder: Path, device: DeviceName = "auto", dtype: DtypeName = "auto"
+) -> TrainedModel:
     """A folder's model (see `load_model`), laid out for decoding: what all that decodes loads.
+
+    Caches, and what is measured beside it, follow the model to its device and number format.
 
     Raises:
         InputError: the folder holds no model, or a damaged one.
+        MachineError: there is no such device here, or it has no such arithmetic, or no memory.
     """
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
     trained = load_model(folder)
+    try:
+        trained.model.to(place, kind)
+    except torch.OutOfMemoryError:
+        raise MachineError(
+            f"{folder}: its weights do not fit into what memory {describe_device(place)} has "
+            "free; choose --device cpu, or a smaller --dtype"
+        ) from None
     lay_out(trained.model)
     return trained
+
+
+def describe_place(model: MTPModel) -> dict[str, str]:
+    """Where a model decodes and in which number format, for what is recorded of it."""
+    weight = model.unembedding.weight
+    return {
+        "device": describe_device(weight.device),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+    }
 
 
 class FewTokens(nn.Linear):

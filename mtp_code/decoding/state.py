@@ -1,6 +1,7 @@
 """Everything that decoding carries from step to step, in tensors that never move."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -36,7 +37,7 @@ class DecodeState:
                 before a row's first.
         """
         weight = model.unembedding.weight
-        capacity, device = model.config.context + num_spare, weight.device
+        capacity, device = _capacity(model.config, num_spare), weight.device
         self.cache = KeyValueCache(model.config, num_rows, capacity, weight.dtype, device)
         self.tokens_BC = torch.zeros((num_rows, capacity), dtype=torch.long, device=device)
         self.uniforms_BC = torch.zeros((num_rows, capacity), dtype=torch.float64, device=device)
@@ -48,7 +49,6 @@ class DecodeState:
         if max_drafts:
             shape = (num_rows, capacity, model.config.width)
             self.hidden_BCD = torch.zeros(shape, dtype=weight.dtype, device=device)
-        self.rows_B1 = torch.arange(num_rows, device=device)[:, None]
         self._vocab_size = model.config.vocab_size
         self._views: dict[tuple[int, int], DecodeState] = {}
 
@@ -66,7 +66,6 @@ class DecodeState:
             for name in _BY_ROW:
                 if (tensor := getattr(self, name)) is not None:
                     setattr(view, name, tensor[rows])
-            view.rows_B1 = self.rows_B1[: end - first]
         return view
 
     def clear(self) -> None:
@@ -145,10 +144,12 @@ class DecodeState:
             hidden_BTD = self.hidden_BCD[:, window]
             line_BS = self.tokens_BC[:, span.start : window.stop + 1 + num_ahead].clone()
         else:
-            hidden_BTD = self.hidden_BCD[self.rows_B1, span.positions_BT]
+            hidden_BTD = self.hidden_BCD[self.cache.rows_B1, span.positions_BT]
             steps = torch.arange(1, num_ahead + 2, device=self.tokens_BC.device)
             ahead_BS = span.positions_BT[:, -1:] + steps
-            line_BS = self.tokens_BC[self.rows_B1, torch.cat((span.positions_BT, ahead_BS), dim=1)]
+            line_BS = self.tokens_BC[
+                self.cache.rows_B1, torch.cat((span.positions_BT, ahead_BS), dim=1)
+            ]
         return Reading(model, line_BS, hidden_BTD, attending)
 
     def newest(self, start: int | None) -> Tensor:
@@ -180,9 +181,10 @@ class DecodeState:
             if span.start is not None:
                 self.hidden_BCD[:, span.start : span.start + hidden_BTD.shape[1]] = hidden_BTD
             else:
-                self.hidden_BCD[self.rows_B1, span.positions_BT] = hidden_BTD
+                self.hidden_BCD[self.cache.rows_B1, span.positions_BT] = hidden_BTD
 
 
+_ALIGNED: Final = 64
 _BY_ROW: Final = (
     "tokens_BC",
     "uniforms_BC",
@@ -194,9 +196,15 @@ _BY_ROW: Final = (
 )
 
 
+def _capacity(config: ModelConfig, num_spare: int) -> int:
+    """Slots of a row. Attention's kernels for CUDA want masks whose rows are as aligned: of others
+    every layer would make a padded copy."""
+    return _ALIGNED * math.ceil((config.context + num_spare) / _ALIGNED)
+
+
 def row_bytes(config: ModelConfig, num_spare: int, max_drafts: int, bytes_each: int) -> int:
     """Memory that a row takes: keys, values, states, tokens and draws."""
-    capacity = config.context + num_spare
+    capacity = _capacity(config, num_spare)
     per_token = 2 * config.num_layers * config.kv_heads * config.head_width * bytes_each
     if max_drafts:
         per_token += config.width * bytes_each

@@ -126,7 +126,7 @@ def advance(
         state.cache.gather(lengths_B[:, None] + path_BT, lengths_B[:, None] + steps_T)
         targets_BT = targets_BT.gather(1, path_BT)
         ranks_Bk = _ranks(drafts_Bkr, targets_BT)
-        hidden_BTD, logits_BTV = (x[state.rows_B1, path_BT] for x in (hidden_BTD, logits_BTV))
+        hidden_BTD, logits_BTV = (x[state.cache.rows_B1, path_BT] for x in (hidden_BTD, logits_BTV))
         span = state.span(0, num_drafts + 1, plan.end, plan.start)
     elif num_drafts:
         accepted_B = count(drafts_Bkr[..., 0], targets_BT)

@@ -6,10 +6,12 @@ told. `agreement` holds that to trained heads. The same code runs on a GPU and, 
 a CPU.
 """
 
+import gc
+import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -25,11 +27,14 @@ from mtp_code.decoding.prepare import lay_out
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
-from mtp_code.errors import MachineError
+from mtp_code.devices import choose_device, describe_device, failures_of
+from mtp_code.errors import MachineError, first_line
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import load_recipe
 from mtp_code.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 Size = Literal["smoke", "cpu", "gpu"]
 
@@ -49,7 +54,7 @@ class Measured:
         batches: rows side by side.
         num_rounds: of all ways to draft, in turn first, behind one that warms up.
         num_prompt, num_new: tokens of a prompt, and at most of an answer, which is more than the
-            rounds between two looks may bring.
+            rounds up to the second look may bring.
     """
 
     shapes: tuple[str, ...]
@@ -77,8 +82,12 @@ def measure(
     shapes: Sequence[str] | None = None,
     batches: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
+    on_record: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """A record with the machine's copy bandwidth and rows of all shapes.
+
+    What fails is noted in `left_out`, and the rest goes on. Where rounds could not be recorded as
+    graphs, they are measured kernel by kernel, and their rows say so: `is_captured`.
 
     Args:
         size: None is what the machine is fit for.
@@ -86,11 +95,12 @@ def measure(
         limit_s: no shape, batch or round begins behind it.
         shapes, batches: in place of the size's own.
         overrides: of the recipes, `section.key=value`.
+        on_record: sees the record as it is so far, whenever there is more of it.
 
     Raises:
         RecipeError: there is no such recipe or key, or a value is wrong.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device("auto")
     size = size or ("gpu" if device.type == "cuda" else "cpu")
     ends_at_s, measured = time.monotonic() + limit_s, MEASURED[size]
     if shapes is not None:
@@ -101,7 +111,7 @@ def measure(
     bandwidth = copy_bandwidth(device)
     record: dict[str, Any] = {
         "size": size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": describe_device(device),
         "dtype": str(measured.dtype).removeprefix("torch."),
         "copy_bytes_per_s": bandwidth,
         "rows": [],
@@ -109,7 +119,7 @@ def measure(
         "left_out": [],
     }
     for shape, config in configs.items():
-        with _left_out_without_memory(record, shape):
+        with _left_out_if_it_fails(record, shape, device):
             model = random_model(config, device, measured.dtype)
             for batch in measured.batches:
                 name = f"{shape}, {batch} rows"
@@ -117,27 +127,44 @@ def measure(
                     record["left_out"].append(f"{name}: no time left")
                     continue
                 on_progress(name)
-                with _left_out_without_memory(record, name):
-                    record["rows"] += [
-                        {"shape": shape, **row}
-                        for row in _rows(
-                            model, measured, batch, tokens_per_forward, bandwidth, ends_at_s
-                        )
-                    ]
+                for captures in (True, False) if device.type == "cuda" else (True,):
+                    num_left_out = len(record["left_out"])
+                    what = name if captures else f"{name}, kernel by kernel"
+                    with _left_out_if_it_fails(record, what, device):
+                        found = _rows(
+                            model, measured, batch, tokens_per_forward, bandwidth, ends_at_s,
+                            captures,
+                        )  # fmt: skip
+                        record["rows"] += [{"shape": shape, **row} for row in found]
+                    if len(record["left_out"]) == num_left_out:
+                        break
+                on_record(record)
             if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
-                with _left_out_without_memory(record, f"{shape}, precision"):
+                with _left_out_if_it_fails(record, f"{shape}, precision", device):
                     record["precision"].append({"shape": shape, **precision(model, measured)})
             del model  # before the next is made
+        on_record(record)
     return record
 
 
 @contextmanager
-def _left_out_without_memory(record: dict[str, Any], name: str) -> Iterator[None]:
-    """Notes what the machine has no memory for, and goes on."""
+def _left_out_if_it_fails(
+    record: dict[str, Any], name: str, device: torch.device
+) -> Iterator[None]:
+    """Notes what memory does not suffice for, or a GPU fails at, and goes on."""
     try:
         yield
-    except (MachineError, torch.OutOfMemoryError) as error:
-        record["left_out"].append(f"{name}: {str(error).splitlines()[0]}")
+    except failures_of(device) as error:
+        if not isinstance(error, MachineError | torch.OutOfMemoryError):
+            log.exception("%s", name)
+        record["left_out"].append(f"{name}: {first_line(error)}")
+    else:
+        return
+    # Behind the except clause, which keeps all that was measured with alive.
+    gc.collect()
+    # A device that has failed for good frees nothing; what is next will say so.
+    with suppress(RuntimeError):
+        torch.cuda.empty_cache()
 
 
 def _config(shape: str, measured: Measured, overrides: Sequence[str] = ()) -> ModelConfig:
@@ -220,7 +247,6 @@ class _Way:
     elapsed_s: float = 0.0
     tokens_per_s: list[float] = field(default_factory=list)
     tokens_per_cpu_s: list[float] = field(default_factory=list)
-    """Behind the step that reads the prompts."""
 
     def tokens_per_forward(self, batch: int) -> float:
         return self.num_tokens / (self.num_rounds * batch)
@@ -237,6 +263,7 @@ def _rows(
     tokens_per_forward: float,
     bandwidth: float,
     ends_at_s: float,
+    captures: bool,
 ) -> Iterator[dict[str, Any]]:
     config, most = model.config, model.num_mtp_heads - 1
     device = model.unembedding.weight.device
@@ -247,8 +274,9 @@ def _rows(
     for choice in choices:
         told = told_advance(reached, batch, device)
         engine = Engine(
-            model, _numbers(config), batch, choice, prefill_tokens=1 << 30, advance=told
-        )
+            model, _numbers(config), batch, choice, prefill_tokens=1 << 30, captures=captures,
+            advance=told,
+        )  # fmt: skip
         ways.append(_Way(choice, engine))
     for number in range(measured.num_rounds + 1):
         if number > 1 and time.monotonic() > ends_at_s:
@@ -275,7 +303,9 @@ def _rows(
         if isinstance(way.num_drafts, int):
             bound_s = least_s(model, way.num_drafts, num_cached, bandwidth)
             row["share_of_bandwidth"] = bound_s / way.s_per_round
-        if device.type == "cpu":
+        if device.type == "cuda":
+            row["is_captured"] = captures
+        else:
             row["cpu_speed_up"] = statistics.median(
                 _ratios(way.tokens_per_cpu_s, plain.tokens_per_cpu_s)
             )
@@ -283,13 +313,15 @@ def _rows(
 
 
 def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None:
-    """Up to the last look that finds all rows unfinished, so that each round has all of them."""
+    """From the first look, before which prompts are read, to the last that finds all rows
+    unfinished, so that each round has all of them."""
     engine = way.engine
     prompt = [1] * measured.num_prompt
     ids = [engine.submit(Request(prompt, measured.num_new)) for _ in range(batch)]
+    engine.step()
     before_s, before_rounds = engine.stats.decode_s, engine.stats.num_rounds
-    num_tokens, num_rounds, elapsed_s = 0, 0, 0.0
-    first, cpu_s = 0, 0.0
+    begun_cpu_s = time.process_time()
+    num_tokens, num_rounds, elapsed_s, cpu_s = 0, 0, 0.0, 0.0
     while True:
         events = engine.step()
         if any(event.completion is not None for event in events):
@@ -297,19 +329,16 @@ def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None
         num_tokens += sum(len(event.tokens) for event in events)
         num_rounds = engine.stats.num_rounds - before_rounds
         elapsed_s = engine.stats.decode_s - before_s
-        if not first:
-            first, begun_s = num_tokens, time.process_time()
-        cpu_s = time.process_time() - begun_s
+        cpu_s = time.process_time() - begun_cpu_s
     for id_ in ids:
         engine.cancel(id_)
-    assert num_rounds > 0, f"a look brought all of {measured.num_new} tokens"
+    assert num_rounds > 0, f"two looks brought all of {measured.num_new} tokens"
     if is_counted:
         way.num_tokens += num_tokens
         way.num_rounds += num_rounds
         way.elapsed_s += elapsed_s
         way.tokens_per_s.append(num_tokens / elapsed_s)
-        if num_tokens > first:
-            way.tokens_per_cpu_s.append((num_tokens - first) / cpu_s)
+        way.tokens_per_cpu_s.append(num_tokens / cpu_s)
 
 
 def agreement(
@@ -392,7 +421,11 @@ def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 def precision(model: MTPModel, measured: Measured, num_prompts: int = 32) -> dict[str, Any]:
     """Answers with drafts that are not plain decoding's, with one shape for all forwards and
-    without; of the latter how near the two likeliest tokens were where answers part, in nats."""
+    without; of the latter how near the two likeliest tokens were where answers part, in nats.
+
+    An untrained model's tokens are nearly as likely as one another, so that ties are many:
+    `differences_fast` says nothing of trained weights, `differences_exact` holds for all.
+    """
     config, most = model.config, model.num_mtp_heads - 1
     vocab = config.vocab_size
     requests = [
@@ -416,6 +449,7 @@ def precision(model: MTPModel, measured: Measured, num_prompts: int = 32) -> dic
         (_, first), (_, second) = plain.logprobs[place].top
         gaps.append(first - second)
     return {
+        "weights": "random",
         "prompts": num_prompts,
         "differences_exact": len(differences(exact=True)),
         "differences_fast": len(gaps),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -14,16 +14,24 @@ from mtp_code.decoding.requests import Completion, Request
 from mtp_code.interop.export import MAIN_DIR, export
 from mtp_code.run_folder import RUN_FILE
 
+_CPU: Final = torch.device("cpu")
+
 LOOKED_UP_TOKENS = 3
 """Drafts of a round of prompt lookup: as many as four heads make."""
 
 Decode = Callable[[Iterable[Request]], Iterator[Completion]]
 
 
-def transformers_peers(folder: Path, answer_ends: Sequence[int]) -> dict[str, Decode]:
+def transformers_peers(
+    folder: Path,
+    answer_ends: Sequence[int],
+    device: torch.device = _CPU,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Decode]:
     """Greedy `generate`, and the same with prompt lookup, by name.
 
     Args:
+        device, dtype: where the weights are, and in which number format: ours, to be compared.
         folder: a run, whose trunk and head 1 are exported; or what else `load_model` takes.
         answer_ends: the tokenizer's.
 
@@ -35,7 +43,8 @@ def transformers_peers(folder: Path, answer_ends: Sequence[int]) -> dict[str, De
             export(folder, Path(exported) / "out", main_only=True)
             folder = Path(exported) / "out"
         path = folder / MAIN_DIR if (folder / MAIN_DIR).is_dir() else folder
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    model.to(device)
     return {
         "transformers generate": _Generate(model, answer_ends),
         "transformers prompt lookup": _Generate(
@@ -69,7 +78,7 @@ class _Generate:
     @torch.inference_mode()
     def __call__(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
-            prompt_1T = torch.tensor([list(request.prompt)])
+            prompt_1T = torch.tensor([list(request.prompt)], device=self._model.device)
             num_forwards = 0
 
             def count(*_: Any) -> None:

@@ -6,13 +6,14 @@ from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK: Final = 128
 """Positions of a block, by queries and by keys: the smallest that FlexAttention's kernels take."""
 
 Mask = Tensor | BlockMask
-"""Which queries may look where: (B, Q, T) booleans, or blocks."""
+"""Which queries may look where: (B, Q, T) booleans, or what is added to their scores; or blocks."""
 
 
 class DocumentMask(Protocol):
@@ -76,6 +77,38 @@ def flex(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, enable_gqa:
     if query.is_cuda and not torch.compiler.is_compiling():
         run = _compiled_flex()
     return run(query, key, value, block_mask=mask, enable_gqa=enable_gqa)  # type: ignore[no-any-return]
+
+
+def attend_cached(
+    query_BHTd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask_BTS: Tensor | None
+) -> Tensor:
+    """Of tokens over what a cache holds; attention heads share G heads' keys and values.
+
+    Of CUDA's kernels only one takes both masks and a single query, and that one takes no groups.
+    So there, queries that look at the same keys stand behind one another, as if of one head.
+    """
+    is_grouped = query_BHTd.shape[1] != key_BGSd.shape[1]
+    if is_grouped and mask_BTS is not None and query_BHTd.is_cuda:
+        return _folded(query_BHTd, key_BGSd, value_BGSd, mask_BTS)
+    return F.scaled_dot_product_attention(
+        query_BHTd,
+        key_BGSd,
+        value_BGSd,
+        attn_mask=None if mask_BTS is None else mask_BTS[:, None],
+        enable_gqa=is_grouped,
+    )
+
+
+def _folded(query_BHTd: Tensor, key_BGSd: Tensor, value_BGSd: Tensor, mask_BTS: Tensor) -> Tensor:
+    num_kv = key_BGSd.shape[1]
+    num_each = query_BHTd.shape[1] // num_kv
+    mixed_BGXd = F.scaled_dot_product_attention(
+        query_BHTd.unflatten(1, (num_kv, num_each)).flatten(2, 3),  # type: ignore[no-untyped-call]
+        key_BGSd,
+        value_BGSd,
+        attn_mask=mask_BTS.repeat(1, num_each, 1)[:, None],
+    )
+    return mixed_BGXd.reshape(query_BHTd.shape)
 
 
 @functools.cache

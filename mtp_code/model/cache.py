@@ -17,6 +17,9 @@ class KeyValueCache:
     stale and is overwritten by the next forward, so rolling back costs nothing.
 
     Layers are numbered through: trunk first, then the MTP heads by offset.
+
+    Attributes:
+        rows_B1: the rows' numbers, made once: each layer writes by them.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class KeyValueCache:
         self.keys_LBHCd = torch.zeros(shape, dtype=dtype, device=device)
         self.values_LBHCd = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths_B = torch.zeros(num_rows, dtype=torch.long, device=device)
+        self.rows_B1 = torch.arange(num_rows, device=device)[:, None]
         self.capacity = capacity
         self._by_layer = self._views()
 
@@ -47,6 +51,7 @@ class KeyValueCache:
         view = copy.copy(self)
         view.keys_LBHCd, view.values_LBHCd = self.keys_LBHCd[:, rows], self.values_LBHCd[:, rows]
         view.lengths_B = self.lengths_B[rows]
+        view.rows_B1 = self.rows_B1[: view.num_rows]
         view._by_layer = view._views()
         return view
 
@@ -63,7 +68,7 @@ class KeyValueCache:
 
     def gather(self, sources_BT: Tensor, targets_BT: Tensor) -> None:
         """Copies what stands in some slots of each row, in all layers, into others of it."""
-        rows_B1 = torch.arange(self.num_rows, device=sources_BT.device)[:, None]
+        rows_B1 = self.rows_B1
         for storage in (self.keys_LBHCd, self.values_LBHCd):
             by_position = storage.transpose(-3, -2)
             by_position[:, rows_B1, targets_BT] = by_position[:, rows_B1, sources_BT]
@@ -83,9 +88,8 @@ class KeyValueCache:
             if span.start is not None:
                 storage.narrow(-2, span.start, new.shape[-2]).copy_(new)
             else:
-                rows_B1 = torch.arange(self.num_rows, device=storage.device)[:, None]
                 by_position = storage.transpose(-3, -2)
-                by_position[..., rows_B1, span.positions_BT, :, :] = new.transpose(-3, -2)
+                by_position[..., self.rows_B1, span.positions_BT, :, :] = new.transpose(-3, -2)
         return keys.narrow(-2, 0, span.end), values.narrow(-2, 0, span.end)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
-from mtp_code.model.attention import Mask, flex
+from mtp_code.model.attention import Mask, attend_cached, flex
 from mtp_code.model.cache import KeyValueCache, Span
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.rope import turns
@@ -25,8 +25,9 @@ class Attending:
     Args:
         cos_BT1d, sin_BT1d: rotary factors of the positions (leading axis 1 where rows agree), for
             all attention heads.
-        mask_BQT: True where a query may look; None is causal over exactly these tokens
-            (without a cache), or everything (with one). Blocks are for whole rows only.
+        mask_BQT: where a query may look: True, or with a cache 0 rather than −∞. None is causal
+            over exactly these tokens (without a cache), or everything (with one). Blocks are for
+            whole rows only.
         chosen_B: the one token of each row whose output is wanted; the others only leave their
             keys and values. None is all tokens.
     """
@@ -157,13 +158,15 @@ class Attention(nn.Module):
         mask, is_grouped = attending.mask_BQT, self.num_heads != self.num_kv_heads
         if isinstance(mask, BlockMask):
             mixed_BHTd = flex(query, key, value, mask, is_grouped)
+        elif attending.cache is not None:
+            mixed_BHTd = attend_cached(query, key, value, mask)
         else:
             mixed_BHTd = F.scaled_dot_product_attention(
                 query,
                 key,
                 value,
                 attn_mask=None if mask is None else mask[:, None],
-                is_causal=mask is None and attending.cache is None,
+                is_causal=mask is None,
                 enable_gqa=is_grouped,
             )
         return self.out(mixed_BHTd.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -69,14 +69,22 @@ class Trunk(nn.Module):
             own_BTS = sees_TT[:, behind_BS.clamp(0, len(sees_TT) - 1)].transpose(0, 1)
             own_BTS = own_BTS & (behind_BS < len(sees_TT))[:, None]
             cos, sin = self.rotary(first_B1 + span.branches.depths_T)
-            return Attending(cos, sin, own_BTS | (behind_BS < 0)[:, None], cache, span)
+            seen_BTS = own_BTS | (behind_BS < 0)[:, None]
+            return Attending(cos, sin, _added(seen_BTS, cache), cache, span)
         mask = None
         if positions_BT.shape[1] > 1 or span.start is None:
             seen_T = torch.arange(span.end, device=positions_BT.device)
             # Each sees something, so that no softmax is over nothing.
-            mask = seen_T <= positions_BT[:, :, None].clamp(min=0)
+            mask = _added(seen_T <= positions_BT[:, :, None].clamp(min=0), cache)
         if span.start is not None:
             cos, sin = self.rotary.in_a_row(span.start, positions_BT.shape[1])
         else:
             cos, sin = self.rotary(positions_BT)
         return Attending(cos, sin, mask, cache, span)
+
+
+def _added(seen_BTS: Tensor, cache: KeyValueCache) -> Tensor:
+    """What is added to scores so that a token looks where it may: of booleans attention would make
+    the same, anew in each layer."""
+    mask_BTS = torch.zeros(seen_BTS.shape, dtype=cache.keys_LBHCd.dtype, device=seen_BTS.device)
+    return mask_BTS.masked_fill_(~seen_BTS, -torch.inf)

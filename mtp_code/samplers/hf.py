@@ -9,10 +9,11 @@ from torch import Tensor
 
 from mtp_code.decoding.requests import SamplingConfig
 from mtp_code.decoding.sampling import RowSampling, choose_tokens, uniforms_for
-from mtp_code.errors import InputError
+from mtp_code.devices import DeviceName, choose_device, describe_device
+from mtp_code.errors import InputError, first_line
 from mtp_code.machine import describe_versions
 from mtp_code.samplers.base import Asked, Drawing, cut_at_stops, has_room
-from mtp_code.samplers.hub import HubTokenizer, describe, first_line
+from mtp_code.samplers.hub import HubTokenizer, describe
 
 
 class TransformersSampler:
@@ -28,6 +29,7 @@ class TransformersSampler:
 
     Raises:
         InputError: there is no such model, or it is none that writes text.
+        MachineError: there is no such device here.
     """
 
     name = "transformers"
@@ -39,9 +41,10 @@ class TransformersSampler:
         revision: str | None = None,
         dtype: str = "auto",
         batch_rows: int = 32,
+        device: DeviceName = "auto",
     ) -> None:
+        place = choose_device(device)
         self._tokenizer = HubTokenizer(name_or_folder, revision)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 name_or_folder,
@@ -52,7 +55,7 @@ class TransformersSampler:
             )
         except (OSError, ValueError) as error:
             raise InputError(f"{name_or_folder}: no model to load: {first_line(error)}") from None
-        self._model = model.to(device).eval()
+        self._model = model.to(place).eval()
         self._batch_rows = batch_rows
         self._end_of_text = _end_of_text(model.generation_config, self._tokenizer)
         # Whatever is not set in a call would be taken from there, such as a repetition penalty.
@@ -60,6 +63,7 @@ class TransformersSampler:
         self.chat = self._tokenizer.chat
         self.model = {
             **describe(name_or_folder, revision, getattr(model.config, "_commit_hash", None)),
+            "device": describe_device(place),
             "dtype": str(model.dtype).removeprefix("torch."),
         }
         self.versions = describe_versions()

@@ -8,7 +8,7 @@ from typing import Any
 
 import transformers
 
-from mtp_code.errors import InputError
+from mtp_code.errors import InputError, first_line
 from mtp_code.interop.hub import check_name
 from mtp_code.samplers.base import Chat, Question
 
@@ -91,10 +91,6 @@ def describe(name: str, revision: str | None, commit: str | None) -> dict[str, A
     if folder.is_dir():
         return {"model": name, "sha256": _content_sha256(folder)}
     return {"model": name, "revision": commit or revision}
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _content_sha256(folder: Path) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.prepare import describe_place
 from mtp_code.decoding.requests import Request, SamplingConfig
 from mtp_code.machine import describe_versions
 from mtp_code.run_folder import TrainedModel
@@ -22,10 +23,9 @@ class OurSampler:
 
     def __init__(self, trained: TrainedModel, batch_rows: int) -> None:
         self._trained, self._batch_rows = trained, batch_rows
-        dtype = trained.model.unembedding.weight.dtype
         self.model: dict[str, Any] = {
             **trained.description,
-            "dtype": str(dtype).removeprefix("torch."),
+            **describe_place(trained.model),
         }
         self.versions = describe_versions()
         tokenizer = trained.tokenizer

@@ -8,11 +8,11 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from mtp_code.errors import InputError, MachineError
+from mtp_code.errors import InputError, MachineError, first_line
 from mtp_code.interop.vllm import require_vllm, speculative_config
 from mtp_code.machine import describe_versions
 from mtp_code.samplers.base import Asked, Drawing, cut_at_stops, has_room
-from mtp_code.samplers.hub import HubTokenizer, describe, first_line
+from mtp_code.samplers.hub import HubTokenizer, describe
 
 CHUNK = 1024
 """Questions handed over at once. vLLM answers them all before it returns, and what was answered is

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
+from mtp_code.devices import DeviceName, DtypeName
 from mtp_code.errors import MachineError
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import build_model
@@ -63,6 +64,8 @@ def measure(
     num_drafts: int,
     num_rounds: int,
     num_threads: int,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "auto",
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[dict[str, Any]]:
     """A row for the engine alone and for the server, with whole and with streamed responses.
@@ -79,6 +82,7 @@ def measure(
     Args:
         run_dir: what the server loads.
         trained: the same, for the engine alone: it is there twice, once in each process.
+        device, dtype: of the server, as they were of `trained`.
     """
     engine = Engine.load(run_dir, num_clients, num_drafts, trained)
     requests = [
@@ -87,7 +91,7 @@ def measure(
     ways = [Way("engine"), Way("server, whole"), Way("server, streamed")]
     num_tokens = 0
     with (
-        _server(run_dir, num_clients, num_drafts, num_threads) as (pid, port),
+        _server(run_dir, num_clients, num_drafts, num_threads, device, dtype) as (pid, port),
         _clients(port, num_clients) as ask,
     ):
         for number in range(-1, num_rounds):  # the first is slow, and not counted
@@ -138,7 +142,12 @@ def write_untrained(folder: Path, config: ModelConfig, texts: Iterable[str]) -> 
 
 @contextmanager
 def _server(
-    run_dir: Path, num_rows: int, num_drafts: int, num_threads: int
+    run_dir: Path,
+    num_rows: int,
+    num_drafts: int,
+    num_threads: int,
+    device: DeviceName,
+    dtype: DtypeName,
 ) -> Iterator[tuple[int, int]]:
     """A server of its own process; its pid and port."""
     options = {
@@ -147,6 +156,8 @@ def _server(
         "--batch-rows": num_rows,
         "--drafts": num_drafts,
         "--num-threads": num_threads,
+        "--device": device,
+        "--dtype": dtype,
     }
     given = [str(part) for option in options.items() for part in option]
     process = subprocess.Popen(

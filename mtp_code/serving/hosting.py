@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from mtp_code.decoding.requests import Completion, Request, TokenLogprobs
+from mtp_code.devices import DeviceName, DtypeName
 from mtp_code.errors import InputError, MachineError
 from mtp_code.tokenizer import Tokenizer
 
@@ -107,6 +108,8 @@ def in_process(
     num_rows: int,
     num_drafts: "NumDrafts",
     num_threads: int,
+    device: DeviceName = "auto",
+    dtype: DtypeName = "auto",
     prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Callable[[], Host]]:
     """A process that begins to load an engine, and ends with the context.
@@ -120,7 +123,7 @@ def in_process(
     """
     spawning = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     here, there = spawning.Pipe()
-    settings = (there, folder, num_rows, num_drafts, num_threads, prepare)
+    settings = (there, folder, num_rows, num_drafts, num_threads, device, dtype, prepare)
     process = spawning.Process(target=_load_and_answer, args=settings, name="engine")
     process.start()
     there.close()  # so that the process's end is the end of the connection
@@ -161,6 +164,8 @@ def _load_and_answer(
     num_rows: int,
     num_drafts: "NumDrafts",
     num_threads: int,
+    device: DeviceName,
+    dtype: DtypeName,
     prepare: Callable[[], None],
 ) -> None:
     # Whoever ends a whole group of processes means the server, which lets live requests finish
@@ -174,7 +179,7 @@ def _load_and_answer(
 
     torch.set_num_threads(num_threads)
     try:
-        engine = Engine.load(folder, num_rows, num_drafts)
+        engine = Engine.load(folder, num_rows, num_drafts, device=device, dtype=dtype)
     except (InputError, MachineError, OSError) as error:
         connection.send(error)
         return

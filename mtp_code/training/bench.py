@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from mtp_code.data.batches import Batch
 from mtp_code.data.loader import LoadedBatch
+from mtp_code.devices import choose_device, describe_device
 from mtp_code.errors import AskedToEnd, MachineError
 from mtp_code.model.accounting import flops_per_token, flops_ratio, model_flops_utilization
 from mtp_code.model.mtp import MTPModel
@@ -28,7 +29,7 @@ from mtp_code.training.loop import backward
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.memory import predict_peak
 from mtp_code.training.optim import build_optimizers
-from mtp_code.training.placement import Placement, choose_device, choose_placement, place
+from mtp_code.training.placement import Placement, choose_placement, place
 from mtp_code.training.speed import peak_flops_per_s
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class Bench:
         )
         record: dict[str, Any] = {
             "size": self.size,
-            "device": self._device_name(),
+            "device": describe_device(self._device),
             "planned_s": planned_s,
         }
         later_s = sum(planned_s.values())
@@ -479,10 +480,6 @@ class Bench:
             for array in (on_host.tokens, on_host.documents)
         )
         return LoadedBatch(tokens, documents, on_host)
-
-    def _device_name(self) -> str:
-        is_gpu = self._device.type == "cuda"
-        return torch.cuda.get_device_name(self._device) if is_gpu else "cpu"
 
     def _tidy(self) -> None:
         gc.collect()

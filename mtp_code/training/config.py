@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from mtp_code.config import Strict
+from mtp_code.devices import DeviceName
 from mtp_code.model.config import ModelConfig
 from mtp_code.training.weights import CurriculumConfig, WeightsConfig
 
@@ -147,7 +148,7 @@ class TrainingConfig(Strict):
     mask_documents: bool = True
     """Attention stays within a document, as it does when a prompt begins one."""
     objective: ObjectiveConfig = ObjectiveConfig()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceName = "auto"
     """`auto` is a GPU where torch finds one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of products: `bf16` keeps weights, gradients, norms and losses in fp32. `auto` is bf16 on a

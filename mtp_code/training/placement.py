@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import torch
 
+from mtp_code.devices import choose_device
 from mtp_code.errors import MachineError
 from mtp_code.model.attention import block_mask, dense_mask
 from mtp_code.model.layers import Block
@@ -59,7 +60,7 @@ def choose_placement(
     Raises:
         MachineError: the machine has no such device, or such a device no such attention.
     """
-    device = device or choose_device(training.device)
+    device = device or choose_device(training.device, "training.device = cuda")
     on_gpu = device.type == "cuda"
     precision, attention = training.precision, training.attention
     if precision == "auto":
@@ -126,18 +127,3 @@ def prepare_layers(model: MTPModel, training: TrainingConfig, placement: Placeme
         for module in model.modules():
             if isinstance(module, Block):
                 module.compile(dynamic=False)
-
-
-def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """
-    Raises:
-        MachineError: there is no such device here.
-    """
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise MachineError(
-            "training.device = cuda: torch finds no GPU of CUDA's here; choose auto or cpu"
-        )
-    if name == "cpu" or not has_gpu:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())

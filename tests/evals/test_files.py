@@ -2,11 +2,14 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evals.errors import InputError, RecordError
-from evals.files import Journal, cache_folder, write_whole
+from evals.files import Journal, cache_folder, sole_writer, write_whole
+
+WRITERS: tuple[Any, ...] = (write_whole, sole_writer)
 
 
 def journal(path: Path) -> Journal:
@@ -42,6 +45,44 @@ def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(
         aside.rename(aside.with_name(f".{path.name}.{os.getpid()}.aside"))
     assert path.read_bytes() == b"first"
     assert {*tmp_path.iterdir()} == {path, other}
+
+
+def not_to_be_replaced(folder: Path) -> list[tuple[Path, str]]:
+    """What no file may take the place of, and a part of what is said of it."""
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "device")
+    (folder / "link").symlink_to("device")
+    (folder / "open").touch()
+    descriptor = os.open(folder / "open", os.O_RDONLY)
+    (folder / "stdout").symlink_to(f"/proc/self/fd/{descriptor}")
+    return [
+        (folder / "folder", "a folder; name a file in it"),
+        (folder / "device", "it is no regular file"),
+        (folder / "link", "it is no regular file"),
+        (folder / "stdout", "it is no regular file"),
+        (Path(f"/proc/self/fd/{descriptor}"), "it is no regular file"),
+        (Path(f"/dev/fd/{descriptor}"), "it is no regular file"),
+    ]
+
+
+def test_nothing_but_a_file_is_replaced_by_one(tmp_path: Path) -> None:
+    before = [
+        (path, message, path.lstat().st_mode, path.stat().st_ino)
+        for path, message in not_to_be_replaced(tmp_path)
+    ]
+    for path, message, mode, number in before:
+        for write in WRITERS:
+            with pytest.raises(InputError, match=message), write(path):
+                pass
+        assert (path.lstat().st_mode, path.stat().st_ino) == (mode, number)
+    (tmp_path / "to a file").symlink_to("open")
+    for write in WRITERS:
+        for name in ("open", "new", "to a file"):  # the control: these may be
+            with write(tmp_path / name) as file:
+                if file is not None:
+                    file.write(b"new")
+    left = {"folder", "device", "link", "open", "stdout", "new", "to a file"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_a_journal_keeps_its_rows_over_runs(tmp_path: Path) -> None:

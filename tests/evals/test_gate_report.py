@@ -143,3 +143,12 @@ def test_every_text_makes_xml_that_can_be_read(text: str) -> None:
     result = refused(score(["P"]), text)
     assert ElementTree.fromstring(junit(result)) is not None
     assert markdown(result).encode("utf-8")
+
+
+def test_what_is_too_long_to_be_read_is_cut_in_every_form() -> None:
+    changed = score(["P"]).model_copy(update={"benchmark": "b" * 100_000})
+    result = refused(changed, f"{'x' * 100_000}: \x1b[31m")
+    for form in (in_words(result), markdown(result), junit(result).decode()):
+        assert len(form) < 5000
+        assert "x…" in form
+        assert "b…" in form

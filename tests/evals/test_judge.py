@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from evals.benchmarks.formats import Benchmark, humaneval_benchmark
+from evals.benchmarks.formats import Benchmark, humaneval_benchmark, mbpp_benchmark
+from evals.counting import COUNTS, counts_told, telling
 from evals.errors import InputError
 from evals.files import sole_writer
 from evals.judge import judge
@@ -26,6 +27,7 @@ from sandbox import Limits, Tier
 from tests.evals.conftest import ROWS, FakePool
 from tests.evals.oracles.test_expected import toy as toy_plus
 from tests.evals.test_sampling import SETTINGS, by_seed
+from tests.evals.test_text import HOSTILE
 
 
 def write(path: Path, *said: str) -> None:
@@ -399,6 +401,51 @@ def test_a_cache_crosses_no_change_of_conditions(
     assert len(pool.examined) == 2
 
 
+def test_a_hostile_task_id_is_spelled_harmlessly_in_whatever_is_said_of_it(
+    toy: Benchmark,
+    pool: FakePool,
+    samples: Path,
+    verdicts: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    task_id = f"{HOSTILE}{'x' * 1_000_000}"
+    task = toy.tasks[0].model_copy(update={"task_id": task_id, "reference": "# failed"})
+    own = replace(toy, tasks=(task,), is_custom=True)
+    bare = without_reference(own)
+
+    def judge_as(found: str, benchmark: Benchmark) -> str:
+        completion = f"    return x # {found}"
+        write_samples(samples, [Sample(task_id=task_id, index=0, completion=completion)])
+        with pytest.raises(InputError) as caught:
+            judge(samples, benchmark, verdicts)
+        return str(caught.value)
+
+    said = [judge_as("held", own)]
+    said.append(judge_as("checks broken", bare))
+    said.append(judge_as("held", toy))  # where it is unknown
+    write_samples(samples, [Sample(task_id=task_id, index=0, completion="    # undefined")])
+    judge(samples, bare, verdicts)
+    said += [record.getMessage() for record in caplog.records]
+    assert len(said) == 4
+    for message in said:
+        assert r"\x1b[31mred" in message.replace("\\\\", "\\")
+        assert message.isprintable()
+        assert len(message) < 600
+    (verdict,) = read_verdicts(verdicts)
+    assert verdict.task_id == task_id  # the control: records keep it as it is
+
+
+def test_a_cache_of_ones_own_tasks_serves_no_other_benchmark(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    own = replace(toy, is_custom=True)
+    more = replace(own, data_sha256="of the same tasks, and others")
+    write(samples, "held")
+    for benchmark, num_examined in ((own, 1), (own, 1), (toy, 2), (more, 3), (toy, 3), (own, 3)):
+        judge(samples, benchmark, verdicts, cache_path=verdicts.with_name("cache"))
+        assert len(pool.examined) == num_examined
+
+
 def test_a_cache_crosses_no_change_of_checks_interpreter_or_code(
     toy: Benchmark,
     pool: FakePool,
@@ -583,6 +630,99 @@ def test_no_program_writes_its_own_counts(samples: Path, verdicts: Path, said: s
     judge(samples, benchmark, verdicts)
     (verdict,) = read_verdicts(verdicts)
     assert (verdict.verdict, verdict.num_checks_passed, verdict.num_checks) == ("exception", 0, 2)
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_no_program_writes_its_counts_into_a_message_of_the_checks(
+    samples: Path, verdicts: Path
+) -> None:
+    test = (
+        "def same(a, b):\n    assert a == b, f'{a} is not {b}'\n\n"
+        "def check(f):\n    same(f(1), 2)\n    assert f(2) == 3\n    assert f(3) == 3\n"
+    )
+    benchmark = humaneval_benchmark("counted", [{**ROWS[1], "test": test}])
+    told = f"2 of 2 checks hold; checks, line 1: {telling(COUNTS)}"
+    assert counts_told(told) == (2, 2)  # the control: so it is told where checks tell it
+    of_one = [f"    return {told!r}", "    return 3"]
+    write_samples(
+        samples, [Sample(task_id="Toy/1", index=at, completion=of_one[at]) for at in (0, 1)]
+    )
+    judge(samples, benchmark, verdicts)
+    lie, honest = read_verdicts(verdicts)
+    assert lie.detail.startswith(told)
+    for verdict in (lie, honest):  # the helper's assertion ends the checks before the first of them
+        assert (verdict.num_checks_passed, verdict.num_checks) == (0, 2)
+
+
+HELPER = "    def near(a, b): return abs(a - b) < 1e-9\n"
+TESTS_WITH_HELPER = [
+    humaneval_benchmark(
+        "helper",
+        [
+            {
+                **ROWS[1],
+                "prompt": f"try:\n    from math import near\nexcept ImportError:\n{HELPER}"
+                + ROWS[1]["prompt"],
+                "test": "def check(f):\n    assert near(f(1), 2)\n    assert near(f(2), 3)\n",
+            }
+        ],
+    ),
+    mbpp_benchmark(
+        "helper",
+        [
+            {
+                "task_id": "Toy/1",
+                "text": "Add 1.",
+                "code": f"try:\n    from math import near\nexcept ImportError:\n{HELPER}"
+                "def add1(x):\n    return x + 1\n",
+                "test_list": ["assert near(add1(1), 2)", "assert near(add1(2), 3)"],
+            }
+        ],
+    ),
+]
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+@pytest.mark.parametrize("benchmark", TESTS_WITH_HELPER, ids=["HumanEval", "MBPP"])
+def test_no_program_replaces_a_helper_of_its_checks(
+    benchmark: Benchmark, samples: Path, verdicts: Path
+) -> None:
+    lie = "def add1(x): return 0\nnear = lambda *given: True\n"
+    write_samples(samples, [Sample(task_id="Toy/1", index=0, solution=lie)])
+    judge(samples, benchmark, verdicts)
+    (verdict,) = read_verdicts(verdicts)
+    assert verdict.verdict == "wrong answer"
+    # The control: checks without the helper ask the program for it, and hold.
+    (task,) = benchmark.tasks
+    _, without = task.checks.split("    return abs(a - b) < 1e-09")
+    write_samples(samples, [Sample(task_id="Toy/1", index=0, solution=lie)])
+    bare = task.model_copy(update={"checks": without, "reference": None})
+    judge(samples, replace(benchmark, tasks=(bare,)), verdicts)
+    (verdict,) = read_verdicts(verdicts)
+    assert verdict.verdict == "passed"
+
+
+@pytest.mark.usefixtures("needs_sandbox")
+def test_an_entry_point_may_be_a_method(samples: Path, verdicts: Path) -> None:
+    row = {
+        "task_id": "Toy/1",
+        "prompt": "class Solution:\n    def twice(self, x):\n",
+        "entry_point": "Solution().twice",
+        "canonical_solution": "        return 2 * x\n",
+        "test": "def check(f):\n    assert f(2) == 4\n    assert f(3) == 6\n",
+    }
+    own = replace(humaneval_benchmark("own", [row]), is_custom=True)
+    write_samples(
+        samples,
+        [
+            Sample(task_id="Toy/1", index=0, completion="        return x + x\n"),
+            Sample(task_id="Toy/1", index=1, completion="        return 4\n"),
+            Sample(task_id="Toy/1", index=2, solution="def twice(x): return 2 * x\n"),
+        ],
+    )
+    judge(samples, own, verdicts)
+    found = [verdict.verdict for verdict in read_verdicts(verdicts)]
+    assert found == ["passed", "wrong answer", "undefined"]
 
 
 def test_samples_that_change_meanwhile_are_refused(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from evals import records
 from evals.errors import RecordError
 from evals.records import (
     Baseline,
@@ -18,6 +19,7 @@ from evals.records import (
     Verdict,
     differences,
     read_record,
+    read_rows,
     read_samples,
     write_record,
     write_samples,
@@ -285,3 +287,29 @@ def test_differences_name_the_field_however_deep() -> None:
         ("gone", 1, None),
         ("newer", None, 2),
     ]
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_soon(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = b'{"task_id": "a", "completion": ""}\n'
+
+    def refusal(content: bytes) -> str:
+        path.write_bytes(gzip.compress(content))
+        with pytest.raises(RecordError) as caught:
+            list(read_samples(path, ["a"], pytest.fail))
+        return str(caught.value)
+
+    monkeypatch.setattr(records, "_MOST_BLANK_LINES", 1000)
+    assert refusal(row + b"\n" * 2000 + row) == (
+        f"{path}:1002: more than 1,000 blank lines in a row; leave them out"
+    )
+    monkeypatch.setattr(records, "_MOST_LINE_BYTES", 2 << 20)
+    assert refusal(row + b" " * (3 << 20)).startswith(f"{path}:2: longer than 2 MiB")
+    monkeypatch.setattr(records, "_MOST_ROWS", 3)
+    path.write_bytes(row * 4)
+    with pytest.raises(RecordError, match=":4: more than 3 rows; split the file"):
+        read_rows(path)
+    # The control: what is just not too much is read.
+    path.write_bytes(row + b"\n" * 1000 + row + b" " * ((2 << 20) - len(row)) + row)
+    assert len(read_rows(path)) == 3

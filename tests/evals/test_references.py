@@ -12,7 +12,7 @@ import pytest
 from evals.benchmarks import Benchmark
 from evals.benchmarks.micro import SIZES
 from evals.judge import judge
-from evals.program import checks_of
+from evals.program import checks_of, undeclared_names
 from evals.records import Sample, Verdict, read_verdicts, write_samples
 from sandbox import Checks, Limits, Outcome, Pool
 from tests.evals.loaded import loaded
@@ -88,6 +88,8 @@ def test_the_traps_of_mbpp_are_met(sandbox: Pool) -> None:
         assert "root" in tasks[task_id].checks
     assert benchmark.limits.cpu_s == 10.0
     assert tasks["Mbpp/126"].checked_names == ("sum",)
+    # 367, 601 and 927 hand over objects of the solution's own classes, and say so.
+    assert [task_id for task_id, task in tasks.items() if undeclared_names(task)] == []
 
 
 @needs_data

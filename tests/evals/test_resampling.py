@@ -5,12 +5,14 @@ import pytest
 
 import evals.resampling
 from evals.resampling import (
+    Spread,
     holm,
     p_value_of_drop,
     sign_flip_p_value,
     spread_over_samples,
     spread_over_tasks,
     unit_of_gains,
+    widened,
 )
 from tests.reference import holm_by_steps, sign_flip_p_value_by_listing
 
@@ -134,3 +136,14 @@ def test_tasks_of_one_origin_are_drawn_together() -> None:
     alone = spread_over_tasks(gains)
     together = spread_over_tasks(gains, np.repeat(np.arange(50), 4).tolist())
     assert together.standard_error == pytest.approx(2 * alone.standard_error, rel=0.05)
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.96, 0.0, 0.96, 1.0])
+def test_no_interval_reaches_beyond_all_there_is(gain: float) -> None:
+    spread = widened(Spread(gain, gain, 0.0), gain, num_pairs=10)
+    assert -1 <= spread.low <= gain <= spread.high <= 1
+    half = 1.96 / 12  # the control: without the bounds these would be beyond them
+    assert (spread.low > gain - half + 1e-3, spread.high < gain + half - 1e-3) == (
+        gain < -0.9,
+        gain > 0.9,
+    )

@@ -1,5 +1,6 @@
 """Folders that are replaced: the old one whole or the new one, whenever somebody is killed."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from mtp_code import files
-from mtp_code.files import remove_leftovers, whole_folder
+from mtp_code.errors import InputError
+from mtp_code.files import remove_leftovers, whole_file, whole_folder, write_json
 
 
 class KilledError(BaseException):
@@ -93,3 +95,24 @@ def test_the_file_system_of_these_tests_can_do_it_in_one_step(tmp_path):
     if not files._exchange(tmp_path / "one", tmp_path / "other"):
         pytest.skip("this file system cannot exchange two names")
     assert (tmp_path / "one" / "other").exists()
+
+
+def test_nothing_but_a_file_is_replaced_by_one_and_nothing_but_a_folder_by_one(tmp_path):
+    os.mkfifo(tmp_path / "device")
+    (tmp_path / "open").touch()
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "open").open() as file:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{file.fileno()}")
+        for name in ("device", "stdout", "folder"):
+            with pytest.raises(InputError, match=f"{name}: a f"), whole_file(tmp_path / name):
+                pass
+            with pytest.raises(InputError, match=f"{name}: a f"):
+                write_json(tmp_path / name, {})
+        for name in ("device", "open"):
+            with pytest.raises(InputError, match=f"{name}: no folder"):
+                write(tmp_path / name, "new")
+        assert (tmp_path / "device").is_fifo()
+        assert (tmp_path / "stdout").is_symlink()
+    write_json(tmp_path / "open", {})  # the control: a file, and a folder
+    write(tmp_path / "folder", "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"device", "open", "folder", "stdout"}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
+from mtp_code.model.attention import attend_cached
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.heads.base import LayerHeads
 from mtp_code.model.layers import Attending, choose, normed, rotate
@@ -106,12 +107,11 @@ class StackedHeads:
         num_heads = len(self._out_KOD)
         mask = attending.mask_BQT
         assert not isinstance(mask, BlockMask)
-        mixed = F.scaled_dot_product_attention(
+        mixed = attend_cached(
             query_KBHTd.flatten(0, 1),
             keys.flatten(0, 1),
             values.flatten(0, 1),
-            attn_mask=None if mask is None else mask.repeat(num_heads, 1, 1)[:, None],
-            enable_gqa=self._config.num_attn_heads != self._config.kv_heads,
+            None if mask is None else mask.repeat(num_heads, 1, 1),
         )
         mixed_KBO = mixed.flatten(1).unflatten(0, (num_heads, -1))  # type: ignore[no-untyped-call]
         states_KBD = choose(hidden_BTD, chosen_B)[:, 0] + mixed_KBO @ self._out_KOD

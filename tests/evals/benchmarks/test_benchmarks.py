@@ -13,6 +13,7 @@ from evals.benchmarks import BENCHMARKS, ORIGINALS, load_benchmark, micro
 from evals.benchmarks.plus import MBPP_RULES, SLOW_REFERENCES
 from evals.errors import InputError, RecordError
 from evals.postprocess import POST_PROCESSINGS
+from evals.program import undeclared_names
 from evals.prompts import FORMATS
 from evals.records import read_rows
 from tests.evals.benchmarks.test_formats import MBPP_ROW
@@ -75,6 +76,26 @@ def test_a_file_of_either_format_is_a_benchmark(
     assert benchmark.name == "mine"
     assert benchmark.tasks[0].task_id == task_id
     assert benchmark.is_custom
+
+
+def test_checks_that_take_more_of_the_program_than_they_say_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rows(tmp_path / "mine.jsonl", ROWS)
+    load_benchmark(str(tmp_path / "mine.jsonl"))
+    assert not caplog.records
+    test = "def check(candidate):\n    assert near(candidate(1), 1)\n"
+    write_rows(tmp_path / "mine.jsonl", [ROWS[0], *({**row, "test": test} for row in ROWS[1:])])
+    load_benchmark(str(tmp_path / "mine.jsonl"))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "mine.jsonl: the checks of 2 of its tasks (Toy/1 first) use names" in told
+    assert "(near)" in told
+
+
+@pytest.mark.parametrize("name", ["humaneval", "micro", "micro-hard"])
+def test_checks_of_the_benchmarks_take_of_the_program_what_they_say(name: str) -> None:
+    tasks = load_benchmark(name).tasks
+    assert [task.task_id for task in tasks if undeclared_names(task)] == []
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,19 @@ def test_a_number_longer_than_python_reads_is_part_of_the_fingerprint(tmp_path: 
     assert long.data_sha256 != other.data_sha256
 
 
+@pytest.mark.parametrize("task_id", [True, 1.0, None, float("inf")])
+def test_an_id_is_text_or_a_whole_number(task_id: object) -> None:
+    with pytest.raises(RecordError, match="file:1: task_id"):
+        mbpp_benchmark("toy", [{**MBPP_ROW, "task_id": task_id}], "file")
+    named = mbpp_benchmark("toy", [{**MBPP_ROW, "task_id": "True"}], "file")
+    assert named.tasks[0].task_id == "True"
+
+
 def test_a_task_that_asserts_nothing_is_refused() -> None:
     row = {"task_id": "own/1", "prompt": "def f(x):\n", "entry_point": "f"}
     with pytest.raises(RecordError, match=r"own\.jsonl:1: test: asserts nothing"):
         humaneval_benchmark("own", [row | {"test": "def check(c):\n    c(1)\n"}], "own.jsonl")
-    row = {"task_id": 1, "text": "f", "code": "def f(x): return x", "test_list": ["f(1) == 1"]}
-    with pytest.raises(RecordError, match=r"own\.jsonl:1: test_list: asserts nothing"):
-        mbpp_benchmark("own", [row], "own.jsonl")
+    row = {"task_id": 1, "text": "f", "code": "def f(x): return x"}
+    for line in ("f(1) == 1", "assert (f(1) == 1, 'one')"):
+        with pytest.raises(RecordError, match=r"own\.jsonl:1: test_list: asserts nothing"):
+            mbpp_benchmark("own", [row | {"test_list": [line]}], "own.jsonl")

@@ -1,8 +1,13 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from mtp_code.decoding.bench import deal, measure
+from mtp_code.decoding import bench
+from mtp_code.decoding.bench import Mode, deal, measure
+from mtp_code.decoding.engine import Stats
 from mtp_code.decoding.parts import PARTS
-from mtp_code.decoding.requests import Request
+from mtp_code.decoding.requests import Completion, Request
 
 
 def test_answers_too_short_for_a_draft_have_no_acceptance(small_model, tokenizer):
@@ -42,6 +47,22 @@ def test_rounds_of_a_fixed_number_of_drafts_are_known_by_their_parts(rows):
             assert list(row["parts_s"]) == list(PARTS)
             assert (row["parts_s"]["other heads"] > 0) == (row["drafts"] > 0)
             assert row["share_of_bandwidth"] > 0
+
+
+def test_recording_is_no_part_of_what_decoding_takes(monkeypatch):
+    now_s = 0.0
+
+    def decode(requests):
+        nonlocal now_s
+        now_s += 7
+        return [Completion(request) for request in requests]
+
+    clock = SimpleNamespace(perf_counter=lambda: now_s, process_time=lambda: now_s)
+    monkeypatch.setattr(bench, "time", clock)
+    engine: Any = SimpleNamespace(stats=Stats(recording_s=5.0, decode_s=1.5))
+    mode = Mode("plain", decode, engine=engine)
+    bench._decode(mode, [Request([5], 2)], [0])
+    assert (mode.wall_s, mode.decode_s) == ([2.0], 1.5)
 
 
 @pytest.mark.parametrize(

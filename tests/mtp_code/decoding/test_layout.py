@@ -6,9 +6,16 @@ from torch import nn
 
 from mtp_code.decoding import prepare
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.prepare import FewTokens, _free_bytes, lay_out, load_for_decoding
+from mtp_code.decoding.prepare import (
+    FewTokens,
+    _free_bytes,
+    describe_place,
+    lay_out,
+    load_for_decoding,
+)
 from mtp_code.decoding.requests import Request
-from mtp_code.errors import CheckpointError
+from mtp_code.decoding.state import DecodeState, row_bytes
+from mtp_code.errors import CheckpointError, MachineError
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.run_folder import load_run
 from tests.mtp_code.interop.runs import small_bpe, write_run
@@ -93,6 +100,48 @@ def test_what_decodes_a_run_loads_it_laid_out(tmp_path):
     expected = Engine(load_run(tmp_path).model, engine.tokenizer, 1, 0).generate(requests)
     found = engine.generate(requests)
     assert [c.tokens for c in found.completions] == [c.tokens for c in expected.completions]
+
+
+@pytest.mark.parametrize("name, dtype", [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_weights_caches_and_answers_are_in_the_format_asked_for(tmp_path, name, dtype):
+    write_run(tmp_path, small_bpe())
+    engine = Engine.load(tmp_path, num_rows=2, dtype=name)
+    floating = [p for p in engine.model.parameters() if p.is_floating_point()]
+    state = engine._state
+    assert {p.dtype for p in floating} == {dtype}
+    assert {state.cache.keys_LBHCd.dtype, state.cache.values_LBHCd.dtype} == {dtype}
+    assert state.hidden_BCD.dtype is dtype
+    assert describe_place(engine.model) == {
+        "device": "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    (found,) = engine.generate([Request([5, 6, 7], 12)]).completions
+    assert found.num_committed > 0
+    assert describe_place(load_for_decoding(tmp_path).model)["dtype"] == "float32"
+
+
+def test_weights_without_memory_are_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 1 TiB.")
+
+    write_run(tmp_path, small_bpe())
+    monkeypatch.setattr(MTPModel, "to", full)
+    with pytest.raises(MachineError, match=r"its weights do not fit .* choose --device cpu"):
+        load_for_decoding(tmp_path)
+
+
+def test_rows_take_the_memory_that_is_told_and_masks_of_whole_rows_are_aligned(small_config):
+    model = build_model(small_config, seed=0)
+    for num_spare in (2, 8, 40):
+        state = DecodeState(model, 3, num_spare, max_drafts=2)
+        tensors = (
+            state.cache.keys_LBHCd, state.cache.values_LBHCd, state.hidden_BCD, state.tokens_BC,
+            state.uniforms_BC,
+        )  # fmt: skip
+        num_bytes = sum(tensor.nbytes for tensor in tensors)
+        assert num_bytes == 3 * row_bytes(small_config, num_spare, 2, bytes_each=4)
+        assert state.cache.capacity >= small_config.context + num_spare
+        assert state.cache.capacity % 8 == 0
 
 
 def test_a_run_without_the_heads_asked_for_is_one_line(tmp_path):

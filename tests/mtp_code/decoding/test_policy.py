@@ -126,6 +126,18 @@ def test_a_look_of_many_rounds_counts_once_and_not_where_heads_catch_up_in_it():
     assert policy._step_times(1) == pytest.approx([1, 1.1, 1.2, 1.3])
 
 
+def test_catching_up_is_a_cost_of_trying_but_no_time_of_a_round():
+    alike, behind = Auto(MAX_DRAFTS), Auto(MAX_DRAFTS)
+    for _ in range(6):
+        for policy, caught_up_s in ((alike, 0.0), (behind, 5.0)):
+            num_drafts = policy.choose([1])
+            rounds = [Round([1], [0])]
+            policy.observe(num_drafts, rounds, 1.0, caught_up_s if num_drafts else 0.0)
+    assert behind._step_times(1) == alike._step_times(1)
+    assert behind._looking_s >= alike._looking_s + 15
+    assert behind._elapsed_s >= alike._elapsed_s + 15
+
+
 def test_rounds_whose_time_says_nothing_are_no_measurement_and_no_cost():
     policy = Auto(MAX_DRAFTS)
     for _ in range(10):

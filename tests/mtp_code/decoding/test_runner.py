@@ -119,6 +119,35 @@ def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeyp
     assert 2 <= len(times_s) <= num_looks - num_recorded
 
 
+def test_what_heads_read_to_catch_up_counts_as_reading_prompts(small_model, tokenizer, monkeypatch):
+    now_s, in_engine = 0.0, engine_module.draft
+
+    def draft_in_a_second(*args):
+        nonlocal now_s
+        now_s += 1
+        return in_engine(*args)
+
+    monkeypatch.setattr(engine_module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    monkeypatch.setattr(engine_module, "draft", draft_in_a_second)
+    engine = Engine(small_model, tokenizer, 2, 3, rounds_a_look=8)
+    stats = engine.generate([Request([5, 6, 7] * 10, 12), Request([9] * 60, 12)]).stats
+    assert stats.prefill_s == now_s > 0
+    assert stats.decode_s == 0
+
+
+def test_on_a_gpu_tokens_alone_and_several_have_the_same_kernels_of_attention():
+    def enabled():
+        of = torch.backends.cuda
+        return of.cudnn_sdp_enabled(), of.mem_efficient_sdp_enabled(), of.math_sdp_enabled()
+
+    before = enabled()
+    with engine_module._kernels_of_any_length(torch.device("cuda")):
+        assert enabled() == (False, True, True)
+    assert enabled() == before
+    with engine_module._kernels_of_any_length(torch.device("cpu")):
+        assert enabled() == before
+
+
 def test_what_a_recording_reads_of_its_tree_is_kept_with_it(small_model, tokenizer):
     tree = Tree.product([3, 2])
     engine = graphed(small_model, tokenizer, tree)

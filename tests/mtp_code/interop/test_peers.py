@@ -2,7 +2,10 @@
 
 import logging
 
+import torch
+
 from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.prepare import load_for_decoding
 from mtp_code.decoding.requests import Request
 from mtp_code.interop.peers import transformers_peers
 from mtp_code.run_folder import load_run
@@ -37,3 +40,15 @@ def test_peers_answer_as_our_engine_does_and_say_nothing(tmp_path, caplog, capfd
                 assert one.num_forwards <= num_chosen
     assert caplog.text == ""
     assert "".join(capfd.readouterr()) == ""
+
+
+def test_peers_compute_in_the_format_asked_for(tmp_path):
+    write_run(tmp_path / "run", small_bpe())
+    trained = load_for_decoding(tmp_path / "run", dtype="bf16")
+    weight = trained.model.unembedding.weight
+    ends = trained.tokenizer.answer_ends
+    request = Request(trained.tokenizer.encode_prompt(TEXTS[0]), NUM_NEW)
+    for decode in transformers_peers(tmp_path / "run", ends, weight.device, weight.dtype).values():
+        assert decode._model.dtype is torch.bfloat16
+        (found,) = decode([request])
+        assert found.num_committed > 0

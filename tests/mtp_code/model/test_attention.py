@@ -5,7 +5,18 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_mask
 
-from mtp_code.model.attention import BLOCK, block_mask, dense_mask, first_of_document, flex
+from mtp_code.model.attention import (
+    BLOCK,
+    _folded,
+    attend_cached,
+    block_mask,
+    dense_mask,
+    first_of_document,
+    flex,
+)
+from mtp_code.model.cache import Branches, KeyValueCache, Span
+from mtp_code.model.config import ModelConfig
+from mtp_code.model.trunk import Trunk
 
 
 def documents(num_tokens: int) -> torch.Tensor:
@@ -70,3 +81,39 @@ def test_attention_by_blocks_equals_attention_by_booleans():
 def test_documents_begin_where_their_number_changes():
     found = first_of_document(torch.tensor([[0, 0, 1, 1, 1, 2, -1, -1]]))
     assert found.tolist() == [[0, 0, 2, 2, 2, 5, 6, 6]]
+
+
+@pytest.mark.parametrize("num_masks", [1, 3])
+def test_queries_of_a_group_behind_one_another_equal_groups(num_masks):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 6, 5, 8, generator=generator, dtype=torch.float64)
+    key, value = torch.randn(2, 3, 2, 9, 8, generator=generator, dtype=torch.float64)
+    sees_BTS = torch.rand(num_masks, 5, 9, generator=generator) < 0.5
+    sees_BTS[..., 0] = True
+    mask_BTS = torch.zeros_like(sees_BTS, dtype=torch.float64).masked_fill_(~sees_BTS, -torch.inf)
+    torch.testing.assert_close(
+        _folded(query, key, value, mask_BTS), attend_cached(query, key, value, mask_BTS)
+    )
+
+
+@pytest.mark.parametrize("is_tree", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_added_to_scores_is_to_the_bit_what_booleans_would_be(is_tree, dtype):
+    """Each token sees its row up to itself, and of a tree its own branch."""
+    config = ModelConfig(
+        vocab_size=20, width=16, num_layers=1, num_attn_heads=2, ffn_width=16, context=16
+    )
+    cache = KeyValueCache(config, num_rows=2, capacity=16, dtype=dtype)
+    positions_BT = torch.tensor([[3, 4, 5], [7, 8, 9]])
+    branches, sees_BTS = None, torch.arange(12) <= positions_BT[..., None]
+    if is_tree:  # the last two tokens are brothers
+        branches = Branches(
+            torch.tensor([0, 1, 1]), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]) > 0
+        )
+        sees_BTS[0, 2, 4] = sees_BTS[1, 2, 8] = False
+    mask_BTS = Trunk(config).attend_span(cache, Span(positions_BT, None, 12, branches)).mask_BQT
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 2, 3, 8, generator=generator).to(dtype)
+    key, value = torch.randn(2, 2, 2, 12, 8, generator=generator).to(dtype)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=sees_BTS[:, None])
+    assert torch.equal(attend_cached(query, key, value, mask_BTS), expected)

@@ -83,7 +83,7 @@ def test_an_answer_ends_where_the_context_does(both, caplog):
 
 
 def test_what_tells_an_export_from_others_is_its_content(both, tmp_path):
-    assert both.foreign.model.keys() == {"model", "sha256", "dtype"}
+    assert both.foreign.model.keys() == {"model", "sha256", "device", "dtype"}
     assert both.foreign.model["dtype"] == "float32"
 
 
@@ -106,3 +106,4 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path):
 
 def test_each_sampler_says_in_which_dtype_its_weights_are(both):
     assert both.ours.model["dtype"] == both.foreign.model["dtype"] == "float32"
+    assert both.ours.model["device"] == both.foreign.model["device"] == "cpu"

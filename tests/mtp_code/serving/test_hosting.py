@@ -86,6 +86,6 @@ def fail_at_once() -> None:
 def test_a_process_that_does_not_load_says_why(tmp_path, prepare, error, said):
     with (
         pytest.raises(error, match=said),
-        in_process(tmp_path, 1, 0, 1, prepare) as when_loaded,
+        in_process(tmp_path, 1, 0, 1, prepare=prepare) as when_loaded,
     ):
         when_loaded()

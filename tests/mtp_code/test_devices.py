@@ -1,0 +1,46 @@
+"""Devices and number formats by their names."""
+
+import pytest
+import torch
+
+from mtp_code.devices import TORCH_NAMES, choose_device, choose_dtype, describe_device
+from mtp_code.errors import MachineError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(params=[True, False])
+def with_bf16(request, monkeypatch) -> bool:
+    """A GPU, with arithmetic in bf16 or without."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: request.param)
+    return bool(request.param)
+
+
+def test_auto_is_a_gpu_in_bf16_if_it_has_that(with_bf16):
+    assert choose_device("auto") == choose_device("cuda") == GPU
+    assert choose_device("cpu") == CPU
+    assert choose_dtype("auto", GPU) is (torch.bfloat16 if with_bf16 else torch.float32)
+    assert choose_dtype("auto", CPU) is torch.float32
+    assert (describe_device(GPU), describe_device(CPU)) == ("Tesla T4", "cpu")
+    if with_bf16:
+        assert choose_dtype("bf16", GPU) is torch.bfloat16
+    else:
+        with pytest.raises(MachineError, match="Tesla T4 has no bf16 arithmetic; choose fp16"):
+            choose_dtype("bf16", GPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_auto_is_the_cpu_in_fp32_and_cuda_an_error():
+    assert choose_device("auto") == CPU
+    with pytest.raises(MachineError, match="--device cuda: torch finds no GPU"):
+        choose_device("cuda")
+    with pytest.raises(MachineError, match=r"^training\.device = cuda: torch finds"):
+        choose_device("cuda", "training.device = cuda")
+
+
+@pytest.mark.parametrize("name", sorted(TORCH_NAMES.keys() - {"auto"}))
+def test_a_cpu_takes_all_formats(name):
+    assert choose_dtype(name, CPU) is getattr(torch, TORCH_NAMES[name])
