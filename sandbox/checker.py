@@ -28,6 +28,12 @@ from sandbox.outcome import Outcome
 FILE_NAME: Final = "checks.py"
 _MAX_DETAIL: Final = 2000
 _MAX_MESSAGE: Final = 600
+# Of the attributes that are Python's own, those that a check may want to know.
+_TELLING: Final = frozenset(
+    """
+    __annotations__ __dict__ __doc__ __module__ __name__ __qualname__ __version__ _name_ _value_
+    """.split()  # noqa: SIM905
+)
 _TOLD: Final = "told_by_the_program"  # the attribute of an error that was raised there
 _MAX_SHOWN_BITS: Final = 1000
 OUT_OF_PROTOCOL: Final = "the program answered out of protocol"
@@ -50,7 +56,8 @@ class _Told(NamedTuple):
 
 
 class NotData(Exception):  # noqa: N818
-    """The checks hand over something that cannot be sent: their own fault."""
+    """The checks hand over something that cannot be sent: their own fault, unless the program had
+    answered something before."""
 
 
 class _Broken(Exception):  # noqa: N818
@@ -116,7 +123,9 @@ def _outcome(
     if isinstance(told := getattr(error, _TOLD, None), _Told):
         return Outcome.RAISED, f"{told.detail}; {at}", told.kind
     if isinstance(error, NotData):
-        return Outcome.CHECKS_BROKEN, f"{error}; {at}", None
+        # What was handed over may be made of an answer, by what the checks expected that to be.
+        outcome = Outcome.RAISED if program.has_answered else Outcome.CHECKS_BROKEN
+        return outcome, f"{error}; {at}", None
     if isinstance(error, NameError) and error.name in missing:
         return Outcome.UNDEFINED, f"the program does not define {error.name}", None
     if isinstance(error, AssertionError):
@@ -218,6 +227,7 @@ class Program:
         self._stream = stream
         self._objects: dict[int, RemoteObject] = {}
         self._last_call: tuple[str, tuple[Any, ...], dict[str, Any], object] | None = None
+        self.has_answered = False  # more than that it has what it was asked for
         self.is_lost: Outcome | None = None  # once set, nothing makes the checks hold
         self.why = ""
         self._turn = threading.Lock()  # checks may call from several threads
@@ -235,6 +245,7 @@ class Program:
         found = self.ask("names", sorted(names))
         if type(found) is not dict or not found.keys() <= set(names):
             self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+        self.has_answered = any(type(each) is not RemoteObject for each in found.values())
         return found
 
     def call(self, key: int, label: str, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -286,6 +297,7 @@ class Program:
             except OSError:
                 self._lose(Outcome.ENDED, _GONE)
             answer = self._receive()
+        self.has_answered = True
         match answer:
             case ["value", data]:
                 return self._decode(data)
@@ -341,6 +353,8 @@ class RemoteObject:
     Calls, attributes, iteration and other questions that give nothing away are passed on. Operators
     are not: asked whether it equals what is expected, or to subtract it, the program would see it.
     Nor is conversion to a number: it could be another one each time that a check computes with it.
+    Nor are attributes by which libraries ask for a protocol: some believe what they are told there,
+    an address in memory included (``__array_interface__``).
     """
 
     __slots__ = ("__key", "__label", "__program")
@@ -354,6 +368,8 @@ class RemoteObject:
         return self.__program.call(self.__key, self.__label, positional, named)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") and name.endswith("_") and name not in _TELLING:
+            raise AttributeError(f"{name} is not asked of the program's {self.__label}", name=name)
         return self.__program.get_attribute(self.__key, name)
 
     def __setattr__(self, name: str, value: object) -> None:

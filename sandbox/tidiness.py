@@ -1,65 +1,149 @@
-"""Whether checks leave their process as they found it, by what their code could do at all.
+"""Whether checks leave their process as they found it, by what their text could do at all.
 
-The same process then runs the checks of the next program. Those that could change what others see
-(patch a module, walk frames, set a signal) get a process to themselves. To doubt is cheap: such
-checks cost a fork each time.
+The same process then runs the checks of the next program. What is allowed is listed; checks that do
+anything else (define a class, patch a module, walk frames) get a process to themselves. To doubt is
+cheap: such checks cost a fork each time.
+
+What is listed reaches no object that can be changed and that others find; nor does it make one that
+passes for another (in a cache of a library's), or that does something when it is let go of. Hence
+neither classes nor generators that end in statements of their own.
 """
 
-import dis
+import ast
+import builtins
 import functools
-from collections.abc import Iterator
-from types import CodeType
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from sandbox import checker
 
-# Modules without state that a call could change, random's apart, which is put back each time.
-_STATELESS: Final = """
-__future__ bisect cmath collections copy dataclasses datetime enum fractions functools heapq
-itertools json math numbers operator random re statistics string typing
-"""
-# Functions that reach what is shared, or run code that is not seen here; and ways to frames.
-_FAR_REACHING: Final = """
-attrgetter breakpoint compile delattr eval exec getattr get_type_hints globals input locals
-methodcaller open setattr vars
-ag_frame cr_frame f_back f_builtins f_globals f_locals gi_frame tb_frame
-builtins codecs os sys threading
-"""
-# What a module or class body assigns by itself, and what leads no further.
-_PLAIN: Final = "_ __name__ __module__ __qualname__ __doc__ __annotations__ __init__ __future__"
-_IMPORTABLE: Final = frozenset(_STATELESS.split())
-_REACHING: Final = frozenset(_FAR_REACHING.split())
-_HARMLESS: Final = frozenset(_PLAIN.split())
-_CHANGING: Final = frozenset(
-    dis.opmap[name] for name in ("STORE_ATTR", "DELETE_ATTR") if name in dis.opmap
+_NODES: Final = (
+    ast.mod, ast.expr_context, ast.boolop, ast.operator, ast.unaryop, ast.cmpop,
+    ast.arguments, ast.arg, ast.keyword, ast.alias, ast.comprehension, ast.ExceptHandler,
+    ast.FunctionDef, ast.Return, ast.Delete, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.For,
+    ast.While, ast.If, ast.Raise, ast.Try, ast.Assert, ast.Import, ast.ImportFrom, ast.Global,
+    ast.Nonlocal, ast.Expr, ast.Pass, ast.Break, ast.Continue,
+    ast.BoolOp, ast.NamedExpr, ast.BinOp, ast.UnaryOp, ast.Lambda, ast.IfExp, ast.Dict, ast.Set,
+    ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Compare,
+    ast.Call, ast.FormattedValue, ast.JoinedStr, ast.Constant, ast.Attribute,
+    ast.Subscript, ast.Starred, ast.Name, ast.List, ast.Tuple, ast.Slice,
+)  # fmt: skip
+_BUILTINS: Final = frozenset(
+    """
+    abs all any ascii bin bool bytearray bytes callable chr complex dict divmod enumerate filter
+    float frozenset hash hex id int isinstance issubclass iter len list map max min next object oct
+    ord pow print range repr reversed round set slice sorted str sum tuple zip
+    Ellipsis NotImplemented __name__
+    """.split()  # noqa: SIM905
+).union(
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
 )
-_IMPORTING: Final = dis.opmap["IMPORT_NAME"]
+# What may be taken from modules. Random state is put back each time.
+_MODULES: Final = {
+    module: frozenset(names.split())
+    for module, names in {
+        "__future__": "annotations",
+        "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
+        "cmath": "e exp inf isclose nan phase pi polar rect sqrt",
+        "collections": "Counter OrderedDict defaultdict deque",
+        "copy": "copy deepcopy",
+        "datetime": "date datetime time timedelta",
+        "decimal": "Decimal",
+        "fractions": "Fraction",
+        "functools": "cmp_to_key partial reduce",
+        "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+        "itertools": """
+            accumulate chain combinations combinations_with_replacement compress count cycle
+            dropwhile filterfalse groupby islice pairwise permutations product repeat starmap
+            takewhile tee zip_longest""",
+        "json": "dumps loads",
+        "math": """
+            acos acosh asin asinh atan atan2 atanh cbrt ceil comb copysign cos cosh degrees dist e
+            erf erfc exp exp2 expm1 fabs factorial floor fmod frexp fsum gamma gcd hypot inf isclose
+            isfinite isinf isnan isqrt lcm ldexp lgamma log log10 log1p log2 modf nan nextafter perm
+            pi pow prod radians remainder sin sinh sqrt tan tanh tau trunc ulp""",
+        "numbers": "Complex Integral Number Rational Real",
+        "operator": """
+            add and_ concat contains eq floordiv ge gt itemgetter le lt mod mul ne neg not_ or_ pos
+            sub truediv xor""",
+        "random": """
+            Random choice choices gauss getrandbits randint random randrange sample seed shuffle
+            uniform""",
+        "re": "DOTALL IGNORECASE MULTILINE VERBOSE compile escape findall finditer fullmatch match "
+        "search split sub subn",
+        "statistics": """
+            fmean geometric_mean harmonic_mean mean median median_high median_low mode multimode
+            pstdev pvariance stdev variance""",
+        "string": """
+            ascii_letters ascii_lowercase ascii_uppercase capwords digits hexdigits octdigits
+            printable punctuation whitespace""",
+        "typing": """
+            Any Callable Dict FrozenSet Generator Iterable Iterator List Mapping NoReturn Optional
+            Sequence Set Text Tuple Type Union""",
+    }.items()
+}
+# Of values. Not `format`, which walks along attributes that are named in text.
+_METHODS: Final = frozenset(
+    """
+    __name__ args
+    capitalize casefold center count decode encode endswith expandtabs find index isalnum isalpha
+    isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace istitle isupper
+    join ljust lower lstrip maketrans partition removeprefix removesuffix replace rfind rindex
+    rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title translate upper
+    zfill
+    append appendleft clear copy extend extendleft insert pop popleft remove reverse rotate sort
+    elements fromkeys get items keys most_common move_to_end popitem setdefault subtract total
+    update values
+    add difference difference_update discard intersection intersection_update isdisjoint issubset
+    issuperset symmetric_difference symmetric_difference_update union
+    as_integer_ratio bit_count bit_length conjugate denominator from_bytes fromhex hex imag
+    is_integer numerator real to_bytes
+    day days hour isoformat minute month second seconds strftime strptime total_seconds today
+    weekday year
+    end group groupdict groups span start
+    """.split()  # noqa: SIM905
+)
+_ATTRIBUTES: Final = _METHODS.union(*_MODULES.values())
+
+
+# Of the builtins' kind, and what a module finds in its namespace without having written it.
+_UNLISTED: Final = vars(builtins).keys() - _BUILTINS
 
 
 @functools.lru_cache(maxsize=256)
 def is_tidy(source: str, names: tuple[str, ...]) -> bool:
     """Whether these checks may share a process with others."""
     try:
-        code, _ = checker.compile_checks(source, names)
-    except (SyntaxError, ValueError, RecursionError):
-        return True  # they will not run
-    return all(map(_is_tidy, _parts(code)))
-
-
-def _parts(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _parts(constant)
-
-
-def _is_tidy(code: CodeType) -> bool:
-    operations = set(code.co_code[::2])
-    if operations & _CHANGING or not _REACHING.isdisjoint(code.co_names):
+        tree = ast.parse(checker.without_definitions(source, names), checker.FILE_NAME)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    if any(name.startswith("_") and name not in _HARMLESS for name in code.co_names):
-        return False  # __dict__, __globals__, __subclasses__, _cache …
-    if _IMPORTING not in operations:
-        return True
-    imported = (i.argval for i in dis.get_instructions(code) if i.opcode == _IMPORTING)
-    return all(name.partition(".")[0] in _IMPORTABLE for name in imported)
+    nodes = [*ast.walk(tree)]
+    compared = set(map(id, _types_compared(nodes)))
+    return all(_is_listed(node) or id(node) in compared for node in nodes)
+
+
+def _is_listed(node: ast.AST) -> bool:
+    match node:
+        case ast.Name(name):
+            return name in _BUILTINS or not (name in _UNLISTED or name.startswith("__"))
+        case ast.Attribute(attr=name):
+            return name in _ATTRIBUTES and isinstance(node.ctx, ast.Load)
+        case ast.Import(aliases):
+            return all(each.name in _MODULES for each in aliases)
+        case ast.ImportFrom(module, aliases):
+            listed = _MODULES.get(module or "", frozenset())
+            return not node.level and all(each.name in listed for each in aliases)
+    return isinstance(node, _NODES)
+
+
+def _types_compared(nodes: Iterable[ast.AST]) -> Iterator[ast.Name]:
+    """Each ``type`` whose result is compared and nothing else. It could make classes, and so could
+    the type of a type."""
+    for node in nodes:
+        if isinstance(node, ast.Compare):
+            for operand in (node.left, *node.comparators):
+                match operand:
+                    case ast.Call(ast.Name("type") as name, [_], []):
+                        yield name

@@ -28,7 +28,7 @@ pwrite64 pwritev pwritev2 read readlink readlinkat readv rename renameat renamea
 stat statfs statx symlink symlinkat truncate umask unlink unlinkat utime utimensat utimes write
 writev
 """
-_MEMORY: Final = "brk madvise mincore mmap mprotect mremap msync munmap"
+_MEMORY: Final = "brk mincore mprotect mremap msync munmap"
 _WAITING: Final = """
 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 pause pipe
 pipe2 poll ppoll pselect6 select
@@ -79,6 +79,11 @@ _METADATA: Final = "chmod fchmod fchmodat utime utimensat utimes".split()  # noq
 _FCNTL: Final = (0, 1, 2, 3, 4, 1030, 1032, 1033, 1034)
 # TCGETS (isatty), TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _IOCTL: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+# All but those that have the kernel look for pages that are the same elsewhere (and say that it
+# found one, by the time that a write takes), or put pages out of memory, or stand for faults of it.
+_MADVISE: Final = (0, 1, 2, 3, 4, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 25)
+# Pages of a pool that the whole machine has.
+_MAP_HUGETLB: Final = 0x40000
 # Past a lower limit of its own the kernel would end a sample as only the harness does.
 _RLIMIT_CPU: Final = 0
 # Lowered to 0 it would let cores through again; see sandbox/rlimits.py.
@@ -158,6 +163,8 @@ _ROOM: Final = (
     *(Rule(seccomp.NOT_SUPPORTED, name) for name in _ATTRIBUTES),
     *(Rule(seccomp.ALLOW, "fcntl", (_is(1, command),)) for command in _FCNTL),
     *(Rule(seccomp.ALLOW, "ioctl", (_is(1, command),)) for command in _IOCTL),
+    *(Rule(seccomp.ALLOW, "madvise", (_is(2, advice),)) for advice in _MADVISE),
+    Rule(seccomp.ALLOW, "mmap", (_is(3, 0, _MAP_HUGETLB),)),
     # A datagram pair could send to any unix socket by address; a connected stream cannot.
     Rule(
         seccomp.ALLOW,

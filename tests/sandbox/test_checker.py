@@ -234,6 +234,10 @@ OUTCOMES = [
     ("def f(x): exit()", "f(1)", Outcome.ENDED, ""),
     ("def f(x): return x", "def f(:", Outcome.CHECKS_BROKEN, ""),
     ("def f(x): return x", "f(lambda: 1)", Outcome.CHECKS_BROKEN, "function"),
+    # What is handed over may come of an answer, or of what a name was bound to.
+    ("def f(x): return x", "f(1)\nf(lambda: 1)", Outcome.RAISED, "no plain data"),
+    ("def f(x): raise ValueError", "try: f(1)\nexcept: f(lambda: 1)", Outcome.RAISED, "plain data"),
+    ("f, Basket = len, dict", "f(Basket(a=1).items())", Outcome.RAISED, "dict_items"),
     ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.RAISED, "ended before"),
     ("f = 1", "f(1)", Outcome.RAISED, "not callable"),
     ("f = None", "assert f > 1", Outcome.RAISED, "TypeError"),

@@ -306,7 +306,7 @@ def test_the_sessions_tried_are_of_every_kind() -> None:
         replayed[stands_replayed(source, peer.sent)] += 1
     for outcome in (Outcome.FAILED, Outcome.RAISED, Outcome.ENDED):
         assert live[outcome] > 100
-        assert replayed[outcome] > 50
+        assert replayed[outcome] > 25  # of some checks nothing is recorded
 
 
 def test_a_peer_that_knew_the_secret_would_pass() -> None:

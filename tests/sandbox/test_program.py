@@ -1,8 +1,21 @@
 """What a program can be given, and what of it is kept."""
 
+import ctypes
+
 import pytest
 
-from sandbox import Checks, Ending, Limits, Outcome, Pool, Profile, Program, SandboxUnavailable, run
+from sandbox import (
+    Checks,
+    Ending,
+    Limits,
+    Outcome,
+    Pool,
+    Profile,
+    Program,
+    SandboxUnavailable,
+    checker,
+    run,
+)
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
 
@@ -76,12 +89,75 @@ def test_warm_imports_are_there_and_their_control_is_not(pool):
         assert examination.outcome is Outcome.HELD
 
 
-def test_scalars_of_numpy_are_the_numbers_that_they_stand_for():
+@pytest.fixture(scope="module")
+def with_numpy(needs_sandbox):
+    pytest.importorskip("numpy")
+    with Pool(Limits(memory_bytes=2 << 30), 1, profile=Profile(imports=("numpy",))) as warm:
+        yield warm
+
+
+def test_scalars_of_numpy_are_the_numbers_that_they_stand_for(with_numpy):
     program = "import numpy as np\ndef f(x): return np.mean(x), np.int64(3), np.bool_(True)"
     checks = Checks("assert f([1, 2, 3]) == (2.0, 3, True)\nassert abs(f([1])[0] - 1) < 1e-6")
-    with Pool(Limits(memory_bytes=2 << 30), 1, profile=Profile(imports=("numpy",))) as warm:
-        (examination,) = warm.examine_all([(program, checks)])
+    (examination,) = with_numpy.examine_all([(program, checks)])
     assert examination.outcome is Outcome.HELD, examination
+
+
+def test_arrays_are_compared_item_by_item(with_numpy):
+    checks = Checks("""
+import numpy as np
+assert np.allclose(f(2), [[0, 1], [2, 3]]) and (f(2) == np.array([[0, 1], [2, 3]])).all()
+assert f(2).shape == (2, 2) and f(2).tolist() == [[0, 1], [2, 3]] and f(2)[1][0] == 2
+np.testing.assert_array_equal(f(1), [[0]])
+""")
+    right = "import numpy as np\ndef f(n): return np.arange(n * n, dtype=float).reshape(n, n)"
+    wrong = right.replace("n * n,", "1, n * n + 1,")
+    held, failed = with_numpy.examine_all([(right, checks), (wrong, checks)])
+    assert held.outcome is Outcome.HELD, held
+    assert failed.outcome is Outcome.FAILED, failed
+
+
+# How numpy asks an object for what it holds; the second one is an address, to be believed.
+INTERFACES = {
+    "as bytes": "'data': __import__('struct').pack('4d', 0, 1, 2, 3)",
+    "at an address": "'data': (id(A), False)",
+}
+
+
+@pytest.mark.parametrize("data", INTERFACES.values(), ids=INTERFACES.keys())
+def test_numpy_asks_no_program_where_its_memory_is(data, with_numpy):
+    program = f"""
+class A: pass
+def f(n):
+    a = A()
+    a.__array_interface__ = {{'version': 3, 'shape': (4,), 'typestr': '<f8', {data}}}
+    return a
+"""
+    checks = "import numpy as np\nassert np.asarray(f(4)).dtype == object"
+    believed = "import numpy as np\nassert np.array_equal(f(4), [0, 1, 2, 3])"
+    asked, refused = with_numpy.examine_all(
+        [(program, Checks(checks)), (program, Checks(believed))]
+    )
+    assert asked.outcome is Outcome.HELD, asked
+    assert refused.outcome is Outcome.FAILED, refused
+
+
+def test_control_numpy_believes_an_address_that_it_is_told(monkeypatch):
+    numpy = pytest.importorskip("numpy")
+    buffer = (ctypes.c_double * 2)(4.0, 5.0)
+
+    class Program:
+        def get_attribute(self, key, name):
+            data = ctypes.addressof(buffer), False
+            return {"version": 3, "shape": (2,), "typestr": "<f8", "data": data}
+
+        def special(self, key, method, operands):
+            raise TypeError
+
+    answer = checker.RemoteObject(Program(), 0, "A")
+    assert numpy.asarray(answer).dtype == object
+    monkeypatch.setattr(checker, "_TELLING", {"__array_interface__"})
+    assert numpy.asarray(answer).tolist() == [4.0, 5.0]
 
 
 def test_a_missing_import_or_interpreter_is_told_in_a_line(tmp_path):

@@ -31,7 +31,8 @@ SAMPLES = {
 }
 # Whose arguments decide.
 CONDITIONAL = {
-    *("clone", "clone3", "fcntl", "ioctl", "prctl", "prlimit64", "setrlimit", "socketpair")
+    *("clone", "clone3", "fcntl", "ioctl", "madvise", "mmap", "prctl", "prlimit64", "setrlimit"),
+    "socketpair",
 }
 CONDITIONAL_IF_RESTRICTED = {"kill", "setpriority", "tgkill", "tkill"}
 ZYGOTE_ONLY = {"capset", "pidfd_open", "seccomp", "sendmsg", "setns", "unshare"}
@@ -182,6 +183,15 @@ def test_the_zygote_may_make_processes_but_no_mounts(machine):
         ("ioctl", (0, 0x5401), ALLOW),
         ("ioctl", (0, 0x5412), EPERM),
         ("ioctl", (0, 0x5401 | 1 << 40), ALLOW),  # the kernel drops the upper half too
+        ("madvise", (0, 4096, 4), ALLOW),
+        ("madvise", (0, 4096, 14), ALLOW),
+        ("madvise", (0, 4096, 12), EPERM),
+        ("madvise", (0, 4096, 12 | 1 << 32), EPERM),  # the kernel drops the upper half
+        ("madvise", (0, 4096, 21), EPERM),
+        ("madvise", (0, 4096, 100), EPERM),
+        ("mmap", (0, 4096, 3, 0x22), ALLOW),
+        ("mmap", (0, 4096, 3, 0x22 | 0x40000), EPERM),
+        ("mmap", (0, 4096, 3, 0x22 | 0x40000 | 21 << 26), EPERM),
         ("prctl", (15,), ALLOW),
         ("prctl", (16,), ALLOW),
         ("prctl", (14,), EPERM),

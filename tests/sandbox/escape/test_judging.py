@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sandbox import Checks, Limits, Outcome, call
+from sandbox import Checks, Limits, Outcome, Pool, call
 from tests.sandbox.escape.conftest import LIMITS, run_outside
 from tests.sandbox.escape.memory import SEARCH_MEMORY
 from tests.sandbox.escape.test_verdicts import CHECKS, FORGERIES
@@ -67,6 +67,63 @@ def f(x):
     return (later or [None])[0] if x == 6 else [16] if type(x) is list else 16
 """
     assert examine(program, checks).outcome is not Outcome.HELD
+
+
+READ_CALLS = """
+import json, os, struct
+def calls():
+    for descriptor in range(3, 64):
+        try: content = os.pread(descriptor, 1 << 20, 0)
+        except OSError: continue
+        found = []
+        try:
+            while content:
+                (size,) = struct.unpack_from("!I", content)
+                found.append(json.loads(content[4 : 4 + size]))
+                content = content[4 + size :]
+        except (ValueError, struct.error): continue
+        if found and found[0][0] == "names": return [each[2][1] for each in found[1:]]
+    return []
+"""
+# Programs that answer with what later calls are asked with, and their checks.
+READERS = {
+    "join": (
+        "n = 4\ndef encode(c):\n    global n\n    n += 1\n    return C[n % 10]\ndecode = encode",
+        "assert ''.join([encode(c) for c in 'hello']) == 'svool'\n"
+        "assert ''.join([decode(c) for c in 'svool']) == 'hello'",
+        [*"hellosvool"],
+    ),
+    "another order": (
+        "def count(s): return dict(zip(C[1][1::2], C[1][2::2]))\n"
+        "def total(d): return sum(d.values())",
+        "assert count('abbc') == {'a': 1, 'b': 2, 'c': 1}\n"
+        "assert total({'b': 2, 'a': 1, 'c': 1}) == 4",
+        ["abbc", ["dict", "b", 2, "a", 1, "c", 1]],
+    ),
+    "json": (
+        "def parse(s): return C[1][1:]\ndef unparse(v): return C[0]",
+        "import json\nassert json.dumps(parse('9;16')) == '[9, 16]'\n"
+        "assert unparse([9, 16]) == '9;16'",
+        ["9;16", ["list", 9, 16]],
+    ),
+    "str": (
+        "def parse(s): return C[1][1:]\ndef unparse(v): return C[0]",
+        "assert str(parse('9;16')) == '[9, 16]'\nassert unparse([9, 16]) == '9;16'",
+        ["9;16", ["list", 9, 16]],
+    ),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
+def test_no_program_reads_its_answers_off_later_calls(reader, examine):
+    program, checks, asked = reader
+    control = examine(f"C = {asked!r}\n{program}", checks)
+    assert control.outcome is Outcome.HELD, control
+    assert examine(f"{READ_CALLS}\nC = calls()\n{program}", checks).outcome is Outcome.RAISED
+    # And it does read what there is to be read.
+    harmless = "".join(f"{line}\n" for line in ("assert f(5) == [6, 7]", "assert f(8) == [9]"))
+    seen = examine(f"{READ_CALLS}\nC = calls()\ndef f(x): return C", harmless)
+    assert "gave [5, 8]" in seen.detail, seen
 
 
 def test_a_call_that_waits_for_answers_is_not_there_before_they_are_in(examine):
@@ -186,7 +243,36 @@ MESSES_OF_CHECKS = {
         "    frame = frame.f_back",
         "assert f(1) == 5",
     ),
+    "a kind of number": (
+        "import numbers; numbers.Integral.register(str)",
+        "import numbers; assert isinstance(str(f(1)), numbers.Integral)",
+    ),
+    "how copies are made": (
+        "import copy; copy.dispatch_table[set] = lambda s: (set, ([5],))",
+        "import copy; assert copy.deepcopy({f(1)}) == {5}",
+    ),
+    "any code, by what text names": (
+        "import string\n"
+        "run, _ = string.Formatter().get_field('0.__builtins__[exec]', (lambda: 0,), {})\n"
+        "run('import math; math.hypot = lambda *_: 5')",
+        "import math; assert math.hypot(f(1)) == 5",
+    ),
+    "any code, by annotations": (
+        "import dataclasses\n"
+        "def g(x: \"__import__('math').__dict__.update(fsum=lambda _: 5)\"): pass\n"
+        "dataclasses.inspect.get_annotations(g, eval_str=True)",
+        "import math; assert math.fsum([f(1)]) == 5",
+    ),
 }
+
+
+@pytest.mark.parametrize("name", ["math", *[*MESSES_OF_CHECKS][-4:]])
+def test_control_checks_that_are_believed_to_be_tidy_change_what_others_find(name):
+    mess, wrong = MESSES_OF_CHECKS[name]
+    messy = Checks(f"assert f(1) == 1\n{mess}", are_live=True, are_tidy=True)
+    with Pool(LIMITS, 1) as pool:  # whose desk is not used again
+        pairs = [("def f(x): return x", each) for each in (messy, Checks(wrong, are_tidy=True))]
+        assert [each.outcome for each in pool.examine_all(pairs)] == [Outcome.HELD] * 2
 
 
 @pytest.mark.parametrize("name", MESSES_OF_CHECKS)

@@ -35,6 +35,8 @@ instruction = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0x7FFF00
 header = struct.pack("@HP", 1, ctypes.addressof(instruction))
 syscall(317, 277, 1, 0, header)
 """
+LARGE_PAGE = "mmap.mmap(-1, 2 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)"
+MERGED = "mmap.mmap(-1, 4096).madvise(mmap.MADV_MERGEABLE)"
 QUEUE = """
 rt = libc if hasattr(libc, "mq_open") else ctypes.CDLL("librt.so.1", use_errno=True)
 if rt.mq_open(f"/{bait.token}".encode(), 0o102, 0o600, None) < 0:
@@ -161,6 +163,8 @@ ATTACKS = [
     Attack("makes a filter", FILTER),
     Attack("keeps its memory from swap", "call('mlock', ctypes.create_string_buffer(1), 1)"),
     Attack("keeps all memory from swap", "call('mlockall', 1)", rarely_works=True),
+    Attack("takes a large page of the pool", LARGE_PAGE, rarely_works=True),
+    Attack("has memory compared with others'", MERGED, rarely_works=True),
     Attack("makes a message queue", QUEUE),
     Attack("makes shared memory", SYSTEM_V.format("shm", "0, 1 << 20, 0o1600", "None")),
     Attack("makes messages", SYSTEM_V.format("msg", "0, 0o1600", "None")),
