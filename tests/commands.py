@@ -15,6 +15,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 from mtp_code.cli import main
+from mtp_code.cli.common import named_benchmark
+from mtp_code.cli.samplers import load_once
 
 COMMAND = [sys.executable, "-m", "mtp_code.cli"]
 
@@ -39,6 +41,9 @@ def mtp_code(*arguments: object, cwd: Path, **environment: str) -> Done:
             main()
         except SystemExit as end:
             status = end.code or 0
+        finally:
+            load_once.cache_clear()  # another test's files may have the same names
+            named_benchmark.cache_clear()
     assert isinstance(status, int), status
     return subprocess.CompletedProcess(command, status, stdout.getvalue(), stderr.getvalue())
 
