@@ -44,7 +44,7 @@ def serve(
         from mtp_code.serving.hosting import in_process
 
         with in_process(
-            run, batch_rows, num_drafts, num_threads, device, dtype, log_to_stderr
+            run, batch_rows, num_drafts, num_threads, device, dtype, prepare=log_to_stderr
         ) as when_loaded:
             # Imported while the engine loads.
             from mtp_code.serving.server import build_service, serve_until_told

@@ -110,7 +110,8 @@ def in_process(
     num_threads: int,
     device: DeviceName = "auto",
     dtype: DtypeName = "auto",
-    prepare: Callable[[], None] = lambda: None,
+    *,
+    prepare: Callable[[], None],
 ) -> Iterator[Callable[[], Host]]:
     """A process that begins to load an engine, and ends with the context.
 
