@@ -3,6 +3,7 @@ import contextlib
 import gc
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,23 +140,38 @@ def test_a_program_that_takes_its_worker_along_twice_is_given_up(monkeypatch):
         assert examination.execution.ending is Ending.CRASHED
 
 
-def kill_samples(rooms, times):
-    """Kill whatever runs in the rooms, but not the rooms, so many times: as the host would."""
+def kill_samples(times):
+    """Kill what runs in our rooms, but not the rooms, so many times: as the host would."""
 
     def kill():
         for _ in range(times):
-            wait_until(lambda: descendants(os.getpid()) - rooms)
-            for pid in descendants(os.getpid()) - rooms:
-                with contextlib.suppress(ProcessLookupError):  # a helper process that just ended
+            wait_until(lambda: samples())
+            for pid in samples():
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself
                     os.kill(pid, signal.SIGKILL)
-                wait_until(lambda pid=pid: pid not in descendants(os.getpid()))
+                wait_until(lambda pid=pid: pid not in samples())
 
     threading.Thread(target=kill).start()
 
 
+def samples():
+    """A room that begins is no sample: only a sample is in a namespace within its room's."""
+    within = namespaces_of(os.getpid()) + 2
+    return {pid for pid in descendants(os.getpid()) if namespaces_of(pid) == within}
+
+
+def namespaces_of(pid):
+    """How many namespaces of processes know the process; 0 if it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return len(re.search(r"^NSpid:(.*)$", status, re.MULTILINE)[1].split())
+
+
 def test_a_sample_killed_from_outside_is_run_again(caplog):
     with Pool(Limits(cpu_s=5), 1) as pool:
-        kill_samples(descendants(os.getpid()), times=1)
+        kill_samples(times=1)
         (execution,) = pool.run_all(["import time; time.sleep(1); print(1)"])
         assert execution.output_tail == "1\n"
         assert "killed from outside" in caplog.text
@@ -163,7 +179,7 @@ def test_a_sample_killed_from_outside_is_run_again(caplog):
 
 def test_a_sample_killed_from_outside_twice_is_no_fault_of_its_memory():
     with Pool(Limits(cpu_s=5), 1) as pool:
-        kill_samples(descendants(os.getpid()), times=2)
+        kill_samples(times=2)
         (execution,) = pool.run_all(["import time; time.sleep(30)"])
         assert execution.ending is Ending.CRASHED
 
@@ -171,6 +187,7 @@ def test_a_sample_killed_from_outside_twice_is_no_fault_of_its_memory():
 # How many files its room has seen: the only thing known to us that a sample leaves there.
 NUMBER_OF_FILES = """
 import os
+import re
 def number():
     with open("new", "w") as file: status = os.fstat(file.fileno())
     os.unlink("new")
@@ -189,7 +206,7 @@ import time; time.sleep(1.5)
 print(first)
 """
     with Pool(Limits(cpu_s=5), 1) as pool:
-        kill_samples(descendants(os.getpid()), times=1)
+        kill_samples(times=1)
         (execution,) = pool.run_all([program])
     assert (int(execution.output_tail) < 500) is is_renewed
 
