@@ -88,7 +88,9 @@ def _logging_as_at_start() -> Iterator[None]:
         root.setLevel(level)
         for name, logger in root.manager.loggerDict.items():
             if isinstance(logger, logging.Logger):
-                logger.setLevel(levels.get(name, logging.NOTSET))
+                level = levels.get(name, logging.NOTSET)
+                if logger.level != level:  # it is forgotten in all loggers what is enabled
+                    logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 
@@ -18,6 +19,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A deadline of wall-clock time would hold the machine to it, not what is tested.
 hypothesis.settings.register_profile("without deadlines", deadline=None)
 hypothesis.settings.load_profile("without deadlines")
+
+
+def pytest_collection_finish() -> None:
+    """What stays for the whole session costs no garbage collection a look, be it a test's own."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -157,26 +157,31 @@ def parallel_for(
     return parallel
 
 
-def step(parallel: Parallel, world: World, placement: Placement = IN_FP32) -> dict[str, Any]:
-    """One step in micro-batches of a row: gradients, norm and what was sent."""
+def backward(parallel: Parallel, world: World, placement: Placement = IN_FP32) -> None:
+    """A step's gradients, in micro-batches of a row."""
     model = parallel.model
     tokens_BS, documents_BS = batch_for(model.num_mtp_heads)
     num_labels_K = count_labels(model.num_mtp_heads, tokens_BS, documents_BS)
-    rows = rows_of_process(ROWS, world)
-    with Messages() as messages, placement.autocast(), parallel.step():
-        for row in rows:
+    with placement.autocast(), parallel.step():
+        for row in rows_of_process(ROWS, world):
             part = slice(row, row + MICRO_ROWS)
             backward_by_head(model, tokens_BS[part], documents_BS[part], num_labels_K, True)
+
+
+def step(parallel: Parallel, world: World, placement: Placement = IN_FP32) -> dict[str, Any]:
+    """One step: gradients, norm and what was sent."""
+    with Messages() as messages:
+        backward(parallel, world, placement)
     gradients = {
         name: whole_tensor(parameter.grad).clone()
-        for name, parameter in model.named_parameters()
+        for name, parameter in parallel.model.named_parameters()
         if parameter.grad is not None
     }
     return {
         "gradients": gradients,
         "messages": messages.counts,
         "ahead": messages.ahead,
-        "norm": clip_gradients(model.parameters(), CLIP),
+        "norm": clip_gradients(parallel.model.parameters(), CLIP),
     }
 
 
@@ -186,7 +191,8 @@ def trained(kind: str, world: World, optim: str, folder: Path | None = None) -> 
     model = parallel.model
     optimizers = build_optimizers(model, OptimConfig(kind=optim, lr=1e-2))
     for number in (1, 2):
-        step(parallel, world)
+        backward(parallel, world)
+        clip_gradients(model.parameters(), CLIP)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -204,7 +210,8 @@ def went_on(kind: str, world: World, optim: str, folder: Path) -> dict[str, Any]
     path = checkpoint_path(folder, 1)
     load_weights(path, model, world)
     assert load_state(path, optimizers, world).num_tokens == 2
-    step(parallel, world)
+    backward(parallel, world)
+    clip_gradients(model.parameters(), CLIP)
     for optimizer in optimizers:
         optimizer.step()
     return weights_of(model)
@@ -232,7 +239,7 @@ def in_two(rank: int, folder: Path) -> None:
             found["on", before, kind] = went_on(kind, world, "muon", folder / f"{before}-muon")
     for name, sharding in SHARDINGS.items():
         parallel = parallel_for("parallel", "fsdp", world, sharding)
-        step(parallel, world)  # what it leaves must not be in the way of the next
+        backward(parallel, world)  # what it leaves must not be in the way of the next
         parallel.model.zero_grad()
         found[name] = step(parallel, world)
     for name in ("parallel", "sequential, tied"):
