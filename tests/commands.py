@@ -17,6 +17,8 @@ from unittest.mock import patch
 from mtp_code.cli import main
 from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.samplers import load_once
+from tests.benchmarks import read_once
+from tests.processes import that_serve
 
 COMMAND = [sys.executable, "-m", "mtp_code.cli"]
 
@@ -32,6 +34,8 @@ def mtp_code(*arguments: object, cwd: Path, **environment: str) -> Done:
         contextlib.chdir(cwd),
         patch.object(sys, "argv", command),
         patch.dict(os.environ, environment),
+        read_once(),
+        that_serve(),
         _logging_as_at_start(),
         _one_thread_again(),
         contextlib.redirect_stdout(stdout),

@@ -1,7 +1,10 @@
 """Processes for tests of what happens to processes, without torch's import in each of them."""
 
+import contextlib
 import multiprocessing
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
+from unittest.mock import patch
 
 
 def that_train() -> ForkServerContext:
@@ -9,6 +12,19 @@ def that_train() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # Optimizers import torch._dynamo with their first step.
     context.set_forkserver_preload(
-        ["mtp_code.training.loop", "mtp_code.training.shards", "torch._dynamo"]
+        [
+            "mtp_code.training.loop",
+            "mtp_code.training.shards",
+            "torch._dynamo",
+            "mtp_code.decoding.engine",
+        ]
     )
     return context
+
+
+@contextlib.contextmanager
+def that_serve() -> Iterator[None]:
+    """Engines' processes are such ones."""
+    that_train()
+    with patch("mtp_code.serving.hosting._START_METHOD", "forkserver"):
+        yield

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # torch is the engine's process's alone
 
 logger = logging.getLogger(__name__)
 
+_START_METHOD: Final = "spawn"  # threads of torch do not survive a fork
 _END_S: Final = 10.0
 """For an engine to end the step that it is in."""
 
@@ -122,10 +123,10 @@ def in_process(
         What waits until it is loaded. It raises what `Engine.load` does; MachineError where the
         process was killed; RuntimeError where it failed, and said why.
     """
-    spawning = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
-    here, there = spawning.Pipe()
+    context = multiprocessing.get_context(_START_METHOD)
+    here, there = context.Pipe()
     settings = (there, folder, num_rows, num_drafts, num_threads, device, dtype, prepare)
-    process = spawning.Process(target=_load_and_answer, args=settings, name="engine")
+    process = context.Process(target=_load_and_answer, args=settings, name="engine")
     process.start()
     there.close()  # so that the process's end is the end of the connection
     try:
