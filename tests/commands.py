@@ -18,7 +18,7 @@ from mtp_code.cli import main
 from mtp_code.cli.common import named_benchmark
 from mtp_code.cli.samplers import load_once
 from tests.benchmarks import read_once
-from tests.processes import that_serve
+from tests.processes import of_commands
 
 COMMAND = [sys.executable, "-m", "mtp_code.cli"]
 
@@ -35,7 +35,7 @@ def mtp_code(*arguments: object, cwd: Path, **environment: str) -> Done:
         patch.object(sys, "argv", command),
         patch.dict(os.environ, environment),
         read_once(),
-        that_serve(),
+        of_commands(),
         _logging_as_at_start(),
         _one_thread_again(),
         contextlib.redirect_stdout(stdout),

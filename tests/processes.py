@@ -1,4 +1,4 @@
-"""Processes for tests of what happens to processes, without torch's import in each of them."""
+"""Processes for tests of what happens to processes, without the imports in each of them."""
 
 import contextlib
 import multiprocessing
@@ -13,6 +13,7 @@ def that_train() -> ForkServerContext:
     # Optimizers import torch._dynamo with their first step.
     context.set_forkserver_preload(
         [
+            "mtp_code.data.prepare",
             "mtp_code.training.loop",
             "mtp_code.training.shards",
             "torch._dynamo",
@@ -23,8 +24,11 @@ def that_train() -> ForkServerContext:
 
 
 @contextlib.contextmanager
-def that_serve() -> Iterator[None]:
-    """Engines' processes are such ones."""
+def of_commands() -> Iterator[None]:
+    """Those that prepare and that serve are such ones."""
     that_train()
-    with patch("mtp_code.serving.hosting._START_METHOD", "forkserver"):
+    with (
+        patch("mtp_code.data.prepare._START_METHOD", "forkserver"),
+        patch("mtp_code.serving.hosting._START_METHOD", "forkserver"),
+    ):
         yield

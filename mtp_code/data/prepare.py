@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 
 # Raised when the same inputs would give other shards than before.
 _VERSION: Final = 3
+# The tokenizer's threads, and torch's where it is loaded, do not survive a fork.
+_START_METHOD: Final = "spawn"
 
 _INPUTS_FILE: Final = "inputs"
 _TOKENIZER_DIR: Final = "tokenizer"
@@ -224,10 +226,9 @@ def _worked_off(
                 worker.work_off(job)
                 yield job
         return
-    # Not forked: the tokenizer's threads, and torch's where it is loaded, do not survive that.
     with ProcessPoolExecutor(
         num_workers,
-        multiprocessing.get_context("spawn"),
+        multiprocessing.get_context(_START_METHOD),
         initializer=_start_worker,
         initargs=(config, references, work),
     ) as pool:

@@ -30,7 +30,7 @@ def inside(pool: Pool) -> Inside:
 def outside() -> Outside:
     """The control: the same interpreter, uncontained."""
     return lambda program: subprocess.run(
-        [sys.executable, "-I", "-c", program],
+        [sys.executable, "-I", "-S", "-c", program],
         capture_output=True,
         text=True,
         timeout=60,

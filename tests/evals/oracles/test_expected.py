@@ -55,7 +55,7 @@ def run_here(references: Iterable[Reference], cpu_s: float = 0.0) -> Iterator[An
     """Without containment: these are our own."""
     for each in references:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", each.source],
+            [sys.executable, "-I", "-S", "-c", each.source],
             input=each.stdin,
             capture_output=True,
             check=True,
@@ -259,7 +259,7 @@ class FakePool:
             assert program.keeps_output
             assert (limits.wall_limit_s, limits.tmp_files) == (10 * limits.cpu_s, 7)
             done = subprocess.run(
-                [sys.executable, "-I", "-c", program.source],
+                [sys.executable, "-I", "-S", "-c", program.source],
                 input=program.stdin,
                 capture_output=True,
             )

@@ -1,9 +1,9 @@
 import errno
 import json
 import logging
-import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mtp_code.data.prepare import Progress, prepare
 from mtp_code.data.shards import SPLITS, ShardWriter, open_shards
 from mtp_code.errors import CorpusError, MachineError, RecipeError, ShardError, TokenizerError
 from mtp_code.tokenizer import BpeConfig, BytesConfig, BytesTokenizer, HuggingFaceConfig
+from tests import processes
 
 BYTES = BytesConfig(kind="bytes")
 
@@ -34,6 +35,13 @@ def write_source(folder: Path, num_files: int = 40) -> Path:
 def config_for(folder: Path, **options: Any) -> DataConfig:
     source = {"kind": "folder", "path": str(folder)} | options.pop("source", {})
     return validate(DataConfig, {"sources": {"code": source}} | options, where="test")
+
+
+@pytest.fixture(autouse=True)
+def forked() -> Iterator[None]:
+    """Workers come from the tests' server of processes."""
+    with processes.of_commands():
+        yield
 
 
 @pytest.fixture
@@ -266,9 +274,7 @@ def test_killed_preparation_goes_on_and_does_nothing_twice(
     source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_for(source)
-    process = multiprocessing.get_context("spawn").Process(
-        target=_prepare_and_die, args=(config, out, 2)
-    )
+    process = processes.that_train().Process(target=_prepare_and_die, args=(config, out, 2))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -386,15 +392,15 @@ def test_the_card_says_what_was_read_left_out_and_kept(source: Path, out: Path) 
 
 
 def test_two_at_once_wait_for_each_other(source: Path, out: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [
+    context = processes.that_train()
+    both = [
         context.Process(target=prepare, args=(config_for(source), BYTES, out)) for _ in range(2)
     ]
-    for process in processes:
+    for process in both:
         process.start()
-    for process in processes:
+    for process in both:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert [process.exitcode for process in both] == [0, 0]
     assert sum(map(len, documents(out).values())) == 40
 
 

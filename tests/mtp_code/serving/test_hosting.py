@@ -7,7 +7,7 @@ from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
 from mtp_code.errors import MachineError
 from mtp_code.serving.hosting import Asked, Desk, Dropped, in_process, in_thread, send
-from tests.processes import that_serve
+from tests.processes import of_commands
 
 
 def finished(desk: Desk) -> dict[int, list[int]]:
@@ -87,7 +87,7 @@ def fail_at_once() -> None:
 def test_a_process_that_does_not_load_says_why(tmp_path, prepare, error, said):
     with (
         pytest.raises(error, match=said),
-        that_serve(),
+        of_commands(),
         in_process(tmp_path, 1, 0, 1, prepare=prepare) as when_loaded,
     ):
         when_loaded()

@@ -301,8 +301,8 @@ def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
             run_steps(asked, placement, mark, world)
         return allocator_peak(profiler)
 
-    # They fill the cache of sharded operations' shapes too, whose making the tracker would see.
-    peaks = [allocated() for _ in range(3)]
+    # It fills the cache of sharded operations' shapes too, whose making the tracker would see.
+    peaks = [allocated()]
     followed = follow_steps(asked, placement, world)
     # On a busy machine gloo's threads let go late of what they have sent: it is tried again, by all
     # processes if by one.

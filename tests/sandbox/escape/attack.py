@@ -1,6 +1,7 @@
 """What an attack is."""
 
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,13 @@ REFUSED = "Operation not permitted"
 ABSENT = "No such file or directory"
 READ_ONLY = "Read-only file system"
 
-# What attacks need not say each time. `call` and `syscall` raise as Python's own functions do.
-PRELUDE = f"""
-import array, ctypes, errno, fcntl, mmap, os, resource, signal, socket, struct, sys, threading, time
-from types import SimpleNamespace
+MODULES = (
+    "array", "ctypes", "errno", "fcntl", "mmap", "os", "resource", "signal", "socket", "struct",
+    "sys", "threading", "time",
+)  # fmt: skip
+# `call` and `syscall` raise as Python's own functions do.
+CALLS = f"""
+import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 
 def call(function, *arguments):
@@ -27,6 +31,16 @@ def syscall(x86_64, aarch64, *arguments):
     number = x86_64 if {platform.machine() == "x86_64"} else aarch64
     return call("syscall", number, *arguments)
 """
+# What attacks need not say each time.
+PRELUDE = f"import {', '.join(MODULES)}\nfrom types import SimpleNamespace\n{CALLS}"
+
+
+def with_prelude(program: str) -> str:
+    """A program behind as much of the prelude as it mentions: imports cost more than most acts."""
+    modules = [name for name in MODULES if re.search(rf"\b{name}\b", program)]
+    imports = f"import {', '.join(modules)}\n" if modules else ""
+    calls = CALLS if re.search(r"\b(libc|call|syscall)\b", program) else ""
+    return f"{imports}from types import SimpleNamespace\n{calls}{program}"
 
 
 @dataclass(frozen=True)

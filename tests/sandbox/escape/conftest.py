@@ -10,7 +10,7 @@ import pytest
 from sandbox import Limits, Pool, SandboxUnavailable
 from sandbox.tier import Tier
 from tests.sandbox.escape import host
-from tests.sandbox.escape.attack import PRELUDE
+from tests.sandbox.escape.attack import with_prelude
 
 LIMITS = Limits(cpu_s=1, wall_s=10, tmp_bytes=4 << 20, tmp_files=256, max_processes=16)
 # Without namespaces it is Landlock or the filter that says no, whatever the act.
@@ -126,7 +126,7 @@ def attempt(pool_of_tier, tier, controls, bait_for, caplog):
         below = host.descendants(os.getpid())
         bait = bait_for(attack.program)
         if attack.program not in controls:
-            program = PRELUDE + bait.as_code() + attack.program
+            program = with_prelude(bait.as_code() + attack.program)
             with host.orphans_adopted():
                 controls[attack.program] = run_outside(program, bait.known["folder"])
                 host.end_all_but(below)
@@ -134,7 +134,8 @@ def attempt(pool_of_tier, tier, controls, bait_for, caplog):
         works_outside, said_outside = controls[attack.program]
 
         with host.orphans_adopted():
-            execution = next(pool_of_tier.run_all([PRELUDE + bait.as_code() + attack.program]))
+            program = with_prelude(bait.as_code() + attack.program)
+            execution = next(pool_of_tier.run_all([program]))
             touched = bait.touched()
             bait.clear_away()
             grew = lambda: len(host.descendants(os.getpid())) > len(below)  # noqa: E731
