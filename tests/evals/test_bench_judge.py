@@ -237,6 +237,7 @@ def test_code_is_compared_as_python_reads_it(one: str, other: str, alike: bool) 
 
 def test_answers_of_which_other_code_is_taken_are_named(evalplus: Harness, tmp_path: Path) -> None:
     package = tmp_path / "packages" / "evalplus"
+    (package.parent / "datasets.py").write_text("raise ImportError('not installed')\n")
     (package / "sanitize.py").write_text(
         "from datasets import load_dataset\n"
         "from evals.postprocess import longest_span\n"
