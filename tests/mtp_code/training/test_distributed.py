@@ -322,15 +322,15 @@ def peaks_of(world: World, asked: Recipe) -> dict[str, Any]:
 
 
 def recipe_of_run(folder: Path) -> Recipe:
-    return recipe_for(folder, num_steps=8, checkpoint_every=4, validate_every=4)
+    return recipe_for(folder, num_steps=4, checkpoint_every=2, validate_every=2)
 
 
 def run_until_it_hangs(folder: Path, told: Connection) -> None:
-    """Stops the lead behind step 6, as its peer waits for it in the middle of the seventh."""
+    """Stops the lead behind step 3, as its peer waits for it in the middle of the fourth."""
     torch.set_num_threads(1)
 
     def tell(progress: Progress) -> None:
-        if progress.step == 6:
+        if progress.step == 3:
             told.send("hangs")
             signal.pause()
 
@@ -377,7 +377,7 @@ def runs_of(world: World, folder: Path) -> list[str]:
     told = []
 
     def ask(step: int, schedule: Any) -> float:
-        if step == 2 and world.rank == 1:
+        if step == 0 and world.rank == 1:
             signal.raise_signal(signal.SIGTERM)
         return learning_rate_share(step, schedule)
 
@@ -662,12 +662,12 @@ def alone(found: list[dict[Any, Any]], folder: Path) -> Path:
 def test_a_run_of_two_processes_is_that_of_one_also_where_one_was_asked_to_end(
     found, folder, alone
 ):
-    """Asked in the third step, both end behind it."""
+    """Asked in the first step, both end behind it."""
     assert losses_of(folder / "asked") == losses_of(folder / "to-the-end")
     assert_same_to_rounding(folder / "to-the-end", alone)
     for rank in range(2):
         (told,) = found[rank]["runs"]
-        assert "ended at step 3 of 8" in told
+        assert "ended at step 1 of 4" in told
 
 
 def test_killed_in_the_middle_of_a_step_two_processes_go_on_bit_for_bit(found, folder):
@@ -677,7 +677,7 @@ def test_killed_in_the_middle_of_a_step_two_processes_go_on_bit_for_bit(found, f
 def test_a_run_of_two_processes_that_was_killed_goes_on_in_one(found, folder, alone):
     run_dir = folder / "killed-for-one"
     newest = latest_checkpoint(run_dir)
-    assert newest == checkpoint_path(run_dir, 4), "killed behind step 6, of 8"
+    assert newest == checkpoint_path(run_dir, 2), "killed behind step 3, of 4"
     assert (newest / "model").is_dir(), "written by two"
     train(recipe_of_run(folder), open_shards(folder / "tokens"), run_dir)
     assert_same_to_rounding(run_dir, alone)
