@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from sandbox import Checks, Ending, Limits, Outcome, Pool, desk, wire, worker
+from sandbox import Checks, Ending, Limits, Outcome, Pool, desk, desks, wire, worker
 from sandbox.desks import ChecksRoom, Desk
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
@@ -18,6 +18,13 @@ def one():
     """A pool of one worker: one desk for everything. It is less patient than usual."""
     with pytest.MonkeyPatch.context() as patch, Pool(Limits(cpu_s=1, wall_s=3), 1) as pool:
         patch.setattr(worker, "_GRACE_S", 1.0)
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def impatient(one):
+    """The same, for checks that only its wall clock ends: that is waited for four times."""
+    with Pool(Limits(cpu_s=1, wall_s=1.5), 1) as pool:
         yield pool
 
 
@@ -39,7 +46,8 @@ def one():
         "import ctypes\nctypes.string_at(0)",
     ],
 )
-def test_what_checks_do_to_their_process_shows_in_no_others_verdict(change, one):
+def test_what_checks_do_to_their_process_shows_in_no_others_verdict(change, one, impatient):
+    pool = impatient if "setitimer" in change else one
     state = Checks(
         "import random, sys\ntry: global_name\nexcept NameError: pass\nelse: assert False\n"
         "assert len([1]) == 1 and sys.getrecursionlimit() == 1000\n"
@@ -47,7 +55,7 @@ def test_what_checks_do_to_their_process_shows_in_no_others_verdict(change, one)
     )
     num_rounds = 1 if "while True" in change else 2  # those wait for their limits
     pairs = [(PROGRAM, Checks(f"f(1)\n{change}")), (PROGRAM, state)] * num_rounds
-    for examination in list(one.examine_all(pairs))[1::2]:
+    for examination in list(pool.examine_all(pairs))[1::2]:
         assert examination.outcome is Outcome.HELD, examination
 
 
@@ -76,11 +84,13 @@ def test_checks_without_end_time_out_and_are_no_pass(one):
     assert examination.execution.ending in (Ending.TIMED_OUT_CPU, Ending.TIMED_OUT_WALL)
 
 
-def test_checks_that_sleep_for_ever_time_out(one):
-    (examination,) = one.examine_all([(PROGRAM, Checks("f(1)\nimport time\ntime.sleep(999)"))])
+def test_checks_that_sleep_for_ever_time_out(impatient):
+    (examination,) = impatient.examine_all(
+        [(PROGRAM, Checks("f(1)\nimport time\ntime.sleep(999)"))]
+    )
     assert examination.outcome in (Outcome.ENDED, Outcome.RAISED)
     assert examination.execution.ending is Ending.TIMED_OUT_WALL
-    assert next(one.examine_all([(PROGRAM, FINE)])).outcome is Outcome.HELD
+    assert next(impatient.examine_all([(PROGRAM, FINE)])).outcome is Outcome.HELD
 
 
 def test_a_desk_that_took_much_memory_is_replaced():
@@ -91,9 +101,11 @@ def test_a_desk_that_took_much_memory_is_replaced():
             assert examination.outcome is Outcome.HELD, examination
 
 
-def test_more_tasks_than_are_kept_in_mind(one):
-    pairs = [(PROGRAM, Checks(f"assert f({i}) == {i}")) for i in range(300)] * 2
+def test_more_tasks_than_are_kept_in_mind(one, monkeypatch):
+    monkeypatch.setattr(desks, "_MAX_CHECKS_KNOWN", 20)
+    pairs = [(PROGRAM, Checks(f"assert f({i}) == {i}")) for i in range(80)] * 2
     assert all(e.outcome is Outcome.HELD for e in one.examine_all(pairs))
+    assert len(one._engine._checks_room._known) < 40
 
 
 def test_any_number_of_desks_may_end(one):
