@@ -20,6 +20,7 @@ from sandbox.namespaces import NOBODY
 from sandbox.plan import Plan
 from sandbox.profile import Profile
 from sandbox.tier import Tier
+from tests.sandbox.escape.attack import with_prelude
 from tests.sandbox.rooms import interpreter_for_all, run_in_room
 
 pytestmark = pytest.mark.skipif(
@@ -137,12 +138,8 @@ def test_it_refuses(name, home, other, interpreter):
         unix.bind(f"{home}/server")
         unix.listen()
         os.chmod(f"{home}/server", 0o777)  # noqa: PTH101
-        program = f"""
-import ctypes, os, resource, signal, socket
-libc = ctypes.CDLL(None, use_errno=True)
-home, other, port = {str(home)!r}, {other.pid}, {server.getsockname()[1]}
-{ACTS[name]}
-"""
+        places = f"home, other, port = {str(home)!r}, {other.pid}, {server.getsockname()[1]}\n"
+        program = with_prelude(places + ACTS[name])
         ran = run_in_room(plan_for(home), program, interpreter=interpreter)
         assert ran.exit_code == 1, str(ran)
         assert (home / "file").read_text() == "do not tell"
