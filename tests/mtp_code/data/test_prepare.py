@@ -37,9 +37,9 @@ def config_for(folder: Path, **options: Any) -> DataConfig:
     return validate(DataConfig, {"sources": {"code": source}} | options, where="test")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def forked() -> Iterator[None]:
-    """Workers come from the tests' server of processes."""
+    """Workers come from the tests' server of processes, and not as whoever prepares has them."""
     with processes.of_commands():
         yield
 
@@ -323,6 +323,7 @@ def test_order_does_not_depend_on_the_number_of_processes(
         assert (tmp_path / "out2" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_killed_process_is_one_line_and_what_was_finished_is_kept(
     source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,6 +491,7 @@ def test_a_changed_tokenizer_folder_is_prepared_anew(
     assert prepare(config_for(source), tokenizer, out).vocab_size == before.vocab_size + 3
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_hub_corpus_of_several_files_is_read_by_several_processes_and_weighed_freely(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
