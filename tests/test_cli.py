@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,39 @@ def test_without_arguments_it_says_what_it_can_do(tmp_path):
     assert done.returncode == 0
     for command in ("train", "sample", "judge", "score", "gate", "report", "peek", "bench"):
         assert command in done.stdout
+
+
+def test_every_command_is_listed_with_a_whole_sentence():
+    for lead in ([], ["bench"], ["gate"]):
+        done = CliRunner().invoke(make_app(*lead), [*lead, "--help"], terminal_width=80)
+        listed = done.output.partition("Commands:")[2].splitlines()[1:]
+        assert len(listed) > 1
+        assert [line for line in listed if not line.endswith((".", "?"))] == []
+
+
+def test_the_version_is_said(tmp_path):
+    done = mtp_code("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"mtp-code {version('mtp-code')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "no such command 'trian'; did you mean 'train'?"),
+        (["bench", "decod"], "bench: no such command 'decod'; did you mean 'decode'?"),
+        (["train"], "train: missing argument 'RECIPE'; see mtp-code train --help"),
+        (["gate", "a.json"], "gate check: missing option '--baseline'; see mtp-code gate check"),
+        (["train", "tiny", "--tokns", "x"], "train: no option --tokns; did you mean --tokens?"),
+        (["judge", "s.jsonl", "--benchmark"], "option '--benchmark' requires an argument"),
+        (["memory", "tiny", "--gpus", "0"], "memory: invalid value for '--gpus': "),
+        (["memory", "tiny", "--on", "cpuu"], "'cpuu' is not one of 'cpu', 'gpu'; see mtp-code"),
+        (["memory", "tiny", "more"], "memory: got unexpected extra argument"),
+    ],
+)
+def test_a_wrong_call_is_one_line_too(tmp_path, arguments, expected):
+    done = mtp_code(*arguments, cwd=tmp_path)
+    assert expected in complaint(done, 2)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_unknown_recipe_key_is_named_with_the_nearest_before_torch_is_imported(tmp_path):

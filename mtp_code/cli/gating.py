@@ -48,7 +48,9 @@ Tolerance = Annotated[
 
 @commands.command()
 def baseline(
-    scores: Annotated[Path, typer.Argument(help="Scores that later ones are held to.")],
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="Scores that later ones are held to.")
+    ],
     out: Annotated[Path, to_write(what="Baseline file, to be kept in git.")],
     with_samples: Annotated[
         bool, typer.Option(help="Keep a sample of each task, to show what changed.")
@@ -65,7 +67,9 @@ def baseline(
 
 @gate.command("check")
 def gate_check(
-    scores: Annotated[Path, typer.Argument(help="Scores to hold to the baseline.")],
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="Scores to hold to the baseline.")
+    ],
     baseline: Baseline,
     tolerance: Tolerance = 0.02,
     metric: Annotated[
@@ -144,16 +148,21 @@ def gate_self_test(
     metric: Annotated[str, typer.Option(help="pass@K, 'base pass@K' or parsed.")] = "pass@1",
     drop: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1, help="A drop to try. Repeatable. [default: 1, 2, 5, 10 points]"),
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="A drop to try. Repeatable. [default: 1, 2, 5, 10 points]",
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=100)] = 1000,
     seed: int = 0,
     json: JsonOut = None,
 ) -> None:
-    """Try the gate on a baseline against itself: false alarms, and drops of known size.
+    """Try the gate on a baseline against itself.
 
-    Exit status: 0 where false alarms stay within 5 % and 80 % of the drops called detectable are
-    found, 1 where not.
+    False alarms, and drops of known size. Exit status: 0 where false alarms stay within 5 % and 80
+    % of the drops called detectable are found, 1 where not.
     """
     from evals.metrics import metric_named
     from evals.records import Baseline, read_record, write_record

@@ -35,7 +35,10 @@ def prepare(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Then read all of it again.")] = False,
 ) -> None:
-    """Turn a recipe's corpora into token shards and a data card; goes on where it was stopped."""
+    """Turn a recipe's corpora into token shards.
+
+    A data card is written beside them. Goes on where it was stopped.
+    """
     from mtp_code.data.shards import open_shards
     from mtp_code.recipe import load_recipe
 
@@ -58,7 +61,7 @@ def train(
         typer.Option(metavar="SECTION.KEY", help="May differ from the begun run's recipe."),
     ] = None,
 ) -> None:
-    """Train a recipe, preparing its data first where that was not done.
+    """Train a recipe; its data is prepared first if need be.
 
     Under torchrun, all processes train together: see docs/distributed.md. SIGTERM, SIGINT and
     SIGUSR1 end it behind a step, with a checkpoint and exit status 75: the same command goes on.
@@ -112,9 +115,9 @@ def memory(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Predict a recipe's peak of memory in each process, part by part, and its arithmetic.
+    """Predict a recipe's peak of memory, and its arithmetic.
 
-    Allocates nothing, sends nothing.
+    In each process, part by part. Allocates nothing, sends nothing.
     """
     from mtp_code.recipe import load_recipe
 
