@@ -59,7 +59,10 @@ def peek(
     positions = look(trained.model, trained.tokenizer, text)
     console = Console()
     colours = "green stands in the text, red does not, plain is beyond its end"
-    table = Table(title=f"{run}: {colours}" if console.color_system else str(run))
+    table = Table(title=f"{run}: {colours}")
+    if not console.is_terminal:
+        table = Table(box=None, pad_edge=False, header_style="")
+        console.width = 1000  # a row is a line, in a file too
     table.add_column("after")
     for offset in range(1, trained.model.num_mtp_heads + 1):
         table.add_column(f"offset {offset}")

@@ -43,6 +43,7 @@ def log_to_stderr() -> None:
     noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
     for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
 
 
 def warn(message: str) -> None:
