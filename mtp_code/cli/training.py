@@ -162,7 +162,12 @@ def _memory_lines(
     import torch
 
     from mtp_code.gpus import GPUS
-    from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+    from mtp_code.model.accounting import (
+        count_parameters,
+        flops_per_token,
+        flops_ratio,
+        recomputed_flops_per_token,
+    )
     from mtp_code.processes import World
     from mtp_code.training.distributed import is_to_be_sharded
     from mtp_code.training.placement import choose_placement
@@ -172,10 +177,18 @@ def _memory_lines(
     ratio = flops_ratio(model, training.row_tokens)
     own_rows = training.rows // num_processes
     rows = min(own_rows, training.rows // training.micro_batches)
-    yield f"{recipe.name} | {model.num_layers} layers, {model.num_mtp_heads} {model.heads} heads"
+    heads = f"{model.num_mtp_heads} {model.heads} heads" if model.num_mtp_heads > 1 else "one head"
+    yield f"{recipe.name} | {model.num_layers} layers, {heads}"
     yield f"parameters | {sum_of_parts(asdict(count_parameters(model)), short_count)}"
     yield f"FLOPs a token | {sum_of_parts(asdict(flops), short_count)}"
     yield f"  {ratio:.3f} times those of a next-token model with as many layers"
+    recomputed = recomputed_flops_per_token(
+        model,
+        training.row_tokens,
+        recomputes_trunk=training.activation_checkpointing == "blocks",
+    )
+    if recomputed:
+        yield f"  {short_count(recomputed)} more for forwards that run twice, to save memory"
     parts = {part: size for part, size in peak.bytes_by_part.items() if size}
     yield f"peak of memory | {sum_of_parts(parts, short_size)}"
     placement = choose_placement(training, model.head_width, torch.device(device_type))
@@ -183,9 +196,11 @@ def _memory_lines(
     if num_processes > 1:
         kind = "fsdp" if is_to_be_sharded(training.parallel, World(size=num_processes)) else "ddp"
         processes = f"each of {num_processes} processes ({kind})"
+    num_parts = -(-own_rows // rows)
+    parts_of_step = "one micro-batch" if num_parts == 1 else f"{num_parts} micro-batches"
     yield (
-        f"  {placement.precision}, {processes}, {-(-own_rows // rows)} micro-batches a step "
-        f"of {rows} × {training.row_tokens} tokens"
+        f"  {placement.precision}, {processes}, {parts_of_step} a step of {rows} × "
+        f"{training.row_tokens} tokens"
     )
     if (loss := training.objective.loss) != "chunked":
         own = short_size(4 * model.vocab_size * model.width)
