@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -19,6 +20,17 @@ Progress = Callable[[int, int], None]  # done so far, in all
 
 
 @contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """A full disk is told of by the name that was asked for: a failed write names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes `path`'s place when the block ends well, and leaves it alone otherwise.
 
@@ -32,7 +44,7 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
     _remove_leftovers(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        with _held(aside) as file:
+        with _told_of(path), _held(aside) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -191,10 +203,11 @@ class Journal:
         return row
 
     def append(self, row: dict[str, Any]) -> None:
-        self._offsets[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
-        self._file.write(json_line(row))
-        # To the kernel, not the disk: a kill loses nothing, and a power cut only rows to redo.
-        self._file.flush()
+        with _told_of(self.path):
+            self._offsets[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
+            self._file.write(json_line(row))
+            # To the kernel, not the disk: a kill loses nothing, and a power cut only rows to redo.
+            self._file.flush()
 
     def remove(self) -> None:
         self.path.unlink()

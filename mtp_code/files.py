@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,25 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _MOVED = ".old.aside"
 """How the name of a folder ends that another is about to replace."""
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """A full disk is told of by the name that was asked for: a failed write names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(path)
+        raise
+
+
+def as_os_error(error: Exception, path: Path) -> Exception:
+    """What the system said, which safetensors tells in words."""
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return error
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path))
 
 
 @contextlib.contextmanager
@@ -40,11 +60,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     shutil.rmtree(aside, ignore_errors=True)  # a killed process of the same number left it
     try:
-        aside.mkdir()
-        yield aside
-        for file in aside.rglob("*"):
-            sync(file)
-        sync(aside)
+        with _told_of(path):
+            aside.mkdir()
+            yield aside
+            for file in aside.rglob("*"):
+                sync(file)
+            sync(aside)
         if path.exists():
             _change_places(path, aside)
         else:
@@ -160,9 +181,10 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     require_replaceable(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        with aside.open("wb") as file:
+        with _told_of(path), aside.open("wb") as file:
             yield file
-        sync(aside)
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(path)
         sync(path.parent)
     finally:

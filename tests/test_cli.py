@@ -304,7 +304,8 @@ def test_a_full_disk_is_one_line_and_earlier_verdicts_stay(tmp_path):
         "--unsafe-no-sandbox", cwd=tmp_path,
         wrap=("unshare", "-Urm", "bash", "-c", script, "-"),
     )  # fmt: skip
-    assert "full" in complaint(done, 3)
+    assert complaint(done, 3).startswith("mtp-code: disk/v.jsonl")
+    assert "full; what was finished is kept" in complaint(done, 3)
     assert done.stdout.endswith("earlier\n")
 
 
