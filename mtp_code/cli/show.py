@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mtp_code.data.prepare import Progress as DataProgress
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_COUNTS = 30.0
 MOST_CHARS = 4000  # of a message: it may name what somebody else chose, of any length
 
 
@@ -99,12 +100,23 @@ def stage_bars() -> "Iterator[Callable[[DataProgress], None]]":
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with time left, where stderr is a terminal."""
+    """A bar with time left, or where stderr is no terminal a line now and then."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        shown_s = time.monotonic()  # what takes no longer needs no line
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown_s
+            if time.monotonic() - shown_s >= SECONDS_BETWEEN_COUNTS:
+                shown_s = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,}", highlight=False, soft_wrap=True)
+
+        yield show
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
