@@ -356,15 +356,15 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     assert "84.5 M = trunk 7.08 M, heads 28.3 M" in lines["parameters"]
     assert "parameters 323 MiB" in lines["peak of memory"]
     assert "  bf16, one process, 16 micro-batches a step of 16 × 2048 tokens" in done.stdout
-    assert "NVIDIA H200" in lines["fits"]
+    assert "141 GB: NVIDIA H200" in lines["fits, a tenth left free"]
     asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8", *few)
     other = ("--set", "model.ffn_width=200_000_000", "--set", "training.objective.loss=torch")
     huge = mtp_code(*asked, *other, cwd=tmp_path).stdout
     assert "predicted with loss = chunked: torch holds more" in huge
-    assert "  fp32, one process, 1 micro-batches a step of 8 × " in huge
-    assert "fits | none of the GPUs that we know" in huge
+    assert "  fp32, one process, one micro-batch a step of 8 × " in huge
+    assert "fits, a tenth left free | none of the GPUs that we know" in huge
     of_four = mtp_code(*asked, "--gpus", "4", cwd=tmp_path).stdout
-    assert "  fp32, each of 4 processes (fsdp), 1 micro-batches a step of 2 × 256 tokens" in of_four
+    assert "  fp32, each of 4 processes (fsdp), one micro-batch a step of 2 × 256 tokens" in of_four
     assert "no multiple of the 3 processes" in complaint(
         mtp_code(*asked, "--gpus", "3", cwd=tmp_path), 2
     )

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 
+SPARE = 0.1
+"""Of a GPU's memory, for what is not predicted: CUDA's context, workspaces, gaps."""
+
+
 class Device(StrEnum):
     CPU = "cpu"
     GPU = "gpu"
@@ -210,7 +214,7 @@ def _memory_lines(
         )
     by_memory: dict[int, list[str]] = {}
     for gpu in GPUS:
-        if peak.total_bytes <= gpu.memory_bytes:
+        if peak.total_bytes <= (1 - SPARE) * gpu.memory_bytes:
             by_memory.setdefault(gpu.memory_bytes, []).append(gpu.name)
-    fitting = [f"{short_size(size)}: {', '.join(names)}" for size, names in by_memory.items()]
-    yield f"fits | {' | '.join(fitting) or 'none of the GPUs that we know'}"
+    fitting = [f"{size // 10**9} GB: {', '.join(names)}" for size, names in by_memory.items()]
+    yield f"fits, a tenth left free | {' | '.join(fitting) or 'none of the GPUs that we know'}"
