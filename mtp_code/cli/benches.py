@@ -499,8 +499,9 @@ def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> 
             line += " | {stops_inside_drafts} ended inside a draft".format_map(row)
         lines.append(f"{name:<26}{line}")
     for row in laws:
-        name = row["fault"] or "law at temperature {temperature}".format_map(row)
-        lines.append(f"{name:<26} p = {row['p_value']:.3g} | {row['draws']} draws")
+        setting = "law at {temperature}, top-p {top_p}, drafts {drafts}".format_map(row)
+        name = row["fault"] or setting + (f", top-k {row['top_k']}" if row["top_k"] else "")
+        lines.append(f"{name:<48} p = {row['p_value']:<8.3g} | {row['draws']:,} draws")
     return lines
 
 
