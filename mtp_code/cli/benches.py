@@ -24,7 +24,7 @@ from mtp_code.cli.options import (
     to_write,
 )
 from mtp_code.cli.samplers import figures_folder
-from mtp_code.cli.show import progress_bar, short_size
+from mtp_code.cli.show import progress_bar, short_size, table_console
 from mtp_code.cli.trained_bench import trained_lines
 from mtp_code.errors import InputError
 
@@ -349,8 +349,6 @@ def bench_sandbox(
 
     Exit status 1 is a broken promise. Speed that is missed breaks none: that may be the machine's.
     """
-    from rich.console import Console
-
     from evals.sandbox_bench import run, tables
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
@@ -369,7 +367,7 @@ def bench_sandbox(
             record |= run.compare(rounds, names, evalplus_python, on_progress)
     if out is not None:
         write_json(out, record)
-    console = Console()
+    console = table_console()
     for table in tables.tables(record):
         console.print(table)
     if (fairness or soak) and any(target["is_met"] is False for target in record["targets"]):
@@ -432,8 +430,6 @@ def bench_judge(
     Exit status 1 is a broken promise. Without an option that says which, all three parts are
     measured. Speed that is missed breaks no promise: that may be the machine's.
     """
-    from rich.console import Console
-
     from evals.judge_bench import run, tables
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
@@ -455,7 +451,7 @@ def bench_judge(
     record = provenance() | {"versions": describe_versions()} | measured
     if out is not None:
         write_json(out, record)
-    console = Console()
+    console = table_console()
     for table in tables.tables(record):
         console.print(table)
     if run.breaks_a_promise(record):

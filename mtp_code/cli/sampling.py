@@ -36,7 +36,7 @@ from mtp_code.cli.samplers import (
     load_once,
     talked_to,
 )
-from mtp_code.cli.show import progress_bar
+from mtp_code.cli.show import progress_bar, table_console
 
 commands = typer.Typer()
 
@@ -49,7 +49,6 @@ def peek(
     dtype: Dtype = "auto",
 ) -> None:
     """Show what every head predicts behind each token of a text."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -57,12 +56,11 @@ def peek(
 
     trained = load_once(run, device, dtype)
     positions = look(trained.model, trained.tokenizer, text)
-    console = Console()
+    console = table_console()
     colours = "green stands in the text, red does not, plain is beyond its end"
     table = Table(title=f"{run}: {colours}")
     if not console.is_terminal:
         table = Table(box=None, pad_edge=False, header_style="")
-        console.width = 1000  # a row is a line, in a file too
     table.add_column("after")
     for offset in range(1, trained.model.num_mtp_heads + 1):
         table.add_column(f"offset {offset}")

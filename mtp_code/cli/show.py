@@ -13,6 +13,7 @@ import typer
 from evals.text import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
     from evals.records import Estimate
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_COUNTS = 30.0
+WIDEST_TABLE = 1000
 MOST_CHARS = 4000  # of a message: it may name what somebody else chose, of any length
 
 
@@ -49,6 +51,16 @@ def log_to_stderr() -> None:
 
 def warn(message: str) -> None:
     typer.echo(f"note: {in_a_line(message)}", err=True)
+
+
+def table_console() -> "Console":
+    """Where tables go: as wide as a terminal is, elsewhere as they are."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDEST_TABLE
+    return console
 
 
 @contextmanager
