@@ -1,5 +1,6 @@
 """Commands that tell a regression from noise."""
 
+import difflib
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,7 +27,9 @@ class CheckByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["check", *args]
+            is_misspelt = difflib.get_close_matches(args[0], self.commands)
+            if not is_misspelt or Path(args[0]).exists():
+                args = ["check", *args]
         return super().parse_args(ctx, args)
 
 
