@@ -1,7 +1,7 @@
 """Strict typed configuration, read from TOML with one `base` and `--set section.key=value`."""
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -44,7 +44,7 @@ def validate(
     except ValidationError as error:
         first = error.errors()[0]
         said = _said_in(list(layers), first["loc"], where)
-        raise RecipeError(f"{said}: {_explain(kind, first)}") from None
+        raise RecipeError(f"{said}: {_explain(kind, first, values)}") from None
 
 
 def read_with_base(path: Path, find: Callable[[str], Path] = Path) -> list[Layer]:
@@ -143,9 +143,9 @@ def _at(values: Any, location: Sequence[str | int]) -> Any:
     return values
 
 
-def _explain(kind: type[BaseModel], error: ErrorDetails) -> str:
+def _explain(kind: type[BaseModel], error: ErrorDetails, values: Mapping[str, Any]) -> str:
     location = error["loc"]
-    key = ".".join(str(part) for part in location)
+    key = ".".join(_keys(values, location))
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{did_you_mean(str(location[-1]), _section(kind, location[:-1]))}"
     if error["type"] == "missing":
@@ -157,6 +157,18 @@ def _explain(kind: type[BaseModel], error: ErrorDetails) -> str:
     given = error["input"]
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
     return f"{key}: {message}{shown}"
+
+
+def _keys(values: Any, location: Sequence[str | int]) -> Iterator[str]:
+    """A location as whoever wrote the values would say it: without the tags of unions."""
+    for place, part in enumerate(location, start=1):
+        if isinstance(values, Mapping):
+            if part in values or place == len(location):
+                yield str(part)
+            values = values.get(part, values)
+        elif isinstance(part, int):
+            yield str(part)
+            values = values[part] if part < len(values) else None
 
 
 def _section(kind: type[BaseModel], location: Sequence[str | int]) -> set[str]:

@@ -83,7 +83,7 @@ def test_an_unknown_key_is_named_with_its_nearest(path):
 
 def test_an_unknown_key_is_named_in_the_depths_of_a_union(path):
     path.write_text(MINIMAL.replace('kind = "stdlib"', 'kind = "stdlib"\nwaight = 2'))
-    assert "waight; did you mean weight?" in complaint(path)
+    assert "unknown key data.sources.code.waight; did you mean weight?" in complaint(path)
 
 
 def test_an_unknown_section_is_named_with_its_nearest(path):
@@ -105,6 +105,8 @@ def test_an_unknown_section_is_named_with_its_nearest(path):
         ("model.heads=paralel", "model.heads: "),
         ("training.objective.loss=chunky", "training.objective.loss: "),
         ("training.objective.weights.initial=[1, 1, 1]", "has 3 weights for model.num_mtp_heads"),
+        ("training.objective.weights.initial=[1, -1]", "weights.initial.1: input should be"),
+        ("training.objective.weights.initial=much", "objective.weights.initial: input should be"),
         ("training.objective.weights.initial=[0, 1]", "offset 1 needs a weight above 0"),
         ("training.objective.token_order.window=8", "token_order_unembedding = true need each"),
         ("training.objective.curriculum.order=up", "training.objective.curriculum.order: "),
