@@ -33,6 +33,9 @@ log_every = 10
 num_threads = 1
 rows = 2
 validation_tokens = 1024
+
+[training.objective.weights]
+initial = 1.0 # or later heads would agree with head 1 by luck, after so few steps
 """
 
 
