@@ -652,10 +652,10 @@ def test_a_program_whose_container_dies_twice_is_given_up(engine, monkeypatch, c
 
 def test_a_container_that_hangs_is_replaced(engine, monkeypatch):
     change_package(monkeypatch, frames="PULSE_S = 0.2")
-    monkeypatch.setattr(container, "_GRACE_S", 3.0)
+    monkeypatch.setattr(container, "_GRACE_S", 2.0)
     with one() as pool:
         (pid,) = engine.containers.values()
-        waiting = "import time; time.sleep(4); print(1)"  # longer than that, and no hang
+        waiting = "import time; time.sleep(2.5); print(1)"  # longer than that, and no hang
         assert next(pool.run_all([waiting])).output_tail == "1\n"
         threading.Timer(0.5, os.kill, (pid, signal.SIGSTOP)).start()
         executions = list(pool.run_all(["import time; time.sleep(1); print(1)", "print(2)"]))
