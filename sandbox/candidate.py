@@ -7,6 +7,7 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 import atexit
 import contextlib
 import errno
+import gc
 import json
 import linecache
 import os
@@ -61,9 +62,25 @@ def run_program(
         code = 1
         os.pwrite(note, json.dumps({"raised": kind_of(error)}).encode(), 0)
         print_traceback(error)
-    threading._shutdown()  # type: ignore[attr-defined] # as the interpreter would: wait for threads
-    atexit._run_exitfuncs()
+    _end(module)
     return code
+
+
+def _end(module: ModuleType) -> None:
+    """As the interpreter ends: wait for threads, then let go of all that the program holds. Files
+    that it left open, of standard output for one, are written by that."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    _flush(sys.stdout, sys.stderr)  # while what stands in for them can still find its names
+    module.__dict__.clear()
+    gc.collect()
+    _flush(sys.__stdout__, sys.__stderr__)
+
+
+def _flush(*streams: Any) -> None:
+    for stream in streams:
+        with contextlib.suppress(Exception):  # closed, or anything that a program made of it
+            stream.flush()
 
 
 def _place(files: dict[str, str]) -> None:

@@ -100,6 +100,10 @@ def run(
     namespace: dict[str, object] = {"__name__": "checks", **given}
     try:
         namespace |= program.load(used)
+        if absent := used - namespace.keys() & vars(builtins).keys():
+            # Nothing is to take the place of what the program lacks.
+            kept = vars(builtins).keys() - absent
+            namespace["__builtins__"] = {name: vars(builtins)[name] for name in kept}
         exec(code, namespace)
     except _Broken as broken:
         return broken.outcome, broken.detail, broken.kind

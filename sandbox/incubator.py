@@ -79,7 +79,8 @@ def _warm_up(*, for_checks: bool) -> None:
     for name in _WARM_FOR_CHECKS if for_checks else _WARM:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    site.setquit()  # exit() and quit(), which -S leaves out
+    site.setquit()  # exit(), quit() and help(), which -S leaves out
+    site.sethelper()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not for_checks:
         rehearsal.rehearse()
