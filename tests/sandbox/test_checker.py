@@ -253,6 +253,23 @@ def test_the_outcome_says_what_happened(program, checks, outcome, detail, examin
 
 
 @pytest.mark.parametrize(
+    ("program", "outcome"),
+    [
+        ("def sum(x): return x[0] + x[1]", Outcome.HELD),  # the control
+        ("def sum(x): return 4", Outcome.FAILED),
+        ("def total(x): return 3", Outcome.UNDEFINED),
+        ("", Outcome.UNDEFINED),
+    ],
+)
+@pytest.mark.parametrize("counts", [False, True])
+def test_no_builtin_takes_the_place_of_what_is_asked_for(program, outcome, counts, pool):
+    """Or a program without any function would pass."""
+    checks = "def check(candidate):\n    assert candidate([1, 2]) == 3\ncheck(sum)"
+    (found,) = pool.examine_all([(program, Checks(checks, ("sum",), counts=counts))])
+    assert found.outcome is outcome, found
+
+
+@pytest.mark.parametrize(
     ("program", "ending"),
     [
         ("def f():\n    while True: pass", Ending.TIMED_OUT_CPU),
