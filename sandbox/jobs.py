@@ -633,7 +633,7 @@ class CallJob(Job[Answer]):
             match wire.receive(stream):
                 case None:
                     return ended
-                case ["raised", [*_], str(), str(kind), str(detail)]:
+                case ["raised", [*_], str(), str(kind), str(detail), *_]:
                     return None, one_line(detail[:1000]), kind
                 case ["value", data, *_]:
                     return wire.decode(data, lambda _, label: Opaque(label[:100])), "", ""

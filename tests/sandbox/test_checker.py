@@ -204,6 +204,17 @@ assert infinite()[:2] == (math.inf, -math.inf) and math.isnan(infinite()[2])
         "def f(x): return x",
         "assert f(['int', '0x1']) == ['int', '0x1']",
     ),
+    "what an error was raised with": (
+        "def f(*given):\n    raise ValueError(*given)\ndef g(x): return {}[x]",
+        "def raised(call, *given):\n"
+        "    try: call(*given)\n"
+        "    except Exception as error: return type(error), error.args, str(error)\n"
+        "assert raised(g, 'a') == (KeyError, ('a',), \"'a'\")\n"
+        "assert raised(g, 5) == (KeyError, (5,), '5')\n"
+        "assert raised(f, 'no', 3) == (ValueError, ('no', 3), \"('no', 3)\")\n"
+        "assert raised(f) == (ValueError, (), '')\n"
+        "assert raised(f, 10 ** 5000)[0] is ValueError\n",
+    ),
 }
 
 
@@ -261,11 +272,11 @@ def test_the_outcome_says_what_happened(program, checks, outcome, detail, examin
         ("", Outcome.UNDEFINED),
     ],
 )
-@pytest.mark.parametrize("counts", [False, True])
-def test_no_builtin_takes_the_place_of_what_is_asked_for(program, outcome, counts, pool):
+@pytest.mark.parametrize("how", [{}, {"counts": True}, {"are_live": True}, {"beside": True}])
+def test_no_builtin_takes_the_place_of_what_is_asked_for(program, outcome, how, pool):
     """Or a program without any function would pass."""
     checks = "def check(candidate):\n    assert candidate([1, 2]) == 3\ncheck(sum)"
-    (found,) = pool.examine_all([(program, Checks(checks, ("sum",), counts=counts))])
+    (found,) = pool.examine_all([(program, Checks(checks, ("sum",), **how))])
     assert found.outcome is outcome, found
 
 
