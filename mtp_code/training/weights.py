@@ -1,18 +1,29 @@
 """What each offset's loss counts for, as a pure function of the step."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Discriminator, Field, NonNegativeFloat, Tag, model_validator
 
 from mtp_code.config import Strict
 
-Weights = tuple[NonNegativeFloat, ...]
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "number"
+
+
+Weights = Annotated[
+    Annotated[tuple[NonNegativeFloat, ...], Tag("list")]
+    | Annotated[NonNegativeFloat, Tag("number")],
+    Discriminator(_kind),
+]
+"""One for each offset, or a number for each but the first, which counts 1."""
 
 
 class WeightsConfig(Strict):
-    initial: Weights | None = None
-    """A weight for each offset; None is 1 for each."""
+    """A small weight for all later offsets is DeepSeek-V3's way (arXiv 2412.19437, section 2.2)."""
+
+    initial: Weights = 1.0
     final: Weights | None = None
     """What they become; None is what they are."""
     anneal: Literal["linear", "cosine", "step"] = "linear"
@@ -34,7 +45,7 @@ class WeightsConfig(Strict):
     @model_validator(mode="after")
     def _trains_the_next_token(self) -> Self:
         for name, weights in (("initial", self.initial), ("final", self.final)):
-            if weights is not None and not (weights and weights[0] > 0):
+            if isinstance(weights, tuple) and not (weights and weights[0] > 0):
                 raise ValueError(
                     f"{name}: offset 1 needs a weight above 0, it is what decoding answers with"
                 )
@@ -42,8 +53,8 @@ class WeightsConfig(Strict):
 
     def lengths(self) -> dict[str, int]:
         """How many offsets each list is for."""
-        lists = {"initial": self.initial, "final": self.final}
-        return {name: len(weights) for name, weights in lists.items() if weights is not None}
+        given = {"initial": self.initial, "final": self.final}
+        return {name: len(value) for name, value in given.items() if isinstance(value, tuple)}
 
 
 class CurriculumConfig(Strict):
@@ -67,8 +78,8 @@ def weights_at(
     curriculum: CurriculumConfig | None,
 ) -> tuple[float, ...]:
     """The weight of each offset in a step (from 0); 0 for those that the curriculum leaves out."""
-    initial = weights.initial or (1.0,) * num_offsets
-    final = weights.final or initial
+    initial = _by_offset(weights.initial, num_offsets)
+    final = initial if weights.final is None else _by_offset(weights.final, num_offsets)
     way = _way(step, num_steps, weights)
     num_active = num_offsets
     if curriculum is not None:
@@ -77,6 +88,10 @@ def weights_at(
         before + (after - before) * way if offset <= num_active else 0.0
         for offset, (before, after) in enumerate(zip(initial, final, strict=True), 1)
     )
+
+
+def _by_offset(weights: Weights, num_offsets: int) -> tuple[float, ...]:
+    return weights if isinstance(weights, tuple) else (1.0,) + (weights,) * (num_offsets - 1)
 
 
 def num_active_heads(

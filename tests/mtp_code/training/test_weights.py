@@ -20,6 +20,11 @@ def test_every_offset_counts_alike_unless_told_otherwise():
     assert weights(0) == weights(57) == weights(99) == [1, 1, 1]
 
 
+def test_a_number_is_the_weight_of_each_offset_but_the_first():
+    assert weights(0, initial=0.1) == weights(99, initial=0.1) == [1, 0.1, 0.1]
+    assert weights(99, initial=[2, 1, 0.5], final=0) == pytest.approx([1, 0, 0])
+
+
 def test_constant_weights_stay():
     assert weights(0, initial=[1, 0.5, 0.25]) == weights(99, initial=[1, 0.5, 0.25])
 
@@ -73,6 +78,7 @@ def test_a_curriculum_leaves_offsets_out_of_the_weights():
         ({"initial": [0, 1]}, "initial: offset 1 needs a weight above 0"),
         ({"final": []}, "final: offset 1 needs a weight above 0"),
         ({"initial": [1, -1]}, "greater than or equal to 0"),
+        ({"initial": -0.1}, "greater than or equal to 0"),
         ({"anneal": "slowly"}, "linear"),
         ({"share": 0}, "greater than 0"),
         ({"anneal": "cosine"}, "give final as well"),
