@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 from evals.oracles.expected import Answered, Reference, in_pool
 from evals.records import StdinCase, VerdictName
 from evals.stdin_cases import is_right_output
+from evals.text import one_line
 from sandbox import (
     Checks,
     Ending,
@@ -52,6 +53,7 @@ _TRANSIENT: Final = (Ending.TIMED_OUT_WALL.value, Ending.CRASHED.value)
 _MOST_PUT_OFF: Final = 32
 _SYNTAX_ERRORS: Final = ("SyntaxError", "IndentationError", "TabError")
 _SHOWN_CHARS: Final = 60
+_SAID_CHARS: Final = 300
 
 
 class Job(NamedTuple):
@@ -383,7 +385,7 @@ def _fault(case: StdinCase, execution: Execution) -> tuple[VerdictName, str] | N
         said = told.rpartition("\n")[2]
         # Of code that was never run there is no traceback, but a place.
         is_syntax = said.startswith(_SYNTAX_ERRORS) and told.lstrip().startswith('File "')
-        return "syntax error" if is_syntax else "exception", said
+        return "syntax error" if is_syntax else "exception", one_line(said, _SAID_CHARS)
     assert execution.stdout is not None  # it was to be kept
     if not is_right_output(case.stdout, execution.stdout):
         found = execution.stdout.decode("utf-8", "replace")
