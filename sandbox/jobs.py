@@ -283,6 +283,8 @@ class ExamineJob(Job[Examination]):
         self.source = source
         self.checks = checks
         self._known: KnownChecks | None = None
+        self._phase = _Phase.LOOK
+        self._heard: Heard | None = None
         self._examined: Examination | None = None  # and its assertions are being counted
 
     def begin(self, place: Place) -> None:
@@ -294,7 +296,7 @@ class ExamineJob(Job[Examination]):
         self._num_asserts = 0  # in the checks' text, of which one may hold
         self._may_hold = self._is_counting = False
         self._counts: tuple[int, int] | None = None
-        self._heard: Heard | None = None
+        self._heard = None
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
         self._begin_running(place)
