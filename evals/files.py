@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -19,6 +20,20 @@ Progress = Callable[[int, int], None]  # done so far, in all
 
 
 @contextlib.contextmanager
+def _told_of(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """What goes wrong is told of by the name that was asked for.
+
+    A write to a full disk names no file, and whoever writes aside knows nothing of that.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename == str(aside):
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def write_whole(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes `path`'s place when the block ends well, and leaves it alone otherwise.
 
@@ -32,7 +47,7 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
     _remove_leftovers(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        with _held(aside) as file:
+        with _told_of(path, aside), _held(aside) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +67,8 @@ def require_replaceable(path: Path) -> None:
     Root would put one in the place of /dev/null, for every program on the machine.
 
     Raises:
-        InputError: something is there that is no regular file, or it stands for an open one.
+        InputError: something is there that is no regular file, or it stands for an open one, or
+            nothing may be written there.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; name a file in it")
@@ -61,6 +77,11 @@ def require_replaceable(path: Path) -> None:
             f"{path}: a file would take its place, and it is no regular file; name one, in /tmp if "
             "nobody needs it"
         )
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path}: {folder} is a file; name a place in a folder")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: {folder} cannot be written to; name a place that can")
 
 
 def _stands_for_an_open_file(path: Path) -> bool:
@@ -191,10 +212,11 @@ class Journal:
         return row
 
     def append(self, row: dict[str, Any]) -> None:
-        self._offsets[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
-        self._file.write(json_line(row))
-        # To the kernel, not the disk: a kill loses nothing, and a power cut only rows to redo.
-        self._file.flush()
+        with _told_of(self.path):
+            self._offsets[self._key_of(row)] = self._file.seek(0, os.SEEK_END)
+            self._file.write(json_line(row))
+            # To the kernel, not the disk: a kill loses nothing, and a power cut only rows to redo.
+            self._file.flush()
 
     def remove(self) -> None:
         self.path.unlink()

@@ -12,7 +12,6 @@ neither holds anything but numbers: no pickle.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from torch.optim import Optimizer
 
 from mtp_code.config import Strict
 from mtp_code.errors import CheckpointError
-from mtp_code.files import sync, whole_folder
+from mtp_code.files import as_os_error, sync, whole_folder
 from mtp_code.model.low_rank import merged
 from mtp_code.model.mtp import MTPModel
 from mtp_code.processes import ALONE, World, is_sharded, placed_like
@@ -110,7 +109,7 @@ def _save_whole(
             try:
                 save_file(dict(tensors), folder / name)
             except safetensors.SafetensorError as error:
-                raise _as_os_error(error, path) from None
+                raise as_os_error(error, path) from None
         sums = {name: _sha256(folder / name) for name in (MODEL_FILE, OPTIMIZER_FILE)}
         _write_state(folder, state, sums)
 
@@ -360,14 +359,6 @@ def _check_shapes(
                 f"{where}: {name} is {tuple(shapes[name])}, the model's is "
                 f"{tuple(weight.shape)}; load it with the recipe it was trained with"
             )
-
-
-def _as_os_error(error: Exception, path: Path) -> Exception:
-    """What the system said, which safetensors tells in words."""
-    found = re.search(r"os error (\d+)", str(error))
-    if found is None:
-        return error
-    return OSError(int(found[1]), os.strerror(int(found[1])), str(path))
 
 
 def _sha256(path: Path) -> str:

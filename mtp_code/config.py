@@ -1,7 +1,9 @@
 """Strict typed configuration, read from TOML with one `base` and `--set section.key=value`."""
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -20,16 +22,33 @@ class Strict(BaseModel):
 StrictT = TypeVar("StrictT", bound=Strict)
 
 
-def validate(kind: type[StrictT], values: Mapping[str, Any], where: str) -> StrictT:
-    """The values as `kind`; `where` opens the one-line message when they do not fit."""
+@dataclass(frozen=True)
+class Layer:
+    """Values that lie over those of other layers, and where they were said."""
+
+    where: str
+    values: Mapping[str, Any]
+    is_option: bool = False
+
+
+def validate(
+    kind: type[StrictT], values: Mapping[str, Any], where: str, layers: Iterable[Layer] = ()
+) -> StrictT:
+    """The values as `kind`.
+
+    Where they do not fit, the one-line message opens with the layer that said the wrong value, or
+    with `where` and the options that had a hand in it.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_explain(kind, error.errors()[0])}") from None
+        first = error.errors()[0]
+        said = _said_in(list(layers), first["loc"], where)
+        raise RecipeError(f"{said}: {_explain(kind, first, values)}") from None
 
 
-def read_with_base(path: Path, find: Callable[[str], Path] = Path) -> dict[str, Any]:
-    """The file's values over those of the file that its `base` names.
+def read_with_base(path: Path, find: Callable[[str], Path] = Path) -> list[Layer]:
+    """The file's values, behind those of the file that its `base` names.
 
     Args:
         find: says where a `base` is that is not beside the file.
@@ -38,7 +57,7 @@ def read_with_base(path: Path, find: Callable[[str], Path] = Path) -> dict[str, 
         RecipeError: a file is missing or no TOML, or the bases form a circle.
     """
     seen: list[Path] = []
-    layers: list[dict[str, Any]] = []
+    layers: list[Layer] = []
     next_path: Path | None = path
     while next_path is not None:
         if next_path.resolve() in seen:
@@ -46,33 +65,35 @@ def read_with_base(path: Path, find: Callable[[str], Path] = Path) -> dict[str, 
         seen.append(next_path.resolve())
         values = _read_toml(next_path)
         base = values.pop("base", None)
-        layers.append(values)
+        layers.append(Layer(str(next_path), values))
         if base is None:
             break
         if not isinstance(base, str):
             raise RecipeError(f'{next_path}: base: {base!r} is no file name; write base = "…"')
         beside = next_path.parent / base
         next_path = beside if beside.exists() else find(base)
-    merged: dict[str, Any] = {}
-    for layer in reversed(layers):
-        merged = merge(merged, layer)
-    return merged
+    return layers[::-1]
+
+
+def merged(layers: Iterable[Layer]) -> dict[str, Any]:
+    """All layers as one table; where several say a value, the last one counts."""
+    return reduce(merge, (layer.values for layer in layers), {})
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Both tables as one; where both have a value that is no table, `over` wins."""
-    merged = dict(under)
+    both = dict(under)
     for key, value in over.items():
-        below = merged.get(key)
+        below = both.get(key)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            merged[key] = merge(below, value)
+            both[key] = merge(below, value)
         else:
-            merged[key] = value
-    return merged
+            both[key] = value
+    return both
 
 
-def parse_override(override: str) -> dict[str, Any]:
-    """`"optim.lr=1e-3"` as `{"optim": {"lr": 0.001}}`."""
+def parse_override(override: str) -> Layer:
+    """`"optim.lr=1e-3"` as a layer of `{"optim": {"lr": 0.001}}`."""
     key, separator, text = override.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
@@ -83,7 +104,7 @@ def parse_override(override: str) -> dict[str, Any]:
         value = text.strip()
     for part in reversed(parts):
         value = {part: value}
-    return dict(value)
+    return Layer(f"--set {override}", value, is_option=True)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -97,9 +118,34 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: not TOML: {error}") from None
 
 
-def _explain(kind: type[BaseModel], error: ErrorDetails) -> str:
+def _said_in(layers: Sequence[Layer], location: Sequence[str | int], otherwise: str) -> str:
+    """Which layer said the value at a location; of a table, what is in it may come from many."""
+    found = [(layer, _at(layer.values, location)) for layer in layers]
+    holding = [(layer, value) for layer, value in found if value is not None]
+    if not holding:
+        return otherwise
+    last, value = holding[-1]
+    if not isinstance(value, Mapping):
+        return last.where
+    options = [layer.where for layer, _ in holding if layer.is_option]
+    return " ".join([otherwise, *(["with", *options] if options else [])])
+
+
+def _at(values: Any, location: Sequence[str | int]) -> Any:
+    """What stands at a location, None if nothing does. Tags of unions are passed over."""
+    for place, part in enumerate(location, start=1):
+        if not isinstance(values, Mapping):
+            return values  # a list's items are its own layer's
+        if part in values:
+            values = values[part]
+        elif place == len(location):
+            return None
+    return values
+
+
+def _explain(kind: type[BaseModel], error: ErrorDetails, values: Mapping[str, Any]) -> str:
     location = error["loc"]
-    key = ".".join(str(part) for part in location)
+    key = ".".join(_keys(values, location))
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}{did_you_mean(str(location[-1]), _section(kind, location[:-1]))}"
     if error["type"] == "missing":
@@ -111,6 +157,18 @@ def _explain(kind: type[BaseModel], error: ErrorDetails) -> str:
     given = error["input"]
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
     return f"{key}: {message}{shown}"
+
+
+def _keys(values: Any, location: Sequence[str | int]) -> Iterator[str]:
+    """A location as whoever wrote the values would say it: without the tags of unions."""
+    for place, part in enumerate(location, start=1):
+        if isinstance(values, Mapping):
+            if part in values or place == len(location):
+                yield str(part)
+            values = values.get(part, values)
+        elif isinstance(part, int):
+            yield str(part)
+            values = values[part] if part < len(values) else None
 
 
 def _section(kind: type[BaseModel], location: Sequence[str | int]) -> set[str]:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,28 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _MOVED = ".old.aside"
 """How the name of a folder ends that another is about to replace."""
+
+
+@contextlib.contextmanager
+def _told_of(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """What goes wrong is told of by the name that was asked for.
+
+    A write to a full disk names no file, and whoever writes aside knows nothing of that.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or error.filename == str(aside):
+            error.filename = str(path)
+        raise
+
+
+def as_os_error(error: Exception, path: Path) -> Exception:
+    """What the system said, which safetensors tells in words."""
+    found = re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return error
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path))
 
 
 @contextlib.contextmanager
@@ -40,11 +63,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     shutil.rmtree(aside, ignore_errors=True)  # a killed process of the same number left it
     try:
-        aside.mkdir()
-        yield aside
-        for file in aside.rglob("*"):
-            sync(file)
-        sync(aside)
+        with _told_of(path, aside):
+            aside.mkdir()
+            yield aside
+            for file in aside.rglob("*"):
+                sync(file)
+            sync(aside)
         if path.exists():
             _change_places(path, aside)
         else:
@@ -133,7 +157,8 @@ def require_replaceable(path: Path) -> None:
     Root would put one in the place of /dev/null, for every program on the machine.
 
     Raises:
-        InputError: something is there that is no regular file, or it stands for an open one.
+        InputError: something is there that is no regular file, or it stands for an open one, or
+            nothing may be written there.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; name a file in it")
@@ -142,6 +167,11 @@ def require_replaceable(path: Path) -> None:
             f"{path}: a file would take its place, and it is no regular file; name one, in /tmp if "
             "nobody needs it"
         )
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir():
+        raise InputError(f"{path}: {folder} is a file; name a place in a folder")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: {folder} cannot be written to; name a place that can")
 
 
 def _stands_for_an_open_file(path: Path) -> bool:
@@ -160,9 +190,10 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     require_replaceable(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
-        with aside.open("wb") as file:
+        with _told_of(path, aside), aside.open("wb") as file:
             yield file
-        sync(aside)
+            file.flush()
+            os.fsync(file.fileno())
         aside.replace(path)
         sync(path.parent)
     finally:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from mtp_code.config import Strict, merge, parse_override, read_with_base, validate
+from mtp_code.config import Strict, merged, parse_override, read_with_base, validate
 from mtp_code.data.config import DataConfig
 from mtp_code.errors import RecipeError, did_you_mean
 from mtp_code.model.config import ModelConfig
@@ -71,11 +71,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such recipe, or a key or value in it is wrong.
     """
     path = find_recipe(name_or_path)
-    values = read_with_base(path, find_recipe)
-    for override in overrides:
-        values = merge(values, parse_override(override))
-    values.setdefault("name", path.stem)
-    return validate(Recipe, values, where=str(path))
+    layers = [*read_with_base(path, find_recipe), *map(parse_override, overrides)]
+    values = {"name": path.stem, **merged(layers)}
+    return validate(Recipe, values, str(path), layers)
 
 
 def find_recipe(name_or_path: str) -> Path:

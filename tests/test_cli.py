@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,40 @@ def test_without_arguments_it_says_what_it_can_do(tmp_path):
     assert done.returncode == 0
     for command in ("train", "sample", "judge", "score", "gate", "report", "peek", "bench"):
         assert command in done.stdout
+
+
+def test_every_command_is_listed_with_a_whole_sentence():
+    for lead in ([], ["bench"], ["gate"]):
+        done = CliRunner().invoke(make_app(*lead), [*lead, "--help"], terminal_width=80)
+        listed = done.output.partition("Commands:")[2].splitlines()[1:]
+        assert len(listed) > 1
+        assert [line for line in listed if not line.endswith((".", "?"))] == []
+
+
+def test_the_version_is_said(tmp_path):
+    done = mtp_code("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"mtp-code {version('mtp-code')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "no such command 'trian'; did you mean 'train'?"),
+        (["bench", "decod"], "bench: no such command 'decod'; did you mean 'decode'?"),
+        (["train"], "train: missing argument 'RECIPE'; see mtp-code train --help"),
+        (["gate", "self-tst"], "gate: no such command 'self-tst'; did you mean 'self-test'?"),
+        (["gate", "a.json"], "gate check: missing option '--baseline'; see mtp-code gate check"),
+        (["train", "tiny", "--tokns", "x"], "train: no option --tokns; did you mean --tokens?"),
+        (["judge", "s.jsonl", "--benchmark"], "option '--benchmark' requires an argument"),
+        (["memory", "tiny", "--gpus", "0"], "memory: invalid value for '--gpus': "),
+        (["memory", "tiny", "--on", "cpuu"], "'cpuu' is not one of 'cpu', 'gpu'; see mtp-code"),
+        (["memory", "tiny", "more"], "memory: got unexpected extra argument"),
+    ],
+)
+def test_a_wrong_call_is_one_line_too(tmp_path, arguments, expected):
+    done = mtp_code(*arguments, cwd=tmp_path)
+    assert expected in complaint(done, 2)
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_unknown_recipe_key_is_named_with_the_nearest_before_torch_is_imported(tmp_path):
@@ -270,7 +305,8 @@ def test_a_full_disk_is_one_line_and_earlier_verdicts_stay(tmp_path):
         "--unsafe-no-sandbox", cwd=tmp_path,
         wrap=("unshare", "-Urm", "bash", "-c", script, "-"),
     )  # fmt: skip
-    assert "full" in complaint(done, 3)
+    assert complaint(done, 3).startswith("mtp-code: disk/v.jsonl")
+    assert "full; what was finished is kept" in complaint(done, 3)
     assert done.stdout.endswith("earlier\n")
 
 
@@ -321,15 +357,15 @@ def test_memory_says_what_a_recipe_needs_and_where_it_fits(tmp_path):
     assert "84.5 M = trunk 7.08 M, heads 28.3 M" in lines["parameters"]
     assert "parameters 323 MiB" in lines["peak of memory"]
     assert "  bf16, one process, 16 micro-batches a step of 16 × 2048 tokens" in done.stdout
-    assert "NVIDIA H200" in lines["fits"]
+    assert "141 GB: NVIDIA H200" in lines["fits, a tenth left free"]
     asked = ("memory", "smoke", "--on", "cpu", "--set", "training.rows=8", *few)
     other = ("--set", "model.ffn_width=200_000_000", "--set", "training.objective.loss=torch")
     huge = mtp_code(*asked, *other, cwd=tmp_path).stdout
     assert "predicted with loss = chunked: torch holds more" in huge
-    assert "  fp32, one process, 1 micro-batches a step of 8 × " in huge
-    assert "fits | none of the GPUs that we know" in huge
+    assert "  fp32, one process, one micro-batch a step of 8 × " in huge
+    assert "fits, a tenth left free | none of the GPUs that we know" in huge
     of_four = mtp_code(*asked, "--gpus", "4", cwd=tmp_path).stdout
-    assert "  fp32, each of 4 processes (fsdp), 1 micro-batches a step of 2 × 256 tokens" in of_four
+    assert "  fp32, each of 4 processes (fsdp), one micro-batch a step of 2 × 256 tokens" in of_four
     assert "no multiple of the 3 processes" in complaint(
         mtp_code(*asked, "--gpus", "3", cwd=tmp_path), 2
     )

@@ -18,7 +18,7 @@ __all__ = ["BENCHMARKS", "ORIGINALS", "Benchmark", "load_benchmark"]
 
 
 def _load_micro(size: Literal["micro", "micro-hard"]) -> Benchmark:
-    from evals.benchmarks import micro  # here, since it writes its tasks anew
+    from evals.benchmarks import micro  # its grammar is for those who ask for it
 
     rows = micro.generate("test", size)
     # Its functions take microseconds: more than two seconds is a loop without end.

@@ -11,14 +11,15 @@ import os
 import sys
 import time
 import traceback
-from typing import Final
+from importlib.metadata import version
+from typing import Annotated, Any, Final
 
 import typer
 
 import evals.errors
 import mtp_code.errors
 from mtp_code.cli.show import in_a_line, log_to_stderr
-from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, MACHINE_LACKS
+from mtp_code.cli.status import BAD_INPUT, BUG, GO_ON_LATER, INTERRUPTED, MACHINE_LACKS
 from sandbox import SandboxUnavailable
 
 _TOPICS: Final = {
@@ -33,6 +34,9 @@ _TOPICS: Final = {
 }
 """Modules of this package, and the commands that each has."""
 
+_UsageError: Final[Any] = typer.BadParameter.__base__
+"""What typer raises for a wrong call, of which it names the heirs alone."""
+
 
 def make_app(asked: str | None = None) -> typer.Typer:
     """All commands; or those of one module, where what is asked for is among them."""
@@ -43,6 +47,18 @@ def make_app(asked: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Multi-token prediction for code: train, sample, judge in a sandbox, decode faster.",
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool,
+            typer.Option(
+                "--version", is_eager=True, callback=_show_version, help="Show it and exit."
+            ),
+        ] = False,
+    ) -> None:
+        pass
+
     wanted = [name for name, commands in _TOPICS.items() if asked in commands]
     for name in wanted or _TOPICS:
         app.add_typer(importlib.import_module(f"{__name__}.{name}").commands)
@@ -51,13 +67,18 @@ def make_app(asked: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Exit status: 0 done, 2 bad input, 3 the machine lacks something, 70 our bug, 75 training
-    ended as it was asked to, to be gone on with by the same command (`EX_TEMPFAIL`).
+    ended as it was asked to, to be gone on with by the same command (`EX_TEMPFAIL`), 130 Ctrl-C.
 
     The gate has more: see `gate check`.
     """
     log_to_stderr()
     try:
-        make_app(*sys.argv[1:2])()
+        # The status of a command that says one, 130 of one that Ctrl-C ended.
+        sys.exit(make_app(*sys.argv[1:2])(standalone_mode=False, prog_name="mtp-code"))
+    except _UsageError as error:
+        _fail_usage(error)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
     except (evals.errors.InputError, mtp_code.errors.InputError) as error:
         _fail(str(error), BAD_INPUT)
     except (
@@ -84,6 +105,31 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except Exception:  # noqa: BLE001 - told whole
         _tell_bug()
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mtp-code {version('mtp-code')}")
+        raise typer.Exit
+
+
+def _fail_usage(error: Any) -> None:
+    """A wrong call in one line, as any other bad input."""
+    message = error.format_message()
+    if message.startswith("Usage:"):  # no arguments: the help itself
+        typer.echo(message, err=True)
+        sys.exit(BAD_INPUT)
+    command = error.ctx.command_path if error.ctx else "mtp-code"
+    if hasattr(error, "possibilities") and hasattr(error, "option_name"):
+        known = [given for each in error.ctx.command.params for given in each.opts]
+        asked = error.option_name
+        what = f"no option {asked}{mtp_code.errors.did_you_mean(asked, known)}"
+    else:
+        what = message.replace(" Value error,", "").replace(": Input", ": input").rstrip(".")
+        what = what[:1].lower() + what[1:].replace(". Did you", "; did you")
+        what += "" if what.endswith("?") else f"; see {command} --help"
+    where = command.removeprefix("mtp-code").strip()
+    _fail(f"{where}: {what}" if where else what, BAD_INPUT)
 
 
 def _fail(message: str, status: int) -> None:

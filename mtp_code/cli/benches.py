@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import evals.errors
 from mtp_code.cli import decode_benches
@@ -23,7 +24,7 @@ from mtp_code.cli.options import (
     to_write,
 )
 from mtp_code.cli.samplers import figures_folder
-from mtp_code.cli.show import progress_bar, short_size
+from mtp_code.cli.show import progress_bar, short_size, table_console
 from mtp_code.cli.trained_bench import trained_lines
 from mtp_code.errors import InputError
 
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
     from evals.coverage import Condition
     from mtp_code.decoding.engine import NumDrafts
 
-bench = typer.Typer(no_args_is_help=True, help="Measure, side by side in one run.")
+
+class ByName(TyperGroup):
+    """Commands listed by name, whichever module they are in."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx))
+
+
+bench = typer.Typer(cls=ByName, no_args_is_help=True, help="Measure, side by side in one run.")
 bench.add_typer(decode_benches.commands)
 commands = typer.Typer()
 commands.add_typer(bench, name="bench")
@@ -54,7 +63,7 @@ def bench_exactness(
     dtype: Dtype = "auto",
     out: Annotated[Path | None, to_write(what="[default: RUN/exactness.json]")] = None,
 ) -> None:
-    """Answers held to plain decoding's token by token, and samples to the law they follow.
+    """Answers held to plain decoding's, samples to their law.
 
     Below fp32, an answer may part from plain decoding's at a near-tie; where all forwards have one
     shape, none may. The law is held in fp32.
@@ -126,14 +135,17 @@ def bench_exactness(
 
 @bench.command("vllm")
 def bench_vllm(
-    exported: Annotated[Path, typer.Argument(help="What mtp-code export wrote.")],
+    exported: Annotated[Path, typer.Argument(metavar="EXPORT", help="What mtp-code export wrote.")],
     benchmark: BenchmarkName = "micro",
     max_new_tokens: Annotated[int, typer.Option(min=2)] = 64,
     batches: Annotated[str, typer.Option(help="Sizes with commas.")] = "1,4,16",
     rounds: Annotated[int, typer.Option(min=1, help="Both engines answer once in each.")] = 9,
     out: Annotated[Path | None, to_write()] = None,
 ) -> None:
-    """vLLM drafting with exported heads beside vLLM without, greedily, in fp32."""
+    """vLLM drafting with our heads against vLLM without.
+
+    Greedily, in fp32.
+    """
     from evals.sampling import Request, sample_seed
     from mtp_code.files import write_json
     from mtp_code.interop.vllm import require_vllm
@@ -184,9 +196,10 @@ def bench_train(
         Path | None, to_write(what="JSON file to write, again with each figure.")
     ] = None,
 ) -> None:
-    """Steps by heads, vocabulary, loss and precision, and a model trained, sampled and judged.
+    """Training steps by heads, vocabulary and precision.
 
-    Exit status 1: a part that was asked for is missing.
+    By loss too; and a model trained, sampled and judged. Exit status 1: a part that was asked for
+    is missing.
     """
     import tempfile
 
@@ -253,10 +266,10 @@ def bench_serve(
     dtype: Dtype = "auto",
     out: Annotated[Path | None, to_write()] = None,
 ) -> None:
-    """The server with clients against the engine alone, on the same greedy requests.
+    """The server with clients against the engine alone.
 
-    Random weights hardly ever end an answer, so that all are of --max-new-tokens, and agree with no
-    draft.
+    On the same greedy requests. Random weights hardly ever end an answer, so that all are of
+    --max-new-tokens, and agree with no draft.
     """
     from mtp_code.serving.extra import require_client, require_extra
 
@@ -332,12 +345,10 @@ def bench_sandbox(
     ] = None,
     out: Annotated[Path | None, to_write()] = None,
 ) -> None:
-    """The sandbox beside other harnesses and beside itself; exit status 1 is a broken promise.
+    """The sandbox beside other harnesses, and beside itself.
 
-    Speed that is missed breaks none: that may be the machine's.
+    Exit status 1 is a broken promise. Speed that is missed breaks none: that may be the machine's.
     """
-    from rich.console import Console
-
     from evals.sandbox_bench import run, tables
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
@@ -356,7 +367,7 @@ def bench_sandbox(
             record |= run.compare(rounds, names, evalplus_python, on_progress)
     if out is not None:
         write_json(out, record)
-    console = Console()
+    console = table_console()
     for table in tables.tables(record):
         console.print(table)
     if (fairness or soak) and any(target["is_met"] is False for target in record["targets"]):
@@ -369,7 +380,10 @@ def bench_data(
     vocab_size: Annotated[int, typer.Option(min=257, help="Of the BPE.")] = 32_000,
     out: Annotated[Path | None, to_write()] = None,
 ) -> None:
-    """How fast the standard library is prepared, and what decontamination finds."""
+    """How fast data is prepared, what decontamination finds.
+
+    The data is the standard library.
+    """
     from mtp_code.data import bench as data_bench
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
@@ -411,13 +425,11 @@ def bench_judge(
     ] = None,
     out: Annotated[Path | None, to_write()] = None,
 ) -> None:
-    """The judge beside reference harnesses; exit status 1 is a broken promise.
+    """The judge beside reference harnesses.
 
-    Without an option that says which, all three parts are measured. Speed that is missed breaks
-    no promise: that may be the machine's.
+    Exit status 1 is a broken promise. Without an option that says which, all three parts are
+    measured. Speed that is missed breaks no promise: that may be the machine's.
     """
-    from rich.console import Console
-
     from evals.judge_bench import run, tables
     from mtp_code.files import write_json
     from mtp_code.machine import describe_versions
@@ -439,7 +451,7 @@ def bench_judge(
     record = provenance() | {"versions": describe_versions()} | measured
     if out is not None:
         write_json(out, record)
-    console = Console()
+    console = table_console()
     for table in tables.tables(record):
         console.print(table)
     if run.breaks_a_promise(record):
@@ -450,7 +462,10 @@ def bench_judge(
 def bench_intervals(
     simulations: Annotated[int, typer.Option(min=100, help="For each condition.")] = 2000,
 ) -> None:
-    """The estimator against exact arithmetic, and how often the intervals hold the truth."""
+    """Do the statistics hold?
+
+    The estimator against exact arithmetic, and how often the intervals hold the truth.
+    """
     from evals import coverage
 
     error, num_cases = coverage.worst_error()
@@ -480,8 +495,9 @@ def _exactness_lines(rows: list[dict[str, Any]], laws: list[dict[str, Any]]) -> 
             line += " | {stops_inside_drafts} ended inside a draft".format_map(row)
         lines.append(f"{name:<26}{line}")
     for row in laws:
-        name = row["fault"] or "law at temperature {temperature}".format_map(row)
-        lines.append(f"{name:<26} p = {row['p_value']:.3g} | {row['draws']} draws")
+        setting = "law at {temperature}, top-p {top_p}, drafts {drafts}".format_map(row)
+        name = row["fault"] or setting + (f", top-k {row['top_k']}" if row["top_k"] else "")
+        lines.append(f"{name:<48} p = {row['p_value']:<8.3g} | {row['draws']:,} draws")
     return lines
 
 

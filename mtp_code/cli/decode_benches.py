@@ -46,7 +46,10 @@ def bench_decode(
     ] = False,
     out: Annotated[Path | None, to_write(what="[default: RUN/decode-PROMPTS.json]")] = None,
 ) -> None:
-    """Speculative against plain greedy decoding: a JSON file, a plot beside it, and in words."""
+    """Speculative against plain greedy decoding.
+
+    A JSON file, a plot beside it, and in words.
+    """
     import torch
 
     from mtp_code.decoding.bandwidth import copy_bandwidth
@@ -141,7 +144,10 @@ def bench_decode_shapes(
         Path | None, to_write(what="JSON file to write, again with each shape and batch.")
     ] = None,
 ) -> None:
-    """Decoding of shapes that nobody has trained: random weights, drafts that stand as told."""
+    """Decoding of shapes that nobody has trained.
+
+    Random weights, drafts that stand as told.
+    """
     import torch
 
     from mtp_code.decoding.synthetic import measure

@@ -38,7 +38,10 @@ def evaluate(
     unsafe_no_sandbox: NoSandbox = False,
     **drawing: Any,
 ) -> None:
-    """Sample, judge and score a model on a benchmark; of a run, its own solutions' bits as well."""
+    """Sample, judge and score a model on a benchmark.
+
+    Of a run, the bits that it needs for the benchmark's own solutions as well.
+    """
     # Before an hour of sampling, not after it.
     if k and max(k) > drawing["num_samples"]:
         raise evals.errors.InputError(
@@ -68,10 +71,15 @@ def evaluate(
 
 @commands.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is the main one.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; the first is the main one.")
+    ],
     out: Annotated[Path, to_write(what="HTML file to write.")] = Path("report/index.html"),
 ) -> None:
-    """Write one self-contained page of training, scores, samples and decoding."""
+    """Write a page of training, scores, samples and decoding.
+
+    One HTML file that needs no other.
+    """
     from evals.benchmarks import BENCHMARKS
     from evals.report import write_report
 

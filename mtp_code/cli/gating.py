@@ -1,5 +1,6 @@
 """Commands that tell a regression from noise."""
 
+import difflib
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,7 +27,9 @@ class CheckByDefault(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
-            args = ["check", *args]
+            is_misspelt = difflib.get_close_matches(args[0], self.commands)
+            if not is_misspelt or Path(args[0]).exists():
+                args = ["check", *args]
         return super().parse_args(ctx, args)
 
 
@@ -48,7 +51,9 @@ Tolerance = Annotated[
 
 @commands.command()
 def baseline(
-    scores: Annotated[Path, typer.Argument(help="Scores that later ones are held to.")],
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="Scores that later ones are held to.")
+    ],
     out: Annotated[Path, to_write(what="Baseline file, to be kept in git.")],
     with_samples: Annotated[
         bool, typer.Option(help="Keep a sample of each task, to show what changed.")
@@ -65,7 +70,9 @@ def baseline(
 
 @gate.command("check")
 def gate_check(
-    scores: Annotated[Path, typer.Argument(help="Scores to hold to the baseline.")],
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="Scores to hold to the baseline.")
+    ],
     baseline: Baseline,
     tolerance: Tolerance = 0.02,
     metric: Annotated[
@@ -144,16 +151,21 @@ def gate_self_test(
     metric: Annotated[str, typer.Option(help="pass@K, 'base pass@K' or parsed.")] = "pass@1",
     drop: Annotated[
         list[float] | None,
-        typer.Option(min=0, max=1, help="A drop to try. Repeatable. [default: 1, 2, 5, 10 points]"),
+        typer.Option(
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="A drop to try. Repeatable. [default: 1, 2, 5, 10 points]",
+        ),
     ] = None,
     repeats: Annotated[int, typer.Option(min=100)] = 1000,
     seed: int = 0,
     json: JsonOut = None,
 ) -> None:
-    """Try the gate on a baseline against itself: false alarms, and drops of known size.
+    """Try the gate on a baseline against itself.
 
-    Exit status: 0 where false alarms stay within 5 % and 80 % of the drops called detectable are
-    found, 1 where not.
+    False alarms, and drops of known size. Exit status: 0 where false alarms stay within 5 % and 80
+    % of the drops called detectable are found, 1 where not.
     """
     from evals.metrics import metric_named
     from evals.records import Baseline, read_record, write_record

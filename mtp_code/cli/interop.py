@@ -25,7 +25,10 @@ def export(
         bool, typer.Option("--main-only", help="Without the heads beyond the first.")
     ] = False,
 ) -> None:
-    """Write a run as transformers and vLLM load it: main/, and heads/ to draft for it."""
+    """Write a run as transformers and vLLM load it.
+
+    main/ is the model that predicts the next token, heads/ drafts for it.
+    """
     from mtp_code.interop.export import export as export_run
     from mtp_code.run_folder import read_run
 
@@ -42,8 +45,9 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="A folder in transformers' format, or OWNER/MODEL or OWNER/MODEL/FOLDER on the "
-            "hub."
+            "hub.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write; must be new.")],
@@ -62,7 +66,10 @@ def import_(
         str | None, typer.Option(help="Branch, tag or commit on the hub. [default: its main]")
     ] = None,
 ) -> None:
-    """Take in a model of others as a run folder; no code that comes with it is ever run."""
+    """Take in a model of others as a run folder.
+
+    No code that comes with it is ever run.
+    """
     from mtp_code.interop.hugging_face import import_model
 
     found = import_model(source, out, allow_pickle, end_of_text or (), revision)
@@ -100,7 +107,10 @@ def add_heads(
     tokens: TokensDir = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train further heads onto a run, or an imported model; they begin as its head 1."""
+    """Train further heads onto a run, or an imported model.
+
+    They begin as its head 1.
+    """
     from mtp_code.data.shards import open_shards
     from mtp_code.interop.add_heads import heads_recipe
     from mtp_code.training.loop import train as train_recipe

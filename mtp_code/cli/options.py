@@ -47,10 +47,10 @@ Overrides = Annotated[
 ]
 
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe's name or TOML file.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file.")]
 
 
-RunDir = Annotated[Path, typer.Argument(help="A run folder.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
 ModelDir = Annotated[
@@ -90,7 +90,9 @@ InTier = Annotated[
 ]
 
 
-KOption = Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. [default: 1]")]
+KOption = Annotated[
+    list[int] | None, typer.Option(metavar="K", min=1, help="Repeatable. [default: 1]")
+]
 
 
 NumThreads = Annotated[int, typer.Option(min=1, help="CPU threads.")]

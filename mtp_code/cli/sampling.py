@@ -36,20 +36,19 @@ from mtp_code.cli.samplers import (
     load_once,
     talked_to,
 )
-from mtp_code.cli.show import progress_bar
+from mtp_code.cli.show import progress_bar, table_console
 
 commands = typer.Typer()
 
 
 @commands.command()
 def peek(
-    text: Annotated[str, typer.Argument(help='Code, such as "def fib(n):".')],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help='Code, such as "def fib(n):".')],
     run: Annotated[Path, typer.Option(help="A run, or a model's folder.")] = Path("runs/tiny"),
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
     """Show what every head predicts behind each token of a text."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -57,7 +56,11 @@ def peek(
 
     trained = load_once(run, device, dtype)
     positions = look(trained.model, trained.tokenizer, text)
-    table = Table(title=f"{run}: green stands in the text, red does not, plain is beyond its end")
+    console = table_console()
+    colours = "green stands in the text, red does not, plain is beyond its end"
+    table = Table(title=f"{run}: {colours}")
+    if not console.is_terminal:
+        table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("after")
     for offset in range(1, trained.model.num_mtp_heads + 1):
         table.add_column(f"offset {offset}")
@@ -68,7 +71,7 @@ def peek(
             for guess in position.guesses
         ]
         table.add_row(Text(repr(position.text)), *cells)
-    Console().print(table)
+    console.print(table)
 
 
 @commands.command()
@@ -98,7 +101,10 @@ def sample(
     max_concurrent: MaxConcurrent = 8,
     requests_per_minute: RequestsPerMinute = None,
 ) -> None:
-    """Draw samples for a benchmark's tasks; goes on where it was stopped."""
+    """Draw samples for a benchmark's tasks.
+
+    Goes on where it was stopped.
+    """
     from evals.prompts import with_format
     from evals.sampling import Settings, draw_samples
     from mtp_code.samplers.base import Drawing
@@ -145,9 +151,10 @@ def reference_bits(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """How many bits a run needs for a benchmark's own solutions, each given its prompt.
+    """How many bits a run needs for a benchmark's solutions.
 
-    Beside verdicts on the run's samples, score finds them by themselves.
+    Its own, each given its prompt. Beside verdicts on the run's samples, score finds them by
+    themselves.
     """
     import torch
 

@@ -31,7 +31,10 @@ def serve(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Serve a run through OpenAI's API, with continuous batching; until SIGTERM or SIGINT."""
+    """Serve a run through OpenAI's API.
+
+    With continuous batching; until SIGTERM or SIGINT.
+    """
     from mtp_code.serving.extra import require_extra
 
     require_extra()

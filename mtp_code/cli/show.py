@@ -13,12 +13,15 @@ import typer
 from evals.text import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
     from evals.records import Estimate
     from mtp_code.data.prepare import Progress as DataProgress
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_COUNTS = 30.0
+WIDEST_TABLE = 1000
 MOST_CHARS = 4000  # of a message: it may name what somebody else chose, of any length
 
 
@@ -43,10 +46,21 @@ def log_to_stderr() -> None:
     noisy = ("httpx", "httpx2", "openai", "datasets", "fsspec", "huggingface_hub", "torch")
     for name in (*noisy, "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
 
 
 def warn(message: str) -> None:
     typer.echo(f"note: {in_a_line(message)}", err=True)
+
+
+def table_console() -> "Console":
+    """Where tables go: as wide as a terminal is, elsewhere as they are."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDEST_TABLE
+    return console
 
 
 @contextmanager
@@ -98,12 +112,23 @@ def stage_bars() -> "Iterator[Callable[[DataProgress], None]]":
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with time left, where stderr is a terminal."""
+    """A bar with time left, or where stderr is no terminal a line now and then."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        shown_s = time.monotonic()  # what takes no longer needs no line
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown_s
+            if time.monotonic() - shown_s >= SECONDS_BETWEEN_COUNTS:
+                shown_s = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,}", highlight=False, soft_wrap=True)
+
+        yield show
+        return
+    with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

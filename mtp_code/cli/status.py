@@ -1,3 +1,3 @@
 """Exit statuses beside 0; the gate has more (`mtp_code.cli.gating`)."""
 
-BAD_INPUT, MACHINE_LACKS, BUG, GO_ON_LATER = 2, 3, 70, 75
+BAD_INPUT, MACHINE_LACKS, BUG, GO_ON_LATER, INTERRUPTED = 2, 3, 70, 75, 130

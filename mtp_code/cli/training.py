@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 
+SPARE = 0.1
+"""Of a GPU's memory, for what is not predicted: CUDA's context, workspaces, gaps."""
+
+
 class Device(StrEnum):
     CPU = "cpu"
     GPU = "gpu"
@@ -35,7 +39,10 @@ def prepare(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Then read all of it again.")] = False,
 ) -> None:
-    """Turn a recipe's corpora into token shards and a data card; goes on where it was stopped."""
+    """Turn a recipe's corpora into token shards.
+
+    A data card is written beside them. Goes on where it was stopped.
+    """
     from mtp_code.data.shards import open_shards
     from mtp_code.recipe import load_recipe
 
@@ -58,7 +65,7 @@ def train(
         typer.Option(metavar="SECTION.KEY", help="May differ from the begun run's recipe."),
     ] = None,
 ) -> None:
-    """Train a recipe, preparing its data first where that was not done.
+    """Train a recipe; its data is prepared first if need be.
 
     Under torchrun, all processes train together: see docs/distributed.md. SIGTERM, SIGINT and
     SIGUSR1 end it behind a step, with a checkpoint and exit status 75: the same command goes on.
@@ -112,9 +119,9 @@ def memory(
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Predict a recipe's peak of memory in each process, part by part, and its arithmetic.
+    """Predict a recipe's peak of memory, and its arithmetic.
 
-    Allocates nothing, sends nothing.
+    In each process, part by part. Allocates nothing, sends nothing.
     """
     from mtp_code.recipe import load_recipe
 
@@ -159,7 +166,12 @@ def _memory_lines(
     import torch
 
     from mtp_code.gpus import GPUS
-    from mtp_code.model.accounting import count_parameters, flops_per_token, flops_ratio
+    from mtp_code.model.accounting import (
+        count_parameters,
+        flops_per_token,
+        flops_ratio,
+        recomputed_flops_per_token,
+    )
     from mtp_code.processes import World
     from mtp_code.training.distributed import is_to_be_sharded
     from mtp_code.training.placement import choose_placement
@@ -169,10 +181,18 @@ def _memory_lines(
     ratio = flops_ratio(model, training.row_tokens)
     own_rows = training.rows // num_processes
     rows = min(own_rows, training.rows // training.micro_batches)
-    yield f"{recipe.name} | {model.num_layers} layers, {model.num_mtp_heads} {model.heads} heads"
+    heads = f"{model.num_mtp_heads} {model.heads} heads" if model.num_mtp_heads > 1 else "one head"
+    yield f"{recipe.name} | {model.num_layers} layers, {heads}"
     yield f"parameters | {sum_of_parts(asdict(count_parameters(model)), short_count)}"
     yield f"FLOPs a token | {sum_of_parts(asdict(flops), short_count)}"
     yield f"  {ratio:.3f} times those of a next-token model with as many layers"
+    recomputed = recomputed_flops_per_token(
+        model,
+        training.row_tokens,
+        recomputes_trunk=training.activation_checkpointing == "blocks",
+    )
+    if recomputed:
+        yield f"  {short_count(recomputed)} more for forwards that run twice, to save memory"
     parts = {part: size for part, size in peak.bytes_by_part.items() if size}
     yield f"peak of memory | {sum_of_parts(parts, short_size)}"
     placement = choose_placement(training, model.head_width, torch.device(device_type))
@@ -180,9 +200,11 @@ def _memory_lines(
     if num_processes > 1:
         kind = "fsdp" if is_to_be_sharded(training.parallel, World(size=num_processes)) else "ddp"
         processes = f"each of {num_processes} processes ({kind})"
+    num_parts = -(-own_rows // rows)
+    parts_of_step = "one micro-batch" if num_parts == 1 else f"{num_parts} micro-batches"
     yield (
-        f"  {placement.precision}, {processes}, {-(-own_rows // rows)} micro-batches a step "
-        f"of {rows} × {training.row_tokens} tokens"
+        f"  {placement.precision}, {processes}, {parts_of_step} a step of {rows} × "
+        f"{training.row_tokens} tokens"
     )
     if (loss := training.objective.loss) != "chunked":
         own = short_size(4 * model.vocab_size * model.width)
@@ -192,7 +214,7 @@ def _memory_lines(
         )
     by_memory: dict[int, list[str]] = {}
     for gpu in GPUS:
-        if peak.total_bytes <= gpu.memory_bytes:
+        if peak.total_bytes <= (1 - SPARE) * gpu.memory_bytes:
             by_memory.setdefault(gpu.memory_bytes, []).append(gpu.name)
-    fitting = [f"{short_size(size)}: {', '.join(names)}" for size, names in by_memory.items()]
-    yield f"fits | {' | '.join(fitting) or 'none of the GPUs that we know'}"
+    fitting = [f"{size // 10**9} GB: {', '.join(names)}" for size, names in by_memory.items()]
+    yield f"fits, a tenth left free | {' | '.join(fitting) or 'none of the GPUs that we know'}"

@@ -75,10 +75,6 @@ class Contamination:
         """The task whose whole text has this `content_digest`."""
         return self._copies.get(digest)
 
-    def contained_task(self, text: str) -> str | None:
-        """A task whose text or code the document contains; see `contained_tasks`."""
-        return self.contained_tasks([text.encode("utf-8", errors="replace")])[0]
-
     def contained_tasks(self, texts: Sequence[bytes]) -> list[str | None]:
         """For each document a task that it contains, if any.
 

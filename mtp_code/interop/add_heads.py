@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mtp_code.config import merge, parse_override, read_with_base, validate
+from mtp_code.config import merge, merged, parse_override, read_with_base, validate
 from mtp_code.recipe import Recipe, find_recipe
 from mtp_code.run_folder import TOKENIZER_DIR, model_config, read_run
 from mtp_code.training.init import shape_from
@@ -33,7 +33,9 @@ def heads_recipe(
         CheckpointError: the folder is no run.
     """
     path = find_recipe(recipe)
-    values = read_with_base(path, find_recipe)
+    layers = read_with_base(path, find_recipe)
+    options = [parse_override(override) for override in overrides]
+    values = merged(layers)
     base = model_config(read_run(run_dir), run_dir)
     model = shape_from(run_dir, num_heads)
     values["model"] = model.model_dump(mode="json")
@@ -44,7 +46,5 @@ def heads_recipe(
     more: dict[str, Any] = {"init": init, "name": f"{run_dir.resolve().name}-{num_heads}-heads"}
     if distillation is not None:
         more["training"] = {"objective": {"distillation": {"weight": distillation}}}
-    values = merge(values, more)
-    for override in overrides:
-        values = merge(values, parse_override(override))
-    return validate(Recipe, values, where=str(path))
+    values = merge(merge(values, more), merged(options))
+    return validate(Recipe, values, str(path), [*layers, *options])

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import safetensors
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from mtp_code.checkpoint import latest_checkpoint, read_weights
 from mtp_code.errors import CheckpointError, InteropError
-from mtp_code.files import whole_folder
+from mtp_code.files import as_os_error, whole_folder
 from mtp_code.interop.card import Measured, model_card
 from mtp_code.interop.configs import to_foreign
 from mtp_code.interop.names import main_layers, names_of_later_heads, names_of_main, to_theirs
@@ -120,9 +121,12 @@ def _check_out(out: Path) -> None:
 def _save_weights(folder: Path, weights: dict[str, Tensor], max_shard_bytes: int) -> None:
     # Its logger goes by its file's path, so the level of "huggingface_hub" does not reach it.
     logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
-    save_torch_state_dict(
-        weights, folder, max_shard_size=max_shard_bytes, metadata={"format": "pt"}
-    )
+    try:
+        save_torch_state_dict(
+            weights, folder, max_shard_size=max_shard_bytes, metadata={"format": "pt"}
+        )
+    except safetensors.SafetensorError as error:
+        raise as_os_error(error, folder) from None
 
 
 def _draft_config(config: ModelConfig, foreign: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,17 +118,29 @@ def flops_per_token(
 
 
 def recomputed_flops_per_token(
-    config: ModelConfig, row_tokens: int, num_active: int | None = None, is_causal: bool = True
+    config: ModelConfig,
+    row_tokens: int,
+    num_active: int | None = None,
+    is_causal: bool = True,
+    recomputes_trunk: bool = False,
 ) -> float:
-    """What `training.objective` adds: heads that other heads read run forward twice."""
+    """FLOPs of forwards that run twice: heads that other heads read, and the trunk's layers where
+    only their inputs are kept (`training.activation_checkpointing`).
+
+    With those of `flops_per_token` they are what a machine does; alone they give no gradient.
+    """
     active = range(1, (num_active or config.num_mtp_heads) + 1)
     with torch.device("meta"):
         heads = build_heads(config)
     running = heads.backward_order(active)
     again = {heads.reads(offset) for offset in running} & set(running)
     layers = sum(_layers_of_head(config, offset) for offset in again)
-    attention = _attention(config, row_tokens, is_causal)
-    return layers * (_layer(config) + attention) + _projections(config, again)
+    layer = _layer(config) + _attention(config, row_tokens, is_causal)
+    flops = layers * layer + _projections(config, again)
+    if recomputes_trunk:
+        # The last product of a layer is not run again: no gradient needs what comes of it.
+        flops += config.num_trunk_layers * (layer - 2 * config.ffn_width * config.width)
+    return flops
 
 
 def elements_read(config: ModelConfig, num_drafts: int, num_cached: float) -> float:

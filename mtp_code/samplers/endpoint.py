@@ -83,6 +83,7 @@ class EndpointSampler:
         self._key = _key_in(key_variable)
         self._pace = _Pace(limits.requests_per_minute)
         self._num_stops: int | None = None
+        self._is_told = False  # that it is tried again, since something was last answered
         self.chat: Chat | None = lambda message, answer_begins: message
         self.model: dict[str, Any] = {"model": model, "endpoint": endpoint.rstrip("/")}
         versions = describe_versions()
@@ -152,6 +153,9 @@ class EndpointSampler:
                         f"{refusal}; gave up after {num_refusals} retries; what was answered is "
                         "kept: run the same command again to go on"
                     ) from None
+                if not self._is_told:
+                    log.warning("%s; trying again", refusal)
+                    self._is_told = True
                 failure: Any = error
                 if _is_busy(failure):
                     self._pace.pause(_seconds_to_wait(failure.response.headers, num_refusals))
@@ -164,6 +168,7 @@ class EndpointSampler:
                         f"{self._endpoint}: its answer to {question.task_id} spells out the API "
                         "key, so nothing of it is kept; do not trust this endpoint"
                     )
+                self._is_told = False
                 return cut_at_stops(text, question.stops)
 
     async def _ask(

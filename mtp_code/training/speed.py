@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from mtp_code.gpus import gpu_named
-from mtp_code.model.accounting import flops_per_token, flops_ratio, model_flops_utilization
+from mtp_code.model.accounting import (
+    flops_per_token,
+    flops_ratio,
+    model_flops_utilization,
+    recomputed_flops_per_token,
+)
 from mtp_code.recipe import Recipe
 
 
@@ -16,8 +21,9 @@ def arithmetic_figures(
     device: torch.device,
     num_devices: int = 1,
 ) -> dict[str, float]:
-    """`flops_per_s`; `flops_ratio` to a next-token model with as many layers; `mfu`, the share of
-    the devices' dense bf16 peak, where that is known.
+    """`flops_per_s`; `flops_ratio` to a next-token model with as many layers; where forwards run
+    twice, `hardware_flops_per_s` with those; `mfu` and `hfu`, either's share of the devices' dense
+    bf16 peak, where that is known.
 
     Args:
         weights: of each offset: those behind the last above 0 cost nothing.
@@ -36,8 +42,15 @@ def arithmetic_figures(
     )
     flops = flops_per_token(*asked)
     figures = {"flops_per_s": tokens_per_s * flops.total, "flops_ratio": flops_ratio(*asked)}
+    recomputed = recomputed_flops_per_token(
+        *asked[:3], recomputes_trunk=recipe.training.activation_checkpointing == "blocks"
+    )
+    if recomputed:
+        figures["hardware_flops_per_s"] = tokens_per_s * (flops.total + recomputed)
     mfu = model_flops_utilization(tokens_per_s / num_devices, flops, peak_flops_per_s(device))
-    return figures if mfu is None else figures | {"mfu": mfu}
+    if mfu is None:
+        return figures
+    return figures | {"mfu": mfu, "hfu": mfu * (1 + recomputed / flops.total)}
 
 
 def peak_flops_per_s(device: torch.device) -> float | None:

@@ -23,7 +23,8 @@ Weights = Annotated[
 class WeightsConfig(Strict):
     """A small weight for all later offsets is DeepSeek-V3's way (arXiv 2412.19437, section 2.2)."""
 
-    initial: Weights = 1.0
+    initial: Weights | None = None
+    """None is 1 for each."""
     final: Weights | None = None
     """What they become; None is what they are."""
     anneal: Literal["linear", "cosine", "step"] = "linear"
@@ -78,7 +79,7 @@ def weights_at(
     curriculum: CurriculumConfig | None,
 ) -> tuple[float, ...]:
     """The weight of each offset in a step (from 0); 0 for those that the curriculum leaves out."""
-    initial = _by_offset(weights.initial, num_offsets)
+    initial = _by_offset(1.0 if weights.initial is None else weights.initial, num_offsets)
     final = initial if weights.final is None else _by_offset(weights.final, num_offsets)
     way = _way(step, num_steps, weights)
     num_active = num_offsets

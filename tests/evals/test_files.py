@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from evals.errors import InputError, RecordError
-from evals.files import Journal, cache_folder, sole_writer, write_whole
+from evals.files import Journal, cache_folder, require_replaceable, sole_writer, write_whole
 
 WRITERS: tuple[Any, ...] = (write_whole, sole_writer)
 
@@ -83,6 +84,25 @@ def test_nothing_but_a_file_is_replaced_by_one(tmp_path: Path) -> None:
                     file.write(b"new")
     left = {"folder", "device", "link", "open", "stdout", "new", "to a file"}
     assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_where_nothing_may_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; name a place in a folder"):
+        require_replaceable(tmp_path / "file" / "new")
+    require_replaceable(tmp_path / "new" / "folders" / "file")  # the control: they can be made
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=f"new: {tmp_path} cannot be written to"):
+        require_replaceable(tmp_path / "new")
+
+
+def test_a_full_disk_is_told_of_by_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, write_whole(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_journal_keeps_its_rows_over_runs(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_broken_line_is_found_before_anything_runs(
     write(samples, *["held"] * 5)
     content = samples.read_bytes().splitlines(keepends=True)
     samples.write_bytes(b"".join([*content[:4], b"{}\n", *content[4:]]))
-    with pytest.raises(InputError, match=r"samples.jsonl:5: unknown task"):
+    with pytest.raises(InputError, match=r"samples.jsonl:5: has no task_id"):
         judge(samples, toy, verdicts)
     assert pool.examined == []
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from evals import records
 from evals.errors import RecordError
 from evals.records import (
     Baseline,
@@ -21,6 +20,7 @@ from evals.records import (
     read_record,
     read_rows,
     read_samples,
+    rows,
     write_record,
     write_samples,
 )
@@ -106,7 +106,10 @@ def test_a_gzip_file_that_ends_early_is_read_up_to_there(path: Path) -> None:
         (b"{broken\n" + lines(GOOD), ":1: not JSON"),
         (lines(GOOD) + b"\xff\n" + lines(GOOD), ":2: not UTF-8"),
         (lines([1]), ":1: list; expected one JSON object a line"),
-        (lines({"completion": ""}), ":1: unknown task None"),
+        (
+            lines({"completion": ""}),
+            ":1: has no task_id; expected a task's name",
+        ),
         (
             lines(GOOD, {"task_id": "HumanEva/10", "completion": ""}),
             ":2: unknown task 'HumanEva/10'; did you mean HumanEval/10?",
@@ -120,7 +123,7 @@ def test_a_gzip_file_that_ends_early_is_read_up_to_there(path: Path) -> None:
         (lines({**GOOD, "index": "LONG"}).replace(b'"LONG"', b"1" * 5000), ":1: index: Input"),
         (
             lines({"task_id": "LONG"}).replace(b'"LONG"', b"1" * 5000),
-            ":1: unknown task <a number of 5000 digits>",
+            ":1: task_id is <a number of 5000 digits>; expected a task's name",
         ),
         (
             lines({**GOOD, "index": 1}, {**GOOD, "index": 1}),
@@ -300,13 +303,13 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_refused_soon(
             list(read_samples(path, ["a"], pytest.fail))
         return str(caught.value)
 
-    monkeypatch.setattr(records, "_MOST_BLANK_LINES", 1000)
+    monkeypatch.setattr(rows, "_MOST_BLANK_LINES", 1000)
     assert refusal(row + b"\n" * 2000 + row) == (
         f"{path}:1002: more than 1,000 blank lines in a row; leave them out"
     )
-    monkeypatch.setattr(records, "_MOST_LINE_BYTES", 2 << 20)
+    monkeypatch.setattr(rows, "_MOST_LINE_BYTES", 2 << 20)
     assert refusal(row + b" " * (3 << 20)).startswith(f"{path}:2: longer than 2 MiB")
-    monkeypatch.setattr(records, "_MOST_ROWS", 3)
+    monkeypatch.setattr(rows, "_MOST_ROWS", 3)
     path.write_bytes(row * 4)
     with pytest.raises(RecordError, match=":4: more than 3 rows; split the file"):
         read_rows(path)

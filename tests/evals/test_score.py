@@ -312,5 +312,5 @@ def test_verdicts_of_another_benchmark_are_refused(toy: Benchmark, verdicts: Pat
 
 
 def test_missing_verdicts_are_told_in_one_line(toy: Benchmark, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match=r"verdicts.jsonl: no such file; expected"):
         score(tmp_path / "verdicts.jsonl", toy)

@@ -83,7 +83,7 @@ def test_an_unknown_key_is_named_with_its_nearest(path):
 
 def test_an_unknown_key_is_named_in_the_depths_of_a_union(path):
     path.write_text(MINIMAL.replace('kind = "stdlib"', 'kind = "stdlib"\nwaight = 2'))
-    assert "waight; did you mean weight?" in complaint(path)
+    assert "unknown key data.sources.code.waight; did you mean weight?" in complaint(path)
 
 
 def test_an_unknown_section_is_named_with_its_nearest(path):
@@ -105,6 +105,8 @@ def test_an_unknown_section_is_named_with_its_nearest(path):
         ("model.heads=paralel", "model.heads: "),
         ("training.objective.loss=chunky", "training.objective.loss: "),
         ("training.objective.weights.initial=[1, 1, 1]", "has 3 weights for model.num_mtp_heads"),
+        ("training.objective.weights.initial=[1, -1]", "weights.initial.1: input should be"),
+        ("training.objective.weights.initial=much", "objective.weights.initial: input should be"),
         ("training.objective.weights.initial=[0, 1]", "offset 1 needs a weight above 0"),
         ("training.objective.token_order.window=8", "token_order_unembedding = true need each"),
         ("training.objective.curriculum.order=up", "training.objective.curriculum.order: "),
@@ -113,8 +115,21 @@ def test_an_unknown_section_is_named_with_its_nearest(path):
 )
 def test_a_wrong_value_is_one_clear_line(path, override, expected):
     found = complaint(path, [override])
-    assert found.startswith(f"{path}: ")
+    assert found.startswith((f"--set {override}: ", f"{path} with --set {override}: "))
     assert expected in found
+
+
+def test_what_is_wrong_is_blamed_on_the_file_or_option_that_says_it(path, tmp_path):
+    child = tmp_path / "child.toml"
+    child.write_text('base = "mine.toml"\n[optim]\nlr = -1\n')
+    assert complaint(child).startswith(f"{child}: optim.lr: ")
+    assert complaint(child, ["optim.lr=x", "seed=1"]).startswith("--set optim.lr=x: optim.lr: ")
+    path.write_text(MINIMAL.replace("rows = 2", "rows = 0"))
+    assert complaint(child, ["optim.lr=1"]).startswith(f"{path}: training.rows: ")
+    path.write_text(MINIMAL.replace("num_steps = 10", "num_steps = 10\nwarmup_steps = 10"))
+    assert complaint(child, ["optim.lr=1", "schedule.num_steps=5"]).startswith(
+        f"{child} with --set schedule.num_steps=5: schedule: "
+    )
 
 
 def test_a_missing_key_is_named(path):
@@ -142,5 +157,5 @@ def test_tables_merge_and_values_replace():
         "a": {"b": 3, "c": 2},
         "d": [2],
     }
-    assert parse_override("a.b=[1, 2]") == {"a": {"b": [1, 2]}}
-    assert parse_override("a=text") == {"a": "text"}
+    assert parse_override("a.b=[1, 2]").values == {"a": {"b": [1, 2]}}
+    assert parse_override("a=text").values == {"a": "text"}

@@ -1,5 +1,6 @@
 """Folders that are replaced: the old one whole or the new one, whenever somebody is killed."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,13 @@ import pytest
 
 from mtp_code import files
 from mtp_code.errors import InputError
-from mtp_code.files import remove_leftovers, whole_file, whole_folder, write_json
+from mtp_code.files import (
+    remove_leftovers,
+    require_replaceable,
+    whole_file,
+    whole_folder,
+    write_json,
+)
 
 
 class KilledError(BaseException):
@@ -116,3 +123,20 @@ def test_nothing_but_a_file_is_replaced_by_one_and_nothing_but_a_folder_by_one(t
     write_json(tmp_path / "open", {})  # the control: a file, and a folder
     write(tmp_path / "folder", "new")
     assert {path.name for path in tmp_path.iterdir()} == {"device", "open", "folder", "stdout"}
+
+
+def test_where_nothing_may_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file; name a place in a folder"):
+        require_replaceable(tmp_path / "file" / "new")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=f"new: {tmp_path} cannot be written to"):
+        require_replaceable(tmp_path / "new")
+
+
+def test_a_full_disk_is_told_of_by_the_name_that_was_asked_for(tmp_path):
+    for write in (whole_file, whole_folder):
+        with pytest.raises(OSError, match="No space left") as caught, write(tmp_path / "new"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert caught.value.filename == str(tmp_path / "new")
+    assert not list(tmp_path.iterdir())

@@ -180,4 +180,7 @@ def test_the_command_line_runs_a_file(tmp_path):
     assert on_terminal("run", str(program)) == "\\x1b]52;c;aGk=\\x07 \\u202e ä\r\n"
     missing = command("run", str(tmp_path / "missing.py"))
     assert missing.returncode == 2
-    assert missing.stderr.count("\n") == 1
+    assert missing.stderr == f"{tmp_path / 'missing.py'}: No such file or directory\n"
+    wrong = command("run", str(program), "--cpu-s", "-1")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("Limits.cpu_s must be")  # it is not the file's fault

@@ -19,6 +19,11 @@ from tests.evals.loaded import loaded
 BENCHMARKS = ("humaneval", "mbpp") if "MTP_CODE_DATA" in os.environ else ("humaneval",)
 
 
+def task_in(contamination: Contamination, text: str) -> str | None:
+    (found,) = contamination.contained_tasks([text.encode()])
+    return found
+
+
 @pytest.fixture(scope="module")
 def references() -> list[Reference]:
     try:
@@ -78,7 +83,7 @@ def test_many_documents_at_once_are_judged_as_each_alone(
     piece = st.sampled_from([reference.text[:400] for reference in references[:20]])
     texts = data.draw(st.lists(piece | st.sampled_from(["", "x = 1\n", "# a"]), max_size=8))
     together = contamination.contained_tasks([text.encode() for text in texts])
-    assert together == [contamination.contained_task(text) for text in texts]
+    assert together == [task_in(contamination, text) for text in texts]
 
 
 LOOP = """
@@ -104,28 +109,28 @@ def f(a):  # another name, another layout
 
 def test_code_is_known_whatever_its_names_layout_comments_and_docstrings_are() -> None:
     contamination = Contamination([Reference("t/0", LOOP)])
-    assert contamination.contained_task(f"import os\n{RENAMED_LOOP}\nx = 1\n") == "t/0"
+    assert task_in(contamination, f"import os\n{RENAMED_LOOP}\nx = 1\n") == "t/0"
     another = RENAMED_LOOP.replace("% 2 == 0", "> 7").replace("+=", "*=")
-    assert contamination.contained_task(another) is None
+    assert task_in(contamination, another) is None
 
 
 def test_a_short_task_is_found_with_its_own_numbers_only() -> None:
     contamination = Contamination([Reference("t/0", "def f(x):\n    return [x % 11, abs(x)]\n")])
-    assert contamination.contained_task("def g(y): return [y % 11, abs(y)]") == "t/0"
-    assert contamination.contained_task("def g(y): return [y % 12, abs(y)]") is None
+    assert task_in(contamination, "def g(y): return [y % 11, abs(y)]") == "t/0"
+    assert task_in(contamination, "def g(y): return [y % 12, abs(y)]") is None
 
 
 def test_code_spread_over_a_document_is_not_the_tasks() -> None:
     first, second = RENAMED_LOOP[:110], RENAMED_LOOP[110:]
     far = "\n".join(f"y{i} = g({i}) + h({i})" for i in range(200))
     contamination = Contamination([Reference("t/0", LOOP)])
-    assert contamination.contained_task(f"{first}\n{far}\n{second}") is None
+    assert task_in(contamination, f"{first}\n{far}\n{second}") is None
 
 
 def test_lists_of_numbers_and_repeated_words_are_no_benchmark_text() -> None:
     table = ", ".join(str(i) for i in range(200))
     contamination = Contamination([Reference("t/0", f"data = [{table}]\n{'d ' * 40}")])
-    assert contamination.contained_task(f"other = [{table}]\n{'d ' * 40}") is None
+    assert task_in(contamination, f"other = [{table}]\n{'d ' * 40}") is None
 
 
 PROSE = "return the sum of all even squares below a given limit as one integer value without loops"
@@ -136,26 +141,24 @@ def test_a_run_of_thirteen_words_is_the_least_that_is_found() -> None:
     words = PROSE.split()
     other = " ".join(f"w{i}" for i in range(100))
     contamination = Contamination([Reference("t/0", f"{PROSE} {other}")])
-    assert contamination.contained_task(" ".join(["x", *words[:13], "y"])) == "t/0"
-    assert contamination.contained_task(" ".join(["x", *words[:12], "y"])) is None
+    assert task_in(contamination, " ".join(["x", *words[:13], "y"])) == "t/0"
+    assert task_in(contamination, " ".join(["x", *words[:12], "y"])) is None
 
 
 def test_half_a_task_in_pieces_is_found_and_less_is_not() -> None:
     words = PROSE.split()
     contamination = Contamination([Reference("t/0", PROSE)])
     pieces = [words[:7], words[8:16]]
-    assert contamination.contained_task(" / x ".join(map(" ".join, pieces))) == "t/0"
-    assert contamination.contained_task(" ".join(pieces[0])) is None
+    assert task_in(contamination, " / x ".join(map(" ".join, pieces))) == "t/0"
+    assert task_in(contamination, " ".join(pieces[0])) is None
 
 
 def test_tasks_shorter_than_a_run_are_found_whole() -> None:
     contamination = Contamination(
         [Reference("t/0", "def add(first, second): return the_sum(of_both, first, second)")]
     )
-    assert contamination.contained_task(
-        "def add(first,second):\n return the_sum(of_both,first,second)"
-    )
-    assert contamination.contained_task("def add(first, second): return the_sum(of_both)") is None
+    assert task_in(contamination, "def add(first,second):\n return the_sum(of_both,first,second)")
+    assert task_in(contamination, "def add(first, second): return the_sum(of_both)") is None
 
 
 def test_copies_are_known_up_to_trailing_blanks_and_line_ends() -> None:
@@ -202,10 +205,10 @@ def test_code_is_known_with_other_types_and_without_any() -> None:
     typed = LOOP.replace("(numbers)", "(numbers: list[int]) -> int")
     for task, other in ((LOOP, typed), (typed, LOOP)):
         document = other.replace("number", "x").replace("total", "y")
-        assert Contamination([Reference("t/0", task)]).contained_task(document) == "t/0"
+        assert task_in(Contamination([Reference("t/0", task)]), document) == "t/0"
 
 
 def test_an_alphabet_is_no_benchmark_text() -> None:
     letters = ", ".join(f"'{letter}'" for letter in "abcdefghijklmnopqrstuvwxyz")
     contamination = Contamination([Reference("t/0", f"Splits a list. f([{letters}])")])
-    assert contamination.contained_task(f"table = ({letters})") is None
+    assert task_in(contamination, f"table = ({letters})") is None

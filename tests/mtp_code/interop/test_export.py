@@ -1,7 +1,9 @@
+import errno
 import json
 import re
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -168,6 +170,19 @@ def test_the_card_s_command_drafts_as_the_plugin_wants_it(tmp_path):
     heads = tmp_path / "out" / "heads"
     (told,) = re.findall(r"--speculative-config '(.*)'", (heads / "README.md").read_text())
     assert json.loads(told) == speculative_config(heads) | {"model": "heads"}
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_exported_before(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    write_run(tmp_path / "run", BytesTokenizer())
+    export(tmp_path / "run", tmp_path / "out")
+    monkeypatch.setattr("mtp_code.interop.export.save_torch_state_dict", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        export(tmp_path / "run", tmp_path / "out")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "out"))
+    assert (tmp_path / "out" / "main" / "model.safetensors").exists()
 
 
 def test_a_damaged_checkpoint_leaves_what_was_exported_before(tmp_path):

@@ -57,9 +57,15 @@ class CountFlops(TorchDispatchMode):
         return out
 
 
-def counted_flops(config: ModelConfig, num_active: int | None, distilled: bool = False) -> int:
+def counted_flops(
+    config: ModelConfig,
+    num_active: int | None,
+    distilled: bool = False,
+    recomputes_trunk: bool = False,
+) -> int:
     """What torch counts in a training step; it counts attention over all positions."""
     model = build_model(config, seed=0)
+    model.trunk.recomputes_layers = recomputes_trunk
     tokens_BS = torch.randint(0, config.vocab_size, (ROWS, ROW_TOKENS + config.num_mtp_heads))
     documents_BS = torch.zeros_like(tokens_BS)
     objective = ObjectiveConfig.model_validate(
@@ -140,6 +146,15 @@ def test_flops_are_what_torch_counts(heads, changes, num_active):
     flops = flops_per_token(config, ROW_TOKENS, num_active, is_causal=False).total
     flops += recomputed_flops_per_token(config, ROW_TOKENS, num_active, is_causal=False)
     assert counted_flops(config, num_active) == flops * ROWS * ROW_TOKENS
+
+
+@pytest.mark.parametrize("heads", ["parallel", "causal"])
+def test_flops_with_layers_that_run_again_are_what_torch_counts(heads):
+    config = shape(heads)
+    flops = flops_per_token(config, ROW_TOKENS, is_causal=False).total
+    flops += recomputed_flops_per_token(config, ROW_TOKENS, is_causal=False, recomputes_trunk=True)
+    counted = counted_flops(config, None, recomputes_trunk=True)
+    assert counted == flops * ROWS * ROW_TOKENS
 
 
 def test_flops_of_distillation_are_what_torch_counts():

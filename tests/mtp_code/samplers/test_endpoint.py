@@ -183,10 +183,11 @@ def test_an_endpoint_of_few_stops_is_told_four_and_the_rest_is_cut_here(server, 
         "slow",
     ],
 )
-def test_what_passes_is_tried_again(server, sampler_of, mishap):
+def test_what_passes_is_tried_again_and_told_once(server, sampler_of, mishap, caplog):
     server.mishaps = [mishap, mishap]
     assert answers(sampler_of(timeout_s=0.2), [question(7)]) == {"T/7": "    return 7"}
     assert len(server.asked) == 3
+    assert [record.message.endswith("; trying again") for record in caplog.records] == [True]
 
 
 def test_all_wait_as_long_as_retry_after_says(server, sampler_of):

@@ -33,9 +33,29 @@ def test_a_known_gpu_has_a_utilization(monkeypatch):
         flops = flops_per_token(recipe.model, recipe.training.row_tokens).total
         at_peak = gpu.bf16_flops_per_s / flops
         figures = arithmetic_figures(recipe, (1.0,) * 4, 0.4 * at_peak, GPU)
-        assert figures["mfu"] == pytest.approx(0.4)
+        assert figures["mfu"] == figures["hfu"] == pytest.approx(0.4)
         of_eight = arithmetic_figures(recipe, (1.0,) * 4, 8 * 0.4 * at_peak, GPU, num_devices=8)
         assert of_eight["mfu"] == pytest.approx(0.4)
+
+
+def test_layers_that_run_again_are_work_of_the_hardware_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: GPUS[0].name)
+    once, twice = (
+        arithmetic_figures(
+            load_recipe("tiny", [f"training.activation_checkpointing={kept}"]),
+            (1.0,) * 4,
+            1000.0,
+            GPU,
+        )
+        for kept in ("none", "blocks")
+    )
+    assert {name: twice[name] for name in ("flops_per_s", "mfu")} == {
+        name: once[name] for name in ("flops_per_s", "mfu")
+    }
+    # Forward is a third of what the trunk's layers take: all of it runs once more.
+    more = twice["hardware_flops_per_s"] / twice["flops_per_s"]
+    assert 1.1 < more < 4 / 3
+    assert twice["hfu"] == pytest.approx(more * twice["mfu"])
 
 
 def test_a_gpu_that_nobody_knows_has_none(monkeypatch):
