@@ -11,11 +11,13 @@ from typing import Final, NamedTuple, Protocol
 from evals.oracles.expected import Answered, Reference, in_pool
 from evals.records import StdinCase, VerdictName
 from evals.stdin_cases import is_right_output
+from evals.text import one_line
 from sandbox import (
     Checks,
     Ending,
     Examination,
     Execution,
+    Heard,
     Incubators,
     Limits,
     Outcome,
@@ -51,6 +53,7 @@ _TRANSIENT: Final = (Ending.TIMED_OUT_WALL.value, Ending.CRASHED.value)
 _MOST_PUT_OFF: Final = 32
 _SYNTAX_ERRORS: Final = ("SyntaxError", "IndentationError", "TabError")
 _SHOWN_CHARS: Final = 60
+_SAID_CHARS: Final = 300
 
 
 class Job(NamedTuple):
@@ -69,7 +72,8 @@ class Job(NamedTuple):
 class Finding(NamedTuple):
     """What a verdict says of a program, whichever sample it came from.
 
-    `checks_broke` says that the checks broke, by themselves or by the program's answer.
+    `checks_broke` says that the checks broke, by themselves or by the program's answer. `heard` is
+    what the program has to answer again, where it is run once more (see `sandbox.Examination`).
     """
 
     verdict: VerdictName
@@ -84,6 +88,7 @@ class Finding(NamedTuple):
     num_checks_passed: int | None = None
     num_checks: int | None = None
     checks_broke: bool = False
+    heard: Heard | None = None
 
     @property
     def is_transient(self) -> bool:
@@ -120,6 +125,8 @@ class SecondTries:
 
     def grants(self, job: Job, first: Finding) -> bool:
         """Whether the job, of which that was found first, is to be tried again."""
+        if first.heard is not None and not first.heard.sha256:
+            return False  # it may know more now, and nobody knows what it said
         if first.is_out_of_cpu:
             account, takes_s = self._of_cpu, job.limits.cpu_s
         elif first.is_transient:
@@ -209,22 +216,23 @@ class Here:
         for first in jobs:
             examine = _by_checks if first.checks is not None else _by_cases
             again: list[Job] = []
-            first_found: dict[bytes, Finding] = {}  # of these, by key
+            firsts: dict[bytes, tuple[Job, Finding]] = {}  # of these, by key
             with self._pool(self._num_workers) as pool:
                 for job, finding in examine(
                     pool, itertools.chain([first], _until_full(jobs, again))
                 ):
                     tries.note(finding, pool.num_workers)
                     if tries.grants(job, finding):
-                        again.append(job)
-                        first_found[job.key] = finding
+                        again.append(_again(job, finding))
+                        firsts[job.key] = job, finding
                     else:
-                        yield job, finding
+                        yield job, finding._replace(heard=None)
             if again:
                 with self._pool(1) as pool:
-                    for job, finding in examine(pool, again):
-                        tries.note_second(job, first_found[job.key], finding)
-                        yield job, finding
+                    for again_job, finding in examine(pool, again):
+                        job, first_finding = firsts[again_job.key]
+                        tries.note_second(job, first_finding, finding)
+                        yield job, finding._replace(heard=None)
 
     def answers(self, references: Iterable[Reference]) -> Iterator[Answered]:
         with self._pool(self._num_workers) as pool:
@@ -253,6 +261,13 @@ def of_expected(answered: Answered) -> Finding:
         output_tail="",
         isolation=answered.isolation,
     )
+
+
+def _again(job: Job, first: Finding) -> Job:
+    """The same job, for a program that has to answer again what it did."""
+    if job.checks is None or first.heard is None:
+        return job
+    return job._replace(checks=replace(job.checks, heard=first.heard))
 
 
 def _until_full(jobs: Iterator[Job], put_off: Sized) -> Iterator[Job]:
@@ -286,6 +301,7 @@ def _of_checks(examination: Examination) -> Finding:
         num_checks_passed=num_passed,
         num_checks=num_checks,
         checks_broke=examination.outcome is Outcome.CHECKS_BROKEN,
+        heard=examination.heard,
     )
 
 
@@ -369,7 +385,7 @@ def _fault(case: StdinCase, execution: Execution) -> tuple[VerdictName, str] | N
         said = told.rpartition("\n")[2]
         # Of code that was never run there is no traceback, but a place.
         is_syntax = said.startswith(_SYNTAX_ERRORS) and told.lstrip().startswith('File "')
-        return "syntax error" if is_syntax else "exception", said
+        return "syntax error" if is_syntax else "exception", one_line(said, _SAID_CHARS)
     assert execution.stdout is not None  # it was to be kept
     if not is_right_output(case.stdout, execution.stdout):
         found = execution.stdout.decode("utf-8", "replace")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.api import call, examine, run
 from sandbox.errors import SandboxUnavailable
-from sandbox.examination import Answer, Checks, Examination, Opaque
+from sandbox.examination import Answer, Checks, Examination, Heard, Opaque
 from sandbox.execution import Ending, Execution
 from sandbox.incubation import Incubators
 from sandbox.limits import Limits
@@ -26,6 +26,7 @@ __all__ = [
     "Ending",
     "Examination",
     "Execution",
+    "Heard",
     "Incubators",
     "Limits",
     "Mechanism",

@@ -55,7 +55,9 @@ def main() -> int:
         return 3
     except KeyboardInterrupt:
         return 130
-    sys.stdout.write(execution.output_tail)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    is_terminal = sys.stdout.isatty()
+    sys.stdout.write(_harmless(execution.output_tail) if is_terminal else execution.output_tail)
     sys.stdout.flush()
     sys.stderr.write(
         f"{execution.ending.value} | exit code {execution.exit_code} | {execution.cpu_s:.3f} s CPU "
@@ -63,6 +65,12 @@ def main() -> int:
         f"isolation {execution.isolation}\n"
     )
     return 0 if execution.ending is Ending.EXITED and execution.exit_code == 0 else 1
+
+
+def _harmless(text: str) -> str:
+    """What a program wrote, without what makes a terminal do more than show it."""
+    shown = (each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in text)
+    return "".join(shown)
 
 
 def _refused(message: str) -> int:

@@ -31,6 +31,7 @@ def _examine(source: str, checks: str, names: tuple[str, ...]) -> tuple[Outcome,
         outcome = Outcome.SYNTAX_ERROR if flaw else Outcome.RAISED
         return outcome, candidate.describe(error), candidate.kind_of(error)
     missing = used - namespace.keys()
+    checker.hide_builtins(namespace, used)
     try:
         exec(code, namespace)
     except SystemExit as exit_:

@@ -7,6 +7,7 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 import atexit
 import contextlib
 import errno
+import gc
 import json
 import linecache
 import os
@@ -22,6 +23,9 @@ from sandbox import wire
 
 FILE_NAME: Final = "program.py"
 MODULE: Final = "program"
+_MAX_SAID: Final = 1000  # of an error
+_MAX_ARGUMENTS: Final = 8
+_MAX_BITS: Final = 64
 _MUTABLE: Final = frozenset(
     "list dict set bytearray deque Counter OrderedDict defaultdict".split()  # noqa: SIM905
 )
@@ -61,9 +65,25 @@ def run_program(
         code = 1
         os.pwrite(note, json.dumps({"raised": kind_of(error)}).encode(), 0)
         print_traceback(error)
-    threading._shutdown()  # type: ignore[attr-defined] # as the interpreter would: wait for threads
-    atexit._run_exitfuncs()
+    _end(module)
     return code
+
+
+def _end(module: ModuleType) -> None:
+    """As the interpreter ends: wait for threads, then let go of all that the program holds. Files
+    that it left open, of standard output for one, are written by that."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    _flush(sys.stdout, sys.stderr)  # while what stands in for them can still find its names
+    module.__dict__.clear()
+    gc.collect()
+    _flush(sys.__stdout__, sys.__stderr__)
+
+
+def _flush(*streams: Any) -> None:
+    for stream in streams:
+        with contextlib.suppress(Exception):  # closed, or anything that a program made of it
+            stream.flush()
 
 
 def _place(files: dict[str, str]) -> None:
@@ -219,7 +239,21 @@ class _Server:
 
     def _raised(self, error: BaseException) -> wire.Json:
         kinds = [kind.__name__ for kind in type(error).__mro__]
-        return ["raised", kinds, str(error)[:1000], kind_of(error), describe(error)]
+        said = _text_of(error)[:_MAX_SAID], kind_of(error), describe(error)
+        return ["raised", kinds, *said, *_plain_arguments(error)]
+
+
+def _plain_arguments(error: BaseException) -> tuple[wire.Json, ...]:
+    """What it was raised with, if that is short and stands for itself as JSON."""
+    given = error.args
+    is_short = len(given) <= _MAX_ARGUMENTS and all(
+        each is None
+        or type(each) is bool
+        or (type(each) is int and each.bit_length() <= _MAX_BITS)
+        or (type(each) is str and len(each) <= _MAX_SAID)
+        for each in given
+    )
+    return given if is_short else ()
 
 
 def _plain_number(value: Any) -> object:
@@ -250,7 +284,7 @@ def describe(error: BaseException) -> str:
     """The error, with the line of the program where it arose."""
     if isinstance(error, SyntaxError) and error.filename == FILE_NAME:
         return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
-    text = f"{type(error).__name__}: {error}"[:1000].removesuffix(": ")
+    text = f"{type(error).__name__}: {_text_of(error)}"[:_MAX_SAID].removesuffix(": ")
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__, limit=-50)
@@ -259,13 +293,21 @@ def describe(error: BaseException) -> str:
     return f"{text} (line {lines[-1]})" if lines else text
 
 
+def _text_of(error: BaseException) -> str:
+    """What it says; nothing where that raises, as with a number of too many digits."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the program's own, and an error about an error
+        return ""
+
+
 def kind_of(error: BaseException) -> str:
     """What an uncaught error says about containment, else the name of its type."""
     if isinstance(error, MemoryError):
         return "MemoryError"
     if isinstance(error, PermissionError) and error.errno == errno.EPERM:
         return "EPERM"
-    if isinstance(error, BlockingIOError) or "can't start new thread" in str(error)[:100]:
+    if isinstance(error, BlockingIOError) or "can't start new thread" in _text_of(error)[:100]:
         return "EAGAIN"
     return type(error).__name__[:100]
 

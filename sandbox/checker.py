@@ -6,6 +6,7 @@ rebuilt as plain data of exact types by `wire.decode`, and compared here.
 
 import ast
 import builtins
+import contextlib
 import functools
 import json
 import linecache
@@ -100,6 +101,7 @@ def run(
     namespace: dict[str, object] = {"__name__": "checks", **given}
     try:
         namespace |= program.load(used)
+        hide_builtins(namespace, used)
         exec(code, namespace)
     except _Broken as broken:
         return broken.outcome, broken.detail, broken.kind
@@ -109,6 +111,13 @@ def run(
     if program.is_lost is not None:
         return program.is_lost, program.why, None
     return Outcome.HELD, "", None
+
+
+def hide_builtins(namespace: dict[str, Any], used: set[str]) -> None:
+    """Let none take the place of what checks that run in this namespace use and it lacks."""
+    if absent := (used - namespace.keys()) & vars(builtins).keys():
+        kept = vars(builtins).keys() - absent
+        namespace["__builtins__"] = {name: vars(builtins)[name] for name in kept}
 
 
 def _outcome(
@@ -304,8 +313,8 @@ class Program:
             case ["value", data, after]:
                 _take_on(changes, self._decode(after))
                 return self._decode(data)
-            case ["raised", [*kinds], str(said), str(kind), str(detail)]:
-                error = _as_builtin(kinds, said)
+            case ["raised", [*kinds], str(said), str(kind), str(detail), *given]:
+                error = _as_builtin(kinds, said, given)
                 if isinstance(error, StopIteration | StopAsyncIteration) and not may_stop:
                     # As from a generator (PEP 479): `all(map(f, cases))` would end there, and hold.
                     error = RuntimeError(f"the program raised {type(error).__name__}")
@@ -417,11 +426,16 @@ _SHORT: Final = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
-def _as_builtin(kinds: list[Any], said: str) -> Exception:
-    """The exception to raise here for one whose classes, nearest first, have these names."""
+def _as_builtin(kinds: list[Any], said: str, given: list[Any]) -> Exception:
+    """The exception to raise here for one whose classes, nearest first, have these names; raised
+    with what was ``given``, if it says the same then."""
     for kind in kinds:
         known = vars(builtins).get(kind) if type(kind) is str else None
         if isinstance(known, type) and issubclass(known, Exception):
+            with contextlib.suppress(Exception):  # others take other arguments
+                error = known(*given)
+                if str(error) == said:
+                    return error
             try:
                 return known(said)
             except TypeError:  # UnicodeDecodeError and its like want more

@@ -78,6 +78,10 @@ def serve(control: socket.socket) -> NoReturn:
 
 
 _DIVERGED: Final[dict[str, Any]] = {"diverged": True}
+_OTHER_ANSWERS: Final = "other answers than when it was run before"
+_OTHERWISE: Final = checker.as_finding(
+    Outcome.RAISED, f"{checker.OUT_OF_PROTOCOL}: {_OTHER_ANSWERS}", None
+)
 
 
 class _Given(NamedTuple):
@@ -133,7 +137,14 @@ def _do(order: Message, given: _Given, requests: bytes) -> Iterator[dict[str, An
                 yield from _examine_and_count(given, talk)
         case "live":
             with socket.socket(fileno=descriptors.pop("stream")) as stream:
-                yield from _examine_and_count(given, stream)
+                if "heard" not in order.content:
+                    yield from _examine_and_count(given, stream)
+                    return
+                again = Again(stream, *order.content["heard"])
+                for reply in _examine_and_count(given, again):
+                    has_held = reply.get("outcome") == Outcome.HELD.value
+                    told = _OTHERWISE if has_held and again.is_short else reply
+                    yield {**told, "heard": again.heard()}
         case "count":
             replay = Replay(requests, descriptors["answers"], go_on=True)
             counts = counting.count(source, names, replay)
@@ -146,7 +157,7 @@ def _do(order: Message, given: _Given, requests: bytes) -> Iterator[dict[str, An
 
 
 def _examine_and_count(
-    given: _Given, stream: "socket.socket | InTurns"
+    given: _Given, stream: "socket.socket | Again | InTurns"
 ) -> Iterator[dict[str, Any]]:
     """Examine a program that is there, and let it answer what is asked to count."""
     tape = Tape(stream)
@@ -173,6 +184,45 @@ def _told(given: _Given, finding: tuple[Outcome, str, str | None]) -> dict[str, 
             *_, num_asserts, may_hold = counting.compile_counting(given.source, given.names)
             told |= {"asserts": num_asserts, "may_hold": may_hold}
     return told
+
+
+class Again:
+    """A Stream of another, to a program that was run before: whatever it is asked, what it says has
+    to begin with what it said then, of which the length and sha256 are known. It may have seen more
+    then than it will see now before it answers the same.
+    """
+
+    def __init__(self, stream: wire.Stream, num_bytes: int, sha256: str) -> None:
+        import hashlib  # a library comes with it, and few checks are live
+
+        self._stream = stream
+        self._num_left, self._sha256 = num_bytes, sha256
+        self._num_heard, self._digest = 0, hashlib.sha256()
+
+    def sendall(self, data: bytes) -> None:
+        self._stream.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        """
+        Raises:
+            wire.ProtocolError: it says something else.
+        """
+        part = self._stream.recv(min(size, self._num_left or size))
+        self._digest.update(part)
+        self._num_heard += len(part)
+        if self._num_left:
+            self._num_left -= len(part)
+            if not self._num_left and self._digest.hexdigest() != self._sha256:
+                raise wire.ProtocolError(_OTHER_ANSWERS)
+        return part
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it has not said all that it said then."""
+        return self._num_left > 0
+
+    def heard(self) -> tuple[int, str]:
+        return self._num_heard, self._digest.hexdigest()
 
 
 class Tape:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sandbox import messages
 from sandbox.desk import ending_signal
-from sandbox.examination import Checks
+from sandbox.examination import Checks, Heard
 from sandbox.room import Room, RoomLost
 from sandbox.scratch import Scratch, orders
 
@@ -24,6 +24,7 @@ _REPLAYS: Final = ("replay", "in turns", "count")  # what was recorded
 _LOOKS: Final = ("look", "record")  # what may be asked first
 _MAX_CHECKS_KNOWN: Final = 1024
 _MAX_BYTES_KNOWN: Final = 128 << 20
+NOTHING_HEARD: Final = Heard(0, "")
 _LOOKS_ONE_IN: Final = 16  # since to look takes as long as there are many
 _FEW: Final = 3
 _END_TIMEOUT_S: Final = 10.0
@@ -219,7 +220,10 @@ class ChecksRoom:
         if known is None:
             number = next(self._numbers)
             known = self._known[checks] = KnownChecks(
-                number, checks, are_live=checks.are_live, are_tidy=checks.are_tidy or None
+                number,
+                checks,
+                are_live=checks.are_live or checks.heard is not None,
+                are_tidy=checks.are_tidy or None,
             )
             if len(self._known) % _LOOKS_ONE_IN == 0:
                 self._forget_some()
@@ -291,6 +295,8 @@ class Desk:
             order["if tidy"] = True
         if what == "in turns":
             order["turns"] = known.turns
+        if what == "live" and not known.checks.are_live:
+            order["heard"] = known.checks.heard or NOTHING_HEARD
         shared: dict[str, Scratch] = {}
         if known.number not in self._told:
             checks = known.checks

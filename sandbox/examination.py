@@ -1,9 +1,18 @@
 """What came of calling a program from checks that run elsewhere."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox.execution import Execution
 from sandbox.outcome import Outcome
+
+
+class Heard(NamedTuple):
+    """What a program said to its checks, in the end: how much, and its sha256 (empty if that is not
+    known)."""
+
+    num_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,9 @@ class Checks:
 
     ``counts`` asks for the number of assertions that hold, where not all do: on the answers that
     are there, or else by running the program once more. (Not for checks beside it.)
+
+    ``heard`` is that of an examination of the same program by these checks: it has to answer again
+    what it did then.
     """
 
     source: str
@@ -33,6 +45,7 @@ class Checks:
     are_live: bool = False
     are_tidy: bool = False
     counts: bool = False
+    heard: "Heard | None" = None
 
     def names_taken(self) -> set[str]:
         """The names that stand for what the program calls so.
@@ -52,6 +65,9 @@ class Examination:
     ``is_weak`` says that the outcome is the program's own word, from checks beside it. ``counts``
     are the assertions that hold and all that were met, where that was asked for and not all hold:
     none of those in the text, where it could not be found out.
+
+    ``heard`` is for who runs the program again. It is told of one that ended before its checks were
+    through and was asked call by call: it may have been asked what tells of what it had answered.
     """
 
     outcome: Outcome
@@ -59,6 +75,7 @@ class Examination:
     execution: Execution
     is_weak: bool = False
     counts: tuple[int, int] | None = None
+    heard: Heard | None = None
 
 
 @dataclass(frozen=True)

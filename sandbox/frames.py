@@ -13,9 +13,18 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from sandbox import wire
-from sandbox.examination import Answer, Checks, Examination, Opaque
+from sandbox.examination import Answer, Checks, Examination, Heard, Opaque
 from sandbox.execution import Ending, Execution
-from sandbox.jobs import BesideJob, CallJob, ExamineJob, Job, RunJob, counts_told, one_line
+from sandbox.jobs import (
+    BesideJob,
+    CallJob,
+    ExamineJob,
+    Job,
+    RunJob,
+    counts_told,
+    heard_told,
+    one_line,
+)
 from sandbox.limits import Limits
 from sandbox.outcome import Outcome
 from sandbox.program import Program
@@ -110,7 +119,8 @@ def job_of(order: dict[str, Any], tier: Tier) -> Job[Any]:
             argv = tuple(program["argv"])
             return RunJob(*common, Program(**program | changed | {"argv": argv}))
         case {"examine": [source, checks]}:
-            checks = Checks(**checks | {"names": tuple(checks["names"])})
+            heard = None if checks["heard"] is None else Heard(*checks["heard"])
+            checks = Checks(**checks | {"names": tuple(checks["names"]), "heard": heard})
             kind = BesideJob if checks.beside else ExamineJob
             return kind(*common, source, checks)
         case {"call": [source, function, arguments]}:
@@ -126,7 +136,8 @@ def result_of(job: Job[Any]) -> dict[str, Any]:
             content: dict[str, Any] = {"execution": _execution_data(result)}
         case Examination(outcome=outcome, detail=detail, execution=execution):
             counts = None if result.counts is None else [*result.counts]
-            data = {"outcome": outcome.value, "detail": detail, "counts": counts}
+            heard = None if result.heard is None else [*result.heard]
+            data = {"outcome": outcome.value, "detail": detail, "counts": counts, "heard": heard}
             content = {"examination": data, "execution": _execution_data(execution)}
         case Answer(value=value, raised=raised, execution=execution):
             data = {"value": json.dumps(wire.encode(value, _refer)), "raised": raised}
@@ -171,6 +182,7 @@ _EXAMINATION: Final[dict[str, tuple[type, ...]]] = {
     "outcome": (str,),
     "detail": (str,),
     "counts": (list, type(None)),
+    "heard": (list, type(None)),
 }
 _ANSWER: Final[dict[str, tuple[type, ...]]] = {"value": (str,), "raised": (str,)}
 _MAX_SIGNAL: Final = 64
@@ -206,7 +218,9 @@ def _examination(found: Any, data: Any, limits: Limits, *, is_weak: bool) -> Exa
     outcome, detail = _member(Outcome, values["outcome"]), one_line(values["detail"])
     counts = None if values["counts"] is None else counts_told(values)
     _require((counts is None) is (values["counts"] is None), "counts")
-    return Examination(outcome, detail, _execution(data, limits), is_weak, counts)
+    heard = None if values["heard"] is None else heard_told(values)
+    _require((heard is None) is (values["heard"] is None), "heard")
+    return Examination(outcome, detail, _execution(data, limits), is_weak, counts, heard)
 
 
 def _answer(answer: Any, data: Any, limits: Limits) -> Answer:

@@ -1,8 +1,8 @@
 """What one value may give away of another: whether they are alike, or share a part that tells.
 
 Values are looked at as they cross over (see `wire.encode`). More are alike here than are equal:
-numbers of any type and their digits; sequences, sets and mappings of the same parts, in whatever
-order and number; text and its characters.
+numbers of any type and their digits; sequences, sets and mappings of the same parts, in
+whatever order and number; text in upper and lower case, its characters, words and numbers.
 """
 
 import math
@@ -21,6 +21,12 @@ _DIGITS: Final = 12  # that are looked at; comparisons may leave a margin
 _EXACT: Final = 10**_DIGITS
 _MIN_TEXT: Final = 2  # within another one: a single character is within nearly all
 _WORD: Final = re.compile(r"\w+")
+# As a whole: the words of 1,234.5e-6 are others.
+_NUMBER: Final = re.compile(
+    r"[-+]?(?:0x[0-9a-f]+|0o[0-7]+|0b[01]+|"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?(?:e[-+]?[0-9]+)?)"
+)
+_BASES: Final = {"0x": 16, "0o": 8, "0b": 2}
 
 
 class Hints:
@@ -81,7 +87,7 @@ class Look:
             case "int", [digits]:
                 return _rounded(int(digits, 16))
             case "float", [name]:
-                return str(name)
+                return _rounded(float(name))
             case "Decimal", [digits]:
                 return _form_of_text(digits)
             case "Fraction", [int(numerator), int(denominator)]:
@@ -95,9 +101,10 @@ class Look:
         return frozenset(map(self._take_in, parts))
 
     def _take_in_text(self, text: str) -> Hashable:
+        text = text.casefold()
         self.texts.append(text)
         if len(text) > 1:
-            self.forms.update(map(_form_of_text, {*_WORD.findall(text)}))
+            self.forms.update(map(_form_of_text, {*_WORD.findall(text), *_NUMBER.findall(text)}))
             self.forms.add(frozenset(map(_form_of_text, {*text})))
         return _form_of_text(text)
 
@@ -105,7 +112,9 @@ class Look:
 def _form_of_text(text: str) -> Hashable:
     """Digits stand for their number."""
     try:
-        return _rounded(float(text))
+        if base := _BASES.get(text.lstrip("+-")[:2]):
+            return _rounded(int(text, base))
+        return _rounded(float(text.replace(",", "")))
     except ValueError:
         return text
 

@@ -82,6 +82,7 @@ def _warm_up(*, for_checks: bool) -> None:
     site.setquit()  # exit() and quit(), which -S leaves out
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if not for_checks:
+        site.sethelper()  # and help(); to checks that is a name like others, which may be asked for
         rehearsal.rehearse()
     # What is imported stays; programs need not find it, nor is it there to be imported again.
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox"]:

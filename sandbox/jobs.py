@@ -16,7 +16,7 @@ from sandbox import rlimits, scratch, wire
 from sandbox.checker import OUT_OF_PROTOCOL
 from sandbox.counting import COUNTED
 from sandbox.desks import ChecksRoom, Desk, DeskLost, KnownChecks
-from sandbox.examination import Answer, Checks, Examination, Opaque
+from sandbox.examination import Answer, Checks, Examination, Heard, Opaque
 from sandbox.execution import Ending, Execution
 from sandbox.limits import Limits
 from sandbox.outcome import Outcome
@@ -246,6 +246,9 @@ class BesideJob(Job[Examination]):
         self.result = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed(), is_weak=True)
 
 
+_SHA256_CHARS: Final = 64
+# Of which no second run can be found to say the same.
+NOT_KNOWN: Final = Heard(1, "")
 _LOST_TWICE: Final = "it was killed from outside or its worker died, twice"
 
 
@@ -280,6 +283,8 @@ class ExamineJob(Job[Examination]):
         self.source = source
         self.checks = checks
         self._known: KnownChecks | None = None
+        self._phase = _Phase.LOOK
+        self._heard: Heard | None = None
         self._examined: Examination | None = None  # and its assertions are being counted
 
     def begin(self, place: Place) -> None:
@@ -291,6 +296,7 @@ class ExamineJob(Job[Examination]):
         self._num_asserts = 0  # in the checks' text, of which one may hold
         self._may_hold = self._is_counting = False
         self._counts: tuple[int, int] | None = None
+        self._heard = None
         if self._known is None:
             self._known = place.checks_room.know(self.checks)
         self._begin_running(place)
@@ -410,6 +416,7 @@ class ExamineJob(Job[Examination]):
             case _:
                 self._num_asserts, self._may_hold = _asserts_told(reply)
                 found = _finding(reply) or _ENDED_EARLY
+                self._heard = heard_told(reply)
                 if reply.get("more") is True:
                     self._phase, self._found, self._is_counting = _Phase.COUNT_ON, found, True
                 else:
@@ -469,7 +476,7 @@ class ExamineJob(Job[Examination]):
             outcome = Outcome.ENDED  # in the middle of an answer
         if outcome is Outcome.ENDED and execution.ending is Ending.STOPPED:
             outcome = Outcome.RAISED  # alive, but it had cut itself off from its checks
-        examination = Examination(outcome, detail, execution)
+        examination = Examination(outcome, detail, execution, heard=self._heard_by(outcome))
         if outcome in COUNTED and self._num_asserts:
             counts = self._counts or (0, self._num_asserts)
             examination = replace(examination, counts=counts)
@@ -516,7 +523,14 @@ class ExamineJob(Job[Examination]):
         self.result = self._examined
 
     def give_up(self) -> None:
-        self.result = Examination(Outcome.ENDED, _LOST_TWICE, self._crashed())
+        outcome = Outcome.ENDED
+        heard = self._heard_by(outcome)
+        self.result = Examination(outcome, _LOST_TWICE, self._crashed(), heard=heard)
+
+    def _heard_by(self, outcome: Outcome) -> Heard | None:
+        if outcome is not Outcome.ENDED or self._phase is not _Phase.LIVE or self.checks.are_live:
+            return None
+        return self._heard or NOT_KNOWN
 
     def release(self, checks_room: ChecksRoom) -> None:
         if self._known is not None:
@@ -552,6 +566,13 @@ def counts_told(content: dict[str, Any]) -> tuple[int, int] | None:
     match content:
         case {"counts": [int(held), int(met)]} if 0 <= held <= met and 0 < met < _MAX_COUNT:
             return held, met
+    return None
+
+
+def heard_told(content: dict[str, Any]) -> Heard | None:
+    match content:
+        case {"heard": [int(num_bytes), str(sha256)]} if num_bytes >= 0:
+            return Heard(num_bytes, sha256[:_SHA256_CHARS])
     return None
 
 
@@ -633,7 +654,7 @@ class CallJob(Job[Answer]):
             match wire.receive(stream):
                 case None:
                     return ended
-                case ["raised", [*_], str(), str(kind), str(detail)]:
+                case ["raised", [*_], str(), str(kind), str(detail), *_]:
                     return None, one_line(detail[:1000]), kind
                 case ["value", data, *_]:
                     return wire.decode(data, lambda _, label: Opaque(label[:100])), "", ""

@@ -28,7 +28,10 @@ def limit_room(limits: Limits) -> None:
     _limit(resource.RLIMIT_RTPRIO, 0)
     _limit(resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS)
     # Deep recursion through C functions is honest; the usual 8 MiB ends it in a segmentation fault.
-    _limit(resource.RLIMIT_STACK, _STACK_BYTES)
+    # Programs may ask for more, as many do that recurse: its room is the address space's anyway.
+    least, _ = _both(resource.RLIMIT_STACK, _STACK_BYTES)
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (least, most))
     _limit(resource.RLIMIT_FSIZE, limits.tmp_bytes)
 
 

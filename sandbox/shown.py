@@ -14,6 +14,8 @@ from sandbox.tier import Tier
 DEVICES: Final = ("null", "zero", "random", "urandom")
 PACKAGES: Final = "/packages"  # where a room with files of its own shows installed packages
 _PROGRAMS: Final = ("/usr/bin", "/bin")
+# What the standard library and libc look up, and nobody keeps secrets in: time zones, languages.
+_DATA: Final = ("/usr/share/zoneinfo", "/usr/lib/locale")
 _PACKAGE_FOLDERS: Final = ("site-packages", "dist-packages")
 
 
@@ -41,6 +43,8 @@ def paths(plan: Plan) -> dict[str, str]:
     shown.update(str(Path(path).parent) for path in libraries if "/libc." in path)
     shown.update(libraries)
     shown.update(map(str, Path(sys.base_prefix, "lib").glob("lib*.so*")))
+    if not plan.for_checks:
+        shown.update(path for path in _DATA if Path(path).is_dir())
     if plan.profile.processes:
         shown.update(path for path in _PROGRAMS if not Path(path).is_symlink())
         shown.update(_loaders())

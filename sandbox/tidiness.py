@@ -125,6 +125,10 @@ def is_tidy(source: str, names: tuple[str, ...]) -> bool:
 
 
 def _is_listed(node: ast.AST) -> bool:
+    if any(name.startswith("__") for name in _names_bound(node)):
+        return (
+            False  # `import operator as __builtins__` makes all of it names to the functions here
+        )
     match node:
         case ast.Name(name):
             return name in _BUILTINS or not (name in _UNLISTED or name.startswith("__"))
@@ -136,6 +140,17 @@ def _is_listed(node: ast.AST) -> bool:
             listed = _MODULES.get(module or "", frozenset())
             return not node.level and all(each.name in listed for each in aliases)
     return isinstance(node, _NODES)
+
+
+def _names_bound(node: ast.AST) -> Iterator[str]:
+    """Those that stand in the node itself, and not as a name among its parts."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.ExceptHandler(name=str(name)):
+            yield name
+        case ast.alias(name=name, asname=asname):
+            yield asname or name
+        case ast.Global(names=names) | ast.Nonlocal(names=names):
+            yield from names
 
 
 def _types_compared(nodes: Iterable[ast.AST]) -> Iterator[ast.Name]:

@@ -12,6 +12,7 @@ metric, and outputs beyond are ignored.
 
 from __future__ import annotations
 
+import builtins
 import json
 import keyword
 import re
@@ -83,7 +84,7 @@ class AppsRow(Row):
             stops=(),
             program_prefix="",
             checks=_call_checks(name, inputs, outputs) if name else "",
-            checked_names=(),
+            checked_names=(name,) if name else (),
             question=Question(text=self.question, code=self.starter_code, reads_stdin=not name),
             stdin_cases=cases,
         )
@@ -171,6 +172,8 @@ def _call_checks(name: str, inputs: list[Any], outputs: list[Any]) -> str:
         f"    __mtp_code_called__ = {name}\n"
         "else:\n"
         f"    __mtp_code_called__ = Solution().{name}\n"
+        # From here on it is Python's again: a program may be asked for a `sum`, or a `len`.
+        f"{f'from builtins import {name}' if hasattr(builtins, name) else ''}\n"
         "for arguments, expected in zip(\n"
         f"    __mtp_code_decode__({encode(arguments)!r}),\n"
         f"    __mtp_code_decode__({encode(expected)!r}),\n"

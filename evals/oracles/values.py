@@ -16,6 +16,7 @@ from typing import Any
 # Beyond it Python refuses to read or write decimal digits (sys.int_info.default_max_str_digits).
 _MAX_BITS = 14_000
 
+_WRAPPERS = ("UserDict", "UserList", "UserString")
 _PLAIN = {type(None), bool, int, float, str}
 
 _write = json.JSONEncoder(separators=(",", ":")).encode  # made once, for answers are many
@@ -112,8 +113,8 @@ def _all_short(values: list[Any], kinds: set[type]) -> bool:
 
 def plain_base(value: Any) -> Any:
     """What equals `value`, of a subclass that leaves equality alone, as a plain type; else None."""
-    if type(value).__module__ == "collections" and type(value).__name__ == "UserList":
-        return value.data  # no subclass, but equal to lists
+    if type(value).__module__ == "collections" and type(value).__name__ in _WRAPPERS:
+        return value.data  # no subclass, but equal to a list, text or a dict
     bases: tuple[tuple[type, Callable[[Any], Any]], ...] = (
         (tuple, tuple),
         (list, list),

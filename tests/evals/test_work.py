@@ -9,7 +9,7 @@ import pytest
 
 from evals.records import StdinCase, VerdictName
 from evals.work import Finding, Here, Job, SecondTries
-from sandbox import Checks, Ending, Examination, Execution, Limits, Pool, Program
+from sandbox import Checks, Ending, Examination, Execution, Heard, Limits, Pool, Program
 from tests.evals.conftest import FakePool
 
 pytestmark = pytest.mark.usefixtures("needs_sandbox")
@@ -158,6 +158,13 @@ def test_programs_that_wait_or_get_themselves_killed_pay_for_second_tries_too(
     tries = SecondTries()
     num_tried_again(many, itertools.repeat(lost), lost, tries)
     assert num_tried_again([job_of(7)], [LOOPED], LOOPED, tries) == 1
+
+
+def test_a_program_is_tried_again_if_it_is_known_what_it_said() -> None:
+    looped = LOOPED._replace(heard=Heard(9, "a" * 64))
+    assert num_tried_again([job_of(0)] * 9, itertools.repeat(WELL), looped) == 9
+    unknown = LOOPED._replace(heard=Heard(1, ""))
+    assert num_tried_again([job_of(0)] * 9, itertools.repeat(WELL), unknown) == 0
 
 
 def test_few_programs_are_put_off_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

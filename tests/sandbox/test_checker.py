@@ -204,6 +204,17 @@ assert infinite()[:2] == (math.inf, -math.inf) and math.isnan(infinite()[2])
         "def f(x): return x",
         "assert f(['int', '0x1']) == ['int', '0x1']",
     ),
+    "what an error was raised with": (
+        "def f(*given):\n    raise ValueError(*given)\ndef g(x): return {}[x]",
+        "def raised(call, *given):\n"
+        "    try: call(*given)\n"
+        "    except Exception as error: return type(error), error.args, str(error)\n"
+        "assert raised(g, 'a') == (KeyError, ('a',), \"'a'\")\n"
+        "assert raised(g, 5) == (KeyError, (5,), '5')\n"
+        "assert raised(f, 'no', 3) == (ValueError, ('no', 3), \"('no', 3)\")\n"
+        "assert raised(f) == (ValueError, (), '')\n"
+        "assert raised(f, 10 ** 5000)[0] is ValueError\n",
+    ),
 }
 
 
@@ -250,6 +261,23 @@ def test_the_outcome_says_what_happened(program, checks, outcome, detail, examin
     examination = examine(program, checks)
     assert examination.outcome is outcome, examination
     assert detail in examination.detail
+
+
+@pytest.mark.parametrize(
+    ("program", "outcome"),
+    [
+        ("def sum(x): return x[0] + x[1]", Outcome.HELD),  # the control
+        ("def sum(x): return 4", Outcome.FAILED),
+        ("def total(x): return 3", Outcome.UNDEFINED),
+        ("", Outcome.UNDEFINED),
+    ],
+)
+@pytest.mark.parametrize("how", [{}, {"counts": True}, {"are_live": True}, {"beside": True}])
+def test_no_builtin_takes_the_place_of_what_is_asked_for(program, outcome, how, pool):
+    """Or a program without any function would pass."""
+    checks = "def check(candidate):\n    assert candidate([1, 2]) == 3\ncheck(sum)"
+    (found,) = pool.examine_all([(program, Checks(checks, ("sum",), **how))])
+    assert found.outcome is outcome, found
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox import Checks, Limits, Outcome, Program, Tier, frames
+from sandbox import Checks, Heard, Limits, Outcome, Program, Tier, frames
 from sandbox.jobs import CallJob, ExamineJob, RunJob
 from sandbox.wire import ProtocolError
 
@@ -25,7 +25,7 @@ EXECUTION = {
     "ending": "exited", "exit_code": 0, "signal": None, "cpu_s": 0.5, "wall_s": 1.5,
     "peak_memory_bytes": 1000, "output_head": "x", "output_tail": "x", "stdout": None,
 }  # fmt: skip
-EXAMINATION = {"outcome": "held", "detail": "d", "counts": None}
+EXAMINATION = {"outcome": "held", "detail": "d", "counts": None, "heard": None}
 RESULTS = [
     {"job": 1, "execution": {**EXECUTION, "stdout": "eA=="}},
     {"job": 1, "examination": EXAMINATION, "execution": EXECUTION},
@@ -85,6 +85,19 @@ def test_what_a_program_says_of_itself_is_told_in_a_line():
     examination = {**EXAMINATION, "outcome": "raised", "detail": "a\n\x1b[1m"}
     frames.accept(job, {**RESULTS[1], "examination": examination})
     assert job.result.detail == "a [1m"
+
+
+def test_what_was_heard_is_taken_or_refused():
+    examination = {**EXAMINATION, "outcome": "ended", "heard": [3, "abc"]}
+    job = jobs()[1]
+    frames.accept(job, {**RESULTS[1], "examination": examination})
+    assert job.result.heard == Heard(3, "abc")
+    again = ExamineJob(1, LIMITS, Tier.CONTAINER, "pass", Checks("f()", heard=job.result.heard))
+    order = json.loads(json.dumps(frames.order_of(again)))
+    assert frames.job_of(order, Tier.FULL).checks == again.checks
+    for heard in ([], [1], [-1, "a"], ["1", "a"], [1, 2], [1, "a", "b"], 7):
+        with pytest.raises(ProtocolError):
+            frames.accept(job, {**RESULTS[1], "examination": {**examination, "heard": heard}})
 
 
 def test_counts_are_taken_or_refused():

@@ -49,6 +49,15 @@ ALIKE = [
     ({"key": None}, "key"),
     (date(2020, 5, 6), [2020]),
     ("\ud800x", ["\ud800x"]),
+    # Numbers in text, however they are written, and text in other letters.
+    ("area: 3.25 m", 3.25),
+    ("x=-57;", -57),
+    ("2.5e-07 m", 2.5e-7),
+    ("1,234,567 in all", 1234567),
+    (1234, "1,234"),
+    ("at 0xFF", 255),
+    (0b101, "0b101"),
+    ("hello", "HELLO"),
 ]
 
 

@@ -250,6 +250,48 @@ except TypeError: print("abstract")
     "output without line ends": "import sys\nfor i in range(100): sys.stdout.write('x')",
     "output in bytes": "import os, sys\nsys.stdout.buffer.write(b'bytes\\n'); sys.stdout.flush()\n"
     "os.write(1, b'raw\\n')",
+    "output that is never closed": """
+import sys
+class Answers:
+    file = open(1, "w", closefd=False)
+def main():
+    global file
+    file = open(1, "w", closefd=False)
+    file.write("named\\n")
+main()
+sys.stdout = open("/dev/null", "w")
+sys.__stdout__.write("kept aside")
+""",
+    "output as it is let go of": """
+import atexit, sys
+class Last:
+    def __del__(self): print("let go of")
+class Buffered:
+    def __init__(self, to): self.to, self.parts = to, []
+    def write(self, part): self.parts.append(part)
+    def flush(self): self.to.write("".join(self.parts)); self.parts.clear(); self.to.flush()
+atexit.register(print, "at exit")
+last = Last()
+sys.stdout = Buffered(sys.stdout)
+print("buffered")
+""",
+    "time zones": """
+import datetime, zoneinfo
+try: print(datetime.datetime(2020, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")))
+except zoneinfo.ZoneInfoNotFoundError: print("this machine has none")
+""",
+    "a locale": """
+import locale
+try: print(locale.setlocale(locale.LC_ALL, "C.UTF-8"), locale.format_string("%d", 1234567))
+except locale.Error: print("this machine has none")
+""",
+    "help": "print(callable(help), repr(help)[:12])",
+    "a stack as large as may be": """
+import resource
+_, most = resource.getrlimit(resource.RLIMIT_STACK)
+resource.setrlimit(resource.RLIMIT_STACK, (most, most))
+print(resource.getrlimit(resource.RLIMIT_STACK)[0])
+""",
     "standard input at its end": """
 import sys
 print(repr(sys.stdin.read()), list(sys.stdin))

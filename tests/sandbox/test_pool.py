@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from sandbox import (
     Checks,
     Ending,
+    Heard,
     Limits,
     Outcome,
     Pool,
@@ -193,6 +195,51 @@ def number():
     os.unlink("new")
     return status.st_ino
 """
+
+
+COLLECTING = "bad = [x for x, y in ((1, 2), (2, 4)) if f(x) != y]\nassert not bad"
+LOOPS = "def f(x):\n    while x == 2: pass\n    return {}"
+QUICK = "def f(x): return {} if x == 1 else 4"
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_second_run_has_to_answer_what_the_first_did(counts):
+    """It may have seen what tells of its first answer. (As the numbers that the machine gives to
+    pipes can tell the second run.)"""
+    checks = Checks(COLLECTING, counts=counts)
+    with Pool(Limits(cpu_s=0.3), 1) as pool:
+        wrong, right = pool.examine_all([(LOOPS.format(3), checks), (LOOPS.format(2), checks)])
+        assert wrong.execution.ending is Ending.TIMED_OUT_CPU
+        assert len({wrong.heard, right.heard, None}) == 3
+        after_wrong, after_right = (replace(checks, heard=each.heard) for each in (wrong, right))
+        longer = replace(checks, heard=Heard(1 << 20, "0" * 64))
+        runs = [
+            (QUICK.format(2), checks),  # the control
+            (QUICK.format(2), after_wrong),
+            (QUICK.format(3), after_wrong),
+            (QUICK.format(2), after_right),
+            (QUICK.format(2), longer),
+            (LOOPS.format(2), after_right),
+        ]
+        control, now_right, still_wrong, still_right, shorter, still_loops = pool.examine_all(runs)
+    assert control.outcome is still_right.outcome is Outcome.HELD
+    assert now_right.outcome is shorter.outcome is Outcome.RAISED
+    assert "other answers than when it was run before" in now_right.detail
+    assert shorter.detail == now_right.detail
+    assert still_wrong.outcome is Outcome.FAILED
+    assert still_loops.execution.ending is Ending.TIMED_OUT_CPU
+    assert still_loops.heard == right.heard
+
+
+def test_what_is_asked_whatever_the_answers_need_not_be_answered_again():
+    asserts = "assert f(1) == 2\nassert f(2) == 4"
+    ours = Checks(COLLECTING, are_live=True)
+    with Pool(Limits(cpu_s=0.3), 1) as pool:
+        for found in pool.examine_all(
+            [(LOOPS.format(2), Checks(asserts)), (LOOPS.format(2), ours)]
+        ):
+            assert found.execution.ending is Ending.TIMED_OUT_CPU
+            assert found.heard is None
 
 
 @pytest.mark.parametrize("is_renewed", [True, False])

@@ -1,5 +1,6 @@
 import importlib
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,23 @@ def command(*arguments):
     )
 
 
+def on_terminal(*arguments):
+    """What it shows there."""
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-X", "utf8", "-m", "sandbox", *arguments],
+            stdout=theirs,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=60,
+        )
+        return os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 @pytest.mark.usefixtures("needs_sandbox")
 def test_the_command_line_runs_a_file(tmp_path):
     program = tmp_path / "program.py"
@@ -157,6 +175,9 @@ def test_the_command_line_runs_a_file(tmp_path):
     assert ran.stdout == "hello\n"
     assert "exit code 4" in ran.stderr
     assert "isolation full" in ran.stderr
+    program.write_text("print('\\x1b]52;c;aGk=\\x07 \\u202e ä')", encoding="utf-8")
+    assert command("run", str(program)).stdout == "\x1b]52;c;aGk=\x07 \u202e ä\n"
+    assert on_terminal("run", str(program)) == "\\x1b]52;c;aGk=\\x07 \\u202e ä\r\n"
     missing = command("run", str(tmp_path / "missing.py"))
     assert missing.returncode == 2
     assert missing.stderr == f"{tmp_path / 'missing.py'}: No such file or directory\n"

@@ -4,8 +4,10 @@ That they would change others' verdicts otherwise is in escape/test_judging.py.
 """
 
 import importlib
+import operator
 import os
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,8 @@ TIDY = [
     "import copy\nx = [1]\ny = copy.deepcopy(x)\nf(x)\nassert x != y",
     "if __name__ == 'checks': assert f(1)",
 ]
+# Every name of that module is a builtin of the functions that follow.
+REBINDING = "import operator as __builtins__\ndef reach(): return attrgetter"
 UNTIDY = [
     # What a red team found to be called tidy when what is not was listed.
     "import numbers\nnumbers.Integral.register(str)",
@@ -65,6 +69,11 @@ UNTIDY = [
     "with f(1): pass",
     "match f(1):\n    case int(real=x): pass",
     "import random\nrandom.Random.random = 1",
+    # What a second one found.
+    REBINDING,
+    "def __builtins__(): pass",
+    "try: f(1)\nexcept ValueError as __builtins__: pass",
+    "def g():\n    global __builtins__",
     "def (",
     "(" * 5000 + ")" * 5000,
     "x" + ".y" * 100_000,
@@ -79,6 +88,12 @@ def test_checks_that_compute_and_compare_are_tidy(source):
 @pytest.mark.parametrize("source", UNTIDY, ids=lambda source: source[-60:])
 def test_checks_that_might_reach_what_others_find_are_not(source):
     assert not is_tidy(source, ("f",))
+
+
+def test_control_what_is_bound_as_builtins_gives_its_names_away():
+    namespace: dict[str, Any] = {}
+    exec(REBINDING, namespace)
+    assert namespace["reach"]() is operator.attrgetter
 
 
 def test_what_the_program_defines_is_not_looked_at():

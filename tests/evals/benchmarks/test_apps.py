@@ -130,6 +130,25 @@ def test_functions_and_methods_are_called(
 
 
 @pytest.mark.parametrize(
+    ("name", "program", "expected"),
+    [
+        ("sum", "def sum(x): return x[0] + x[1]", Outcome.HELD),
+        ("len", "def len(x): return 3", Outcome.HELD),
+        ("all", "class Solution:\n    def all(self, x): return 3", Outcome.HELD),
+        ("sum", "def sum(x): return 4", Outcome.FAILED),
+        ("len", "def len(x): return 2", Outcome.FAILED),
+        ("any", "def any(x): return True", Outcome.FAILED),
+        ("sum", "def total(x): return 3", Outcome.UNDEFINED),
+    ],
+)
+def test_a_function_named_like_a_builtin_is_the_programs(
+    pool: Pool, data: Path, name: str, program: str, expected: Outcome
+) -> None:
+    tests = {"fn_name": name, "inputs": [[[1, 2]]], "outputs": [3]}
+    assert outcome(pool, data, tests, program) is expected
+
+
+@pytest.mark.parametrize(
     ("given", "output", "program", "expected"),
     [
         ([1], [1, 2], "return 1, 2", Outcome.HELD),

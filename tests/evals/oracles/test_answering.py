@@ -1,6 +1,14 @@
 import json
 import sys
-from collections import Counter, OrderedDict, UserList, defaultdict, namedtuple
+from collections import (
+    Counter,
+    OrderedDict,
+    UserDict,
+    UserList,
+    UserString,
+    defaultdict,
+    namedtuple,
+)
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +59,8 @@ def test_digests_are_equal_where_values_are(one: object, other: object) -> None:
         ({"a": 1}, Counter("a")),
         ({"a": [1]}, OrderedDict(a=[1])),
         ({"a": 1}, defaultdict(int, a=1)),
+        ({"a": 1}, UserDict(a=1)),
+        (["ab", "c"], [UserString("ab"), "c"]),
     ],
 )
 def test_digests_of_equal_values_of_other_types_are_equal(one: object, other: object) -> None:
