@@ -125,10 +125,9 @@ def is_tidy(source: str, names: tuple[str, ...]) -> bool:
 
 
 def _is_listed(node: ast.AST) -> bool:
+    # `import operator as __builtins__` makes all of it names to the functions here.
     if any(name.startswith("__") for name in _names_bound(node)):
-        return (
-            False  # `import operator as __builtins__` makes all of it names to the functions here
-        )
+        return False
     match node:
         case ast.Name(name):
             return name in _BUILTINS or not (name in _UNLISTED or name.startswith("__"))
