@@ -113,8 +113,8 @@ def with_expected_outputs(
         try:
             _write(path, outputs)
             _remove_unread(folder)
-        except OSError as error:
-            log.warning("%s: expected outputs are not kept: %s", path, error.strerror)
+        except (OSError, InputError) as error:
+            log.warning("expected outputs are not kept: %s", error)
     tasks = [
         task if task.oracle is None else _with_checks(task, outputs[task.task_id])
         for task in benchmark.tasks
