@@ -433,6 +433,17 @@ def test_samples_are_half_right_and_no_two_are_alike(humaneval: Benchmark) -> No
     assert len({each.name for each in chosen}) == len({each.completion for each in chosen}) == 40
 
 
+def test_mutants_that_do_not_end_measure_no_limits(humaneval: Benchmark) -> None:
+    found = programs(with_tasks(humaneval, 3), 6)
+    stuck = found[0].name, found[4].name  # a reference, and a mutant
+
+    def say(program: Program, call: int) -> str:
+        return "timed out" if program.name in stuck else "wrong answer"
+
+    ours: Any = FakeOurs(say)
+    assert speed._that_end(found, ours, "humaneval") == [*found[:4], *found[5:]]
+
+
 def test_time_and_memory_are_those_of_all_that_a_command_starts(tmp_path: Path) -> None:
     child = "held = bytearray(b'x') * 200_000_000; import time; time.sleep(0.6)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
