@@ -142,10 +142,7 @@ class Tokenizer:
         Raises:
             TokenizerError: the text holds a lone surrogate, which is no Unicode character.
         """
-        try:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        except TypeError:
-            raise surrogate_error(text) from None
+        return _ids(self._backend, text)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a text that begins a document, behind what began those of training."""
@@ -183,10 +180,7 @@ class Tokenizer:
         Raises:
             TokenizerError: the text holds a lone surrogate, which is no Unicode character.
         """
-        try:
-            return self._chat_backend.encode(text, add_special_tokens=False).ids
-        except TypeError:
-            raise surrogate_error(text) from None
+        return _ids(self._chat_backend, text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
         """`encode` for many texts at once, on all cores."""
@@ -356,6 +350,13 @@ def json_table(path: Path) -> dict[str, Any]:
     if not isinstance(table, dict):
         raise TokenizerError(f"{path}: not a JSON table; restore it")
     return table
+
+
+def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
+    try:
+        return backend.encode(text, add_special_tokens=False).ids
+    except TypeError:
+        raise surrogate_error(text) from None
 
 
 def _id_of(backend: tokenizers.Tokenizer, spelled: str, use: str) -> int:
