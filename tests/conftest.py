@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 
 import sandbox
+from tests import workers
 
 # Before torch is imported: no test uses a GPU by accident. TEST_CUDA_DEVICES=0 lends it one.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TEST_CUDA_DEVICES", "")
@@ -19,6 +20,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A deadline of wall-clock time would hold the machine to it, not what is tested.
 hypothesis.settings.register_profile("without deadlines", deadline=None)
 hypothesis.settings.load_profile("without deadlines")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    workers.are_forked()
 
 
 def pytest_collection_finish() -> None:

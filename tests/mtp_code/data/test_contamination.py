@@ -63,7 +63,7 @@ def test_planted_copies_are_all_found(
     assert None not in contamination.contained_tasks(documents)
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 8])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 24])
 def test_renamed_copies_are_found_and_the_library_is_not_flagged(
     references: list[Reference], library: list[str], every: int
 ) -> None:
