@@ -15,12 +15,15 @@ from typing import Any, Final
 
 IMPORTED: Final = (
     "datasets",
+    "fastapi",
+    "hypothesis",
     "matplotlib.pyplot",
     "mtp_code.data.prepare",
     "mtp_code.decoding.engine",
     "mtp_code.interop.hugging_face",
     "mtp_code.training.loop",
     "mtp_code.training.shards",
+    "openai",
     "scipy.stats",
     "torch._dynamo",  # by optimizers, with their first step
     "torch.distributed.tensor",
