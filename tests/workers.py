@@ -16,7 +16,6 @@ from typing import Any, Final
 IMPORTED: Final = (
     "datasets",
     "fastapi",
-    "hypothesis",
     "matplotlib.pyplot",
     "mtp_code.data.prepare",
     "mtp_code.decoding.engine",
@@ -53,9 +52,10 @@ def are_forked() -> None:
                 Connection(theirs_in, writable=False) as stdin,
                 Connection(theirs_out, readable=False) as stdout,
             ):
+                made = context()  # first, as it says what the server imports when it starts
                 forkserver.ensure_running()
                 address = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
-                self.process = context().Process(target=_work, args=(stdin, stdout, address))
+                self.process = made.Process(target=_work, args=(stdin, stdout, address))
                 self.process.start()
             super().__init__(os.fdopen(ours_out, "wb"), os.fdopen(ours_in, "rb"), execmodel)
 
