@@ -123,8 +123,8 @@ class Auto:
     stand behind those that stood, of each request with all requests' as its prior; what it takes
     is the median of the newest looks' rounds with as many drafts and about as many rows. A number
     that was never tried is taken to lie on the line between its neighbours. While one choice holds,
-    another is tried now and then, by what looking has cost: where drafts do not pay, that and
-    warming up are all that `auto` is slower than plain decoding. Rounds with more drafts than those
+    another is tried now and then, as long as trials have cost little: where drafts do not pay,
+    trials and warming up are all that `auto` loses. Rounds with more drafts than those
     up to the look before have no time of their own: in them heads catch up with what they were not
     asked to read. Nor have those that were recorded.
 
