@@ -123,7 +123,8 @@ def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -
 
 def _judging_of(verdicts_path: Path, benchmark: Benchmark) -> Judging:
     if not verdicts_path.is_file():
-        raise InputError(f"{verdicts_path}: no such file; expected what mtp-code judge wrote")
+        what = "a folder" if verdicts_path.is_dir() else "no such file"
+        raise InputError(f"{verdicts_path}: {what}; expected the file that mtp-code judge wrote")
     path = verdicts_path.with_name(JUDGING_FILE)
     judging = read_record(Judging, path)
     if judging.data_sha256 != benchmark.data_sha256:

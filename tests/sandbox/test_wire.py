@@ -39,7 +39,8 @@ texts = st.text(st.one_of(st.characters(), surrogates))
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-(1 << 300), 1 << 300), texts,
     st.floats(), st.complex_numbers(), st.binary(), st.decimals(), st.fractions(), st.dates(),
-    st.datetimes().map(lambda value: value.replace(fold=0)), st.timedeltas(),
+    st.builds(lambda value, fold: value.replace(fold=fold), st.datetimes(), st.integers(0, 1)),
+    st.timedeltas(), st.sampled_from([..., NotImplemented]),
 )  # fmt: skip
 keys = st.recursive(
     st.one_of(st.none(), st.integers(), texts, st.floats(allow_nan=False), st.binary(), st.dates()),
