@@ -53,6 +53,7 @@ class _Judged(NamedTuple):
     base: VerdictName | None
     share: float | None
     is_counted: bool
+    weak: bool
 
 
 def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -> Score:
@@ -117,6 +118,7 @@ def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -
         graded=graded,
         by_verdict={name: by_verdict[name] for name in VERDICT_NAMES},
         timed_out=by_verdict["timed out"],
+        weak=sum(one.weak for each in judged.values() for one in each),
         references=judging.references,
     )
 
@@ -152,6 +154,7 @@ def _judged_by_task(path: Path, benchmark: Benchmark) -> dict[str, list[_Judged]
                 verdict.base,
                 _share_of_checks(verdict),
                 bool(verdict.num_checks),
+                verdict.weak,
             )
         )
     for each in judged.values():

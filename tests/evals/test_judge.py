@@ -112,6 +112,7 @@ def test_a_verdict_keeps_what_the_program_used(
         "plus": None,
         "num_checks_passed": 0,
         "num_checks": 1,
+        "weak": False,
     }
 
 
