@@ -59,10 +59,10 @@ def measure(
     identity.
 
     Greedy, prompts included in the time, but not what a GPU's rounds take to be recorded, once for
-    each shape. The prompts are dealt into rounds;
-    within a round all modes decode the same prompts one after another, in turn first, so that a
-    machine whose speed drifts slows them alike. A row's `speed_up` is the median over rounds of
-    plain's wall time ÷ its own, `speed_up_low` and `speed_up_high` the lowest and highest round;
+    each shape. The prompts are dealt into rounds, within which all modes decode the same prompts in
+    turns (`turns_of`), each as often first, so that a machine whose speed drifts slows them alike.
+    A row's `speed_up` is the median over rounds of plain's wall time ÷ its own, `speed_up_low` and
+    `speed_up_high` the lowest and highest round;
     `cpu_speed_up` and so on the same of CPU time, which other programs disturb less.
     `speed_up_of_tokens` is the speed-up ÷ tokens per forward: what is left of what drafts promise.
     `acceptance_by_offset` ends where all answers were too short for a draft.
@@ -91,9 +91,15 @@ def measure(
         # The first call of all is slow; on a GPU so is the first of each shape.
         warming_up = rounds[0] if is_cuda and mode.engine is not None else rounds[0][:1]
         list(mode.decode([requests[place] for place in warming_up]))
+    num_turns = 0
     for number, places in enumerate(rounds):
-        for mode in _in_turn(modes, number):
-            _decode(mode, requests, places)
+        for mode in modes:
+            mode.wall_s.append(0.0)
+            mode.cpu_s.append(0.0)
+        for turn in turns_of(places, num_rows):
+            for mode in _in_turn(modes, num_turns):
+                _decode(mode, requests, turn)
+            num_turns += 1
         on_progress(number + 1, len(rounds) + num_timed)
     for number, places in enumerate(rounds[:num_timed]):
         for mode in _in_turn(modes, number):
@@ -114,6 +120,13 @@ def deal(count: int, num_rounds: int, at_least: int) -> list[list[int]]:
         [order[(begin + step) % count] for step in range(max(size, at_least))]
         for begin, size in zip(begins, own, strict=True)
     ]
+
+
+def turns_of(places: Sequence[int], num_rows: int) -> list[Sequence[int]]:
+    """What of a round one mode decodes before the next does: a prompt where they are answered one
+    by one, since the speed of a shared machine changes within seconds; else all, whose rows fill
+    up as others are done."""
+    return [[place] for place in places] if num_rows == 1 else [places]
 
 
 def _modes(model: MTPModel, tokenizer: Tokenizer, num_rows: int) -> list[Mode]:
@@ -145,6 +158,7 @@ def _in_turn(modes: Sequence[Mode], number: int) -> Iterator[Mode]:
 
 
 def _decode(mode: Mode, requests: Sequence[Request], places: Sequence[int]) -> None:
+    """Adds a turn to the round that has begun."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     completions = list(mode.decode([requests[place] for place in places]))
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
@@ -155,8 +169,8 @@ def _decode(mode: Mode, requests: Sequence[Request], places: Sequence[int]) -> N
         mode.prefill_s += stats.prefill_s
         mode.decode_s += stats.decode_s
         mode.num_rounds += stats.num_rounds
-    mode.wall_s.append(wall_s)
-    mode.cpu_s.append(cpu_s)
+    mode.wall_s[-1] += wall_s
+    mode.cpu_s[-1] += cpu_s
 
 
 def _time_parts(

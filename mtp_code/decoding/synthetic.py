@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mtp_code.decoding.bandwidth import copy_bandwidth, least_s
-from mtp_code.decoding.bench import NUM_ROUNDS, deal
+from mtp_code.decoding.bench import NUM_ROUNDS, deal, turns_of
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.engine import Engine, NumDrafts
 from mtp_code.decoding.exactness import Numbers
@@ -371,9 +371,14 @@ def agreement(
         ]
         ways = [_Paired(real, requests), _Paired(told, as_long)]
         told.generate(as_long[:1])  # the first call is slow
+        num_turns = 0
         for number, places in enumerate(rounds):
-            for way in ways if number % 2 else reversed(ways):
-                way.decode(places)
+            for way in ways:
+                way.rounds.append(_Round())
+            for turn in turns_of(places, num_rows):
+                for way in ways if num_turns % 2 else reversed(ways):
+                    way.decode(turn)
+                num_turns += 1
             on_progress((num_drafts - 1) * len(rounds) + number + 1, most * len(rounds))
         of_real, of_told = ways
         ratios = _ratios(of_told.tokens_per_s, of_real.tokens_per_s)
@@ -393,26 +398,41 @@ def agreement(
 
 
 @dataclass
+class _Round:
+    num_tokens: int = 0
+    decode_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+@dataclass
 class _Paired:
     engine: Engine
     requests: Sequence[Request]
     num_tokens: int = 0
     num_forwards: int = 0
-    tokens_per_s: list[float] = field(default_factory=list)
-    tokens_per_cpu_s: list[float] = field(default_factory=list)
+    rounds: list[_Round] = field(default_factory=list)
 
     @property
     def tokens_per_forward(self) -> float:
         return self.num_tokens / self.num_forwards
 
+    @property
+    def tokens_per_s(self) -> list[float]:
+        return [one.num_tokens / one.decode_s for one in self.rounds]
+
+    @property
+    def tokens_per_cpu_s(self) -> list[float]:
+        return [one.num_tokens / one.cpu_s for one in self.rounds]
+
     def decode(self, places: Sequence[int]) -> None:
-        cpu_s = time.process_time()
+        """Adds a turn to the round that has begun."""
+        begun_s, newest = time.process_time(), self.rounds[-1]
         stats = self.engine.generate([self.requests[place] for place in places]).stats
-        cpu_s = time.process_time() - cpu_s
+        newest.cpu_s += time.process_time() - begun_s
+        newest.decode_s += stats.decode_s
+        newest.num_tokens += stats.num_tokens
         self.num_tokens += stats.num_tokens
         self.num_forwards += stats.num_forwards
-        self.tokens_per_s.append(stats.num_tokens / stats.decode_s)
-        self.tokens_per_cpu_s.append(stats.num_tokens / cpu_s)
 
 
 def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

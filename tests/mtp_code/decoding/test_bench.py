@@ -60,9 +60,30 @@ def test_recording_is_no_part_of_what_decoding_takes(monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: now_s, process_time=lambda: now_s)
     monkeypatch.setattr(bench, "time", clock)
     engine: Any = SimpleNamespace(stats=Stats(recording_s=5.0, decode_s=1.5))
-    mode = Mode("plain", decode, engine=engine)
+    mode = Mode("plain", decode, engine=engine, wall_s=[1.0], cpu_s=[1.0])
     bench._decode(mode, [Request([5], 2)], [0])
-    assert (mode.wall_s, mode.decode_s) == ([2.0], 1.5)
+    assert (mode.wall_s, mode.cpu_s, mode.decode_s) == ([3.0], [8.0], 1.5)
+
+
+def test_modes_take_turns_by_the_prompt_and_each_is_first_as_often(
+    small_model, tokenizer, monkeypatch
+):
+    turns = []
+
+    def noted(mode, requests, places, decode=bench._decode):
+        turns.append((mode.name, mode.drafts, tuple(places)))
+        decode(mode, requests, places)
+
+    monkeypatch.setattr(bench, "_decode", noted)
+    requests = [Request([5, 6, place], 2) for place in range(12)]
+    num_modes = len(measure(small_model, tokenizer, requests))
+    by_turn = [turns[first : first + num_modes] for first in range(0, len(turns), num_modes)]
+    assert sorted(turn[0][2] for turn in by_turn) == [(place,) for place in range(12)]
+    for turn in by_turn:
+        assert len({places for *_, places in turn}) == 1
+        assert len({(name, drafts) for name, drafts, _ in turn}) == num_modes
+    first = [turn[0][:2] for turn in by_turn]
+    assert all(first.count(mode) == 2 for mode in first)
 
 
 @pytest.mark.parametrize(
