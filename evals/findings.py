@@ -80,9 +80,9 @@ class Findings:
 
     def __getitem__(self, key: bytes) -> dict[str, Any]:
         asked = self._execute(
-            "SELECT finding FROM transient WHERE key = ?1 "
-            "UNION ALL SELECT finding FROM findings WHERE key = ?1",
-            (key,),
+            "SELECT finding FROM transient WHERE key = ? "
+            "UNION ALL SELECT finding FROM findings WHERE key = ?",
+            (key, key),
         )
         row = asked.fetchone()
         if row is None:
@@ -101,10 +101,10 @@ class Findings:
     def want(self, key: bytes) -> None:
         """Count the key among those wanted, unless its finding is known."""
         inserted = self._execute(
-            "INSERT OR IGNORE INTO wanted SELECT ?1 "
-            "WHERE NOT EXISTS (SELECT 1 FROM findings WHERE key = ?1)"
-            " AND NOT EXISTS (SELECT 1 FROM transient WHERE key = ?1)",
-            (key,),
+            "INSERT OR IGNORE INTO wanted SELECT ? "
+            "WHERE NOT EXISTS (SELECT 1 FROM findings WHERE key = ?)"
+            " AND NOT EXISTS (SELECT 1 FROM transient WHERE key = ?)",
+            (key, key, key),
         )
         if inserted.rowcount == 0:
             self._execute(

