@@ -58,7 +58,7 @@ def bench_decode(
     from mtp_code.decoding.prepare import describe_place, load_for_decoding
     from mtp_code.decoding.requests import Request
     from mtp_code.decoding.synthetic import agreement
-    from mtp_code.devices import failures_of
+    from mtp_code.devices import is_failure, is_out_of_memory
     from mtp_code.files import write_json
 
     sizes = sizes_of(batches, 256)
@@ -106,8 +106,10 @@ def bench_decode(
             if synthetic:
                 with progress_bar(f"drafts that stand as told, {size} side by side") as on_progress:
                     told += agreement(model, tokenizer, requests, size, on_progress)
-        except failures_of(weight.device) as error:
-            if not isinstance(error, MachineError | torch.OutOfMemoryError):
+        except Exception as error:
+            if not is_failure(error, weight.device):
+                raise
+            if not isinstance(error, MachineError) and not is_out_of_memory(error):
                 log.exception("%s side by side", size)
             left_out.append(f"{size} side by side: {first_line(error)}")
         if rows:

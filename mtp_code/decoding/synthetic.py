@@ -27,7 +27,7 @@ from mtp_code.decoding.prepare import lay_out
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
-from mtp_code.devices import choose_device, describe_device, failures_of
+from mtp_code.devices import choose_device, describe_device, is_failure, is_out_of_memory
 from mtp_code.errors import MachineError, first_line
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel
@@ -154,8 +154,10 @@ def _left_out_if_it_fails(
     """Notes what memory does not suffice for, or a GPU fails at, and goes on."""
     try:
         yield
-    except failures_of(device) as error:
-        if not isinstance(error, MachineError | torch.OutOfMemoryError):
+    except Exception as error:
+        if not is_failure(error, device):
+            raise
+        if not isinstance(error, MachineError) and not is_out_of_memory(error):
             log.exception("%s", name)
         record["left_out"].append(f"{name}: {first_line(error)}")
     else:
@@ -275,7 +277,7 @@ def _rows(
         told = told_advance(reached, batch, device)
         engine = Engine(
             model, _numbers(config), batch, choice, prefill_tokens=1 << 30, captures=captures,
-            advance=told,
+            advance=told, sheds_rows=False,
         )  # fmt: skip
         ways.append(_Way(choice, engine))
     for number in range(measured.num_rounds + 1):
@@ -358,12 +360,12 @@ def agreement(
     most, device = model.num_mtp_heads - 1, model.unembedding.weight.device
     rounds = deal(len(requests), NUM_ROUNDS, num_rows)
     for num_drafts in range(1, most + 1):
-        real = Engine(model, tokenizer, num_rows, num_drafts)
+        real = Engine(model, tokenizer, num_rows, num_drafts, sheds_rows=False)
         found = real.generate(requests)
         reached = [rate or 0.0 for rate in found.stats.acceptance_by_offset]
         told = Engine(
             model, _numbers(model.config), num_rows, num_drafts,
-            advance=told_advance(reached, num_rows, device),
+            advance=told_advance(reached, num_rows, device), sheds_rows=False,
         )  # fmt: skip
         as_long = [
             replace(request, max_new_tokens=one.num_committed, stops=())
@@ -454,7 +456,7 @@ def precision(model: MTPModel, measured: Measured, num_prompts: int = 32) -> dic
     ]
 
     def answers(num_drafts: int, exact: bool) -> list[Completion]:
-        engine = Engine(model, _numbers(config), 8, num_drafts, exact=exact)
+        engine = Engine(model, _numbers(config), 8, num_drafts, exact=exact, sheds_rows=False)
         return engine.generate(requests).completions
 
     def differences(exact: bool) -> list[tuple[Completion, Completion]]:
