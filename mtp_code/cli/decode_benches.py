@@ -148,12 +148,15 @@ def bench_decode_shapes(
 ) -> None:
     """Decoding of shapes that nobody has trained.
 
-    Random weights, drafts that stand as told.
+    Random weights, drafts that stand as told; of the first shape transformers' generate beside
+    them. A plot of each shape lies beside the file.
     """
     import torch
 
+    from mtp_code.decoding.plot import draw
     from mtp_code.decoding.synthetic import measure
     from mtp_code.files import write_json
+    from mtp_code.interop.peers import peer_of
 
     torch.set_num_threads(num_threads)
     about = {**provenance(), "num_threads": num_threads}
@@ -171,7 +174,13 @@ def bench_decode_shapes(
         None if batches is None else sizes_of(batches, 256),
         overrides or (),
         keep,
+        peer_of,
     )
+    if out is not None:
+        for shape in dict.fromkeys(row["shape"] for row in record["rows"]):
+            own = [_as_plotted(row) for row in record["rows"] if row["shape"] == shape]
+            title = f"{shape}, random weights, {record['device']}"
+            draw(own, title, out.with_name(f"{out.stem}-{shape}.svg"))
     for row in record["rows"]:
         typer.echo(_shape_line(row))
     for line in record["left_out"]:
@@ -225,6 +234,13 @@ def _told_line(row: dict[str, Any], names_batch: bool) -> str:
         f"{row['cpu_ratio']:.3f}× by CPU time "
         f"| {row['tokens_per_forward_told']:.3f} a forward, theirs {row['tokens_per_forward']:.3f}"
     )
+
+
+def _as_plotted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a shape as one of `bench decode`."""
+    drafts = row["drafts"]
+    mode = ("speculative" if drafts else "plain") if isinstance(drafts, int) else drafts
+    return {**row, "mode": mode, "batch_rows": row["rows"]}
 
 
 def _shape_line(row: dict[str, Any]) -> str:
