@@ -178,11 +178,17 @@ $(VENV)/.kernels: $(READY)
 
 # What bench-gpu-train left is decoded with too; shapes then have what is left of ten minutes, and
 # no other part more than a minute.
-TRAINED_THERE  = $(wildcard $(GPU_RUNS)/n4/checkpoints)
-SHAPES_MINUTES = $(if $(GPU),$(if $(TRAINED_THERE),4.5,8),0.7)
-A_MINUTE       := timeout 60
-DECODED_SIZE   := $(if $(GPU),--count 18 --max-new-tokens 96,--count 3 --max-new-tokens 16)
-EXACT_SIZE     := $(if $(GPU),--count 40 --others 10 --max-new-tokens 64 --drafts 1,3 --batches 1,8,--count 2 --others 2 --max-new-tokens 16 --drafts 3 --batches 2)
+TRAINED_THERE = $(wildcard $(GPU_RUNS)/n4/checkpoints)
+A_MINUTE      := timeout 60
+ifneq ($(GPU),)
+SHAPES_MINUTES = $(if $(TRAINED_THERE),4.5,8)
+DECODED_SIZE  := --count 18 --max-new-tokens 96
+EXACT_SIZE    := --count 40 --others 10 --max-new-tokens 64 --drafts 1,3 --batches 1,8
+else
+SHAPES_MINUTES = 0.4
+DECODED_SIZE  := --count 2 --max-new-tokens 8
+EXACT_SIZE    := --count 2 --others 2 --max-new-tokens 8 --drafts 3 --batches 2
+endif
 
 bench-gpu-decode: $(READY) ## decoding of shapes, and of models of bench-gpu-train; at a small size without a GPU
 	@status=0; \

@@ -172,7 +172,7 @@ def test_loss_kernels_are_installed_once_where_there_is_a_gpu_to_run_them(checko
 
 def test_shapes_are_decoded_and_models_that_bench_gpu_train_left(checkout):
     calls, said = made(checkout, "bench-gpu-decode")
-    assert calls == ["bench decode-shapes --minutes 0.7 --out report/decode.json"]
+    assert calls == ["bench decode-shapes --minutes 0.4 --out report/decode.json"]
     assert "no runs/bench-gpu/n4; make bench-gpu-train leaves it" in said
     for name in ("n4", "bytes8"):
         (checkout / "runs/bench-gpu" / name / "checkpoints").mkdir(parents=True)
@@ -187,6 +187,7 @@ def test_shapes_are_decoded_and_models_that_bench_gpu_train_left(checkout):
     assert "--prompts humaneval --peers" in calls[1]
     assert "--prompts runs/bench-gpu/held-out.txt --peers" in calls[2]
     assert "--dtype bf16" in calls[4]
+    assert "--drafts 3 --batches 2 --out report/exactness.json" in calls[4]
     assert "left out" not in said
 
 

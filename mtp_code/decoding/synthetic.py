@@ -374,7 +374,8 @@ def _rows(
             )
         yield row
     for name, peer in others.items():
-        ratios = _ratios(peer.tokens_per_s, plain.tokens_per_s)
+        # Rounds of others may have ended before.
+        ratios = _ratios(peer.tokens_per_s, plain.tokens_per_s[: len(peer.tokens_per_s)])
         row = {
             "rows": 1,
             "drafts": name,
@@ -386,7 +387,7 @@ def _rows(
             "speed_up_high": max(ratios),
         }
         if device.type != "cuda":
-            cpu_ratios = _ratios(peer.tokens_per_cpu_s, plain.tokens_per_cpu_s)
+            cpu_ratios = _ratios(peer.tokens_per_cpu_s, plain.tokens_per_cpu_s[: len(ratios)])
             row["cpu_speed_up"] = statistics.median(cpu_ratios)
         yield row
 

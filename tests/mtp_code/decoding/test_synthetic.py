@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -182,7 +183,10 @@ def test_a_tree_is_measured_at_batch_1_and_accepts_as_told():
     assert trees[0]["tokens_per_forward"] == pytest.approx(line["tokens_per_forward"], rel=0.1)
 
 
-def test_others_decode_the_first_shape_one_at_a_time():
+@pytest.mark.parametrize(("share", "num_rounds"), [(0.25, 3), (0.0, 1)])
+def test_others_decode_the_first_shape_one_at_a_time_while_there_is_time(
+    monkeypatch, share, num_rounds
+):
     asked = []
 
     def answer(requests):
@@ -194,6 +198,8 @@ def test_others_decode_the_first_shape_one_at_a_time():
             yield Completion(request, [0] * request.max_new_tokens)
 
     overrides = ["model.width=32", "model.num_layers=5", "model.num_mtp_heads=1"]
+    monkeypatch.setitem(MEASURED, "smoke", replace(MEASURED["smoke"], num_rounds=3))
+    monkeypatch.setattr(synthetic, "_PEERS_WITHIN", share)
     record = measure(
         "smoke", 1.0, 600, batches=[1, 2], overrides=overrides,
         peers=lambda model: {"theirs": answer},
@@ -201,7 +207,7 @@ def test_others_decode_the_first_shape_one_at_a_time():
     (row,) = (row for row in record["rows"] if row["drafts"] == "theirs")
     measured = MEASURED["smoke"]
     assert set(asked) == {(measured.num_prompt, 1), (measured.num_prompt, measured.num_new)}
-    assert (row["rows"], row["rounds"]) == (1, measured.num_rounds)
+    assert (row["rows"], row["rounds"]) == (1, num_rounds)
     assert 0 < row["tokens_per_s"] < 1500
 
 
