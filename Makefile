@@ -181,18 +181,18 @@ $(VENV)/.kernels: $(READY)
 TRAINED_THERE = $(wildcard $(GPU_RUNS)/n4/checkpoints)
 A_MINUTE      := timeout 60
 ifneq ($(GPU),)
-SHAPES_MINUTES = $(if $(TRAINED_THERE),4.5,8)
+SHAPES_SIZE    = --minutes $(if $(TRAINED_THERE),4.5,8)
 DECODED_SIZE  := --count 18 --max-new-tokens 96
 EXACT_SIZE    := --count 40 --others 10 --max-new-tokens 64 --drafts 1,3 --batches 1,8
 else
-SHAPES_MINUTES = 0.4
+SHAPES_SIZE   := --batches 1 --minutes 0.4
 DECODED_SIZE  := --count 2 --max-new-tokens 8
 EXACT_SIZE    := --count 2 --others 2 --max-new-tokens 8 --drafts 3 --batches 2
 endif
 
 bench-gpu-decode: $(READY) ## decoding of shapes, and of models of bench-gpu-train; at a small size without a GPU
 	@status=0; \
-	$(MTP_CODE) bench decode-shapes --minutes $(SHAPES_MINUTES) --out $(call GPU_FIGURES,decode) || status=1; \
+	$(MTP_CODE) bench decode-shapes $(SHAPES_SIZE) --out $(call GPU_FIGURES,decode) || status=1; \
 	if [ -n "$(TRAINED_THERE)" ]; then \
 		$(A_MINUTE) $(MTP_CODE) bench decode $(GPU_RUNS)/n4 --prompts humaneval --peers $(DECODED_SIZE) \
 			--out $(call GPU_FIGURES,decode-humaneval) || status=1; \

@@ -172,13 +172,13 @@ def test_loss_kernels_are_installed_once_where_there_is_a_gpu_to_run_them(checko
 
 def test_shapes_are_decoded_and_models_that_bench_gpu_train_left(checkout):
     calls, said = made(checkout, "bench-gpu-decode")
-    assert calls == ["bench decode-shapes --minutes 0.4 --out report/decode.json"]
+    assert calls == ["bench decode-shapes --batches 1 --minutes 0.4 --out report/decode.json"]
     assert "no runs/bench-gpu/n4; make bench-gpu-train leaves it" in said
     for name in ("n4", "bytes8"):
         (checkout / "runs/bench-gpu" / name / "checkpoints").mkdir(parents=True)
     calls, said = made(checkout, "bench-gpu-decode")
     assert [" ".join(call.split()[1:3]) for call in calls] == [
-        "decode-shapes --minutes",
+        "decode-shapes --batches",
         "decode runs/bench-gpu/n4",
         "decode runs/bench-gpu/n4",
         "decode runs/bench-gpu/bytes8",

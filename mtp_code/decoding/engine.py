@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self, TypeVar
 
@@ -352,21 +353,19 @@ class Engine:
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
         outcomes, recording_s = self._runner.run(state, plan, num_rounds)
         told = _told(outcomes, len(live))
-        logprobs = [_listed(outcome) for outcome in outcomes]
-        return _Brought(shape, plan, told, logprobs, begun_s, recording_s, caught_up_s)
+        return _Brought(shape, plan, told, begun_s, recording_s, caught_up_s)
 
     def _take(self, ran: "_Brought") -> list[Event]:
         """Hands rows what rounds brought them, and gives up those that are done."""
         live, plan = self._rows[: self._num_live], ran.plan
         before = [len(row.answer.completion.tokens) for row in live]
         brought: list[Round] = []
-        for by_row, logprobs in zip(ran.told, ran.logprobs, strict=True):
+        for by_row in ran.told:
             # What comes behind an answer's end is dropped.
             going_on = [place for place, row in enumerate(live) if not row.answer.is_done]
             self._note_read([live[place] for place in going_on], plan.num_drafts)
             for place in going_on:
-                own = None if logprobs is None else logprobs[place]
-                self._commit(live[place], by_row[place], own, plan.num_drafts)
+                self._commit(live[place], by_row[place], plan.num_drafts)
             brought.append(
                 Round(
                     [live[place].id for place in going_on],
@@ -711,13 +710,12 @@ class Engine:
         self,
         row: _Row,
         told: "_Told",
-        logprobs: Sequence[tuple[float, tuple[tuple[int, float], ...]]] | None,
         num_drafts: int,
     ) -> None:
         """Hands a row what a round brought it."""
         wanted, own = row.request.num_logprobs, None
-        if wanted is not None and logprobs is not None:
-            own = [TokenLogprobs(one, top[:wanted]) for one, top in logprobs]
+        if wanted is not None and told.logprobs is not None:
+            own = [TokenLogprobs(one, top[:wanted]) for one, top in told.logprobs]
         num_committed = told.accepted + 1
         drafted = num_drafts if told.is_drafted else 0
         row.answer.commit(told.targets[:num_committed], drafted, own)
@@ -787,25 +785,25 @@ def _filled_up(pieces: Sequence[Sequence[int]], count: int) -> Tensor:
 
 
 class _Told(NamedTuple):
-    """A row's part of an outcome, on the host."""
+    """A row's part of an outcome, on the host.
+
+    Attributes:
+        logprobs: by place: of its token, and of others.
+    """
 
     accepted: int
     is_drafted: bool
     targets: list[int]
     ranks: list[int]
-
-
-Listed = list[list[tuple[float, tuple[tuple[int, float], ...]]]]
-"""A round's log-probabilities on the host, by row and place: of its token, and of others."""
+    logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] | None
 
 
 class _Brought(NamedTuple):
-    """What rounds brought, on the host, and what they took."""
+    """What rounds brought, on the host, by round and row; and what they took."""
 
     shape: DraftShape
     plan: Plan
     told: list[list[_Told]]
-    logprobs: list[Listed | None]
     begun_s: float
     recording_s: float
     caught_up_s: float
@@ -813,28 +811,44 @@ class _Brought(NamedTuple):
 
 def _told(outcomes: Sequence[Outcome], num_live: int) -> list[list[_Told]]:
     """By round and row; one transfer for all."""
-    num_targets = outcomes[0].targets_BT.shape[1]
-    stacked_RBX = torch.stack(
-        [
-            torch.cat(
-                (
-                    outcome.accepted_B[:, None],
-                    outcome.is_drafted_B[:, None],
-                    outcome.targets_BT,
-                    *(() if outcome.ranks_Bk is None else (outcome.ranks_Bk,)),
-                ),
-                dim=1,
-            )
-            for outcome in outcomes
-        ]
-    )
+    stacked_RBX = torch.stack([_in_one(outcome)[:num_live] for outcome in outcomes])
     return [
-        [
-            _Told(accepted, bool(is_drafted), rest[:num_targets], rest[num_targets:])
-            for accepted, is_drafted, *rest in rows
-        ]
-        for rows in stacked_RBX[:, :num_live].tolist()
+        [_taken_apart(numbers, outcome) for numbers in rows]
+        for outcome, rows in zip(outcomes, stacked_RBX.tolist(), strict=True)
     ]
+
+
+def _in_one(outcome: Outcome) -> Tensor:
+    """All of a round, row by row, (B, numbers)."""
+    parts = [outcome.accepted_B[:, None], outcome.is_drafted_B[:, None], outcome.targets_BT]
+    if outcome.ranks_Bk is not None:
+        parts.append(outcome.ranks_Bk)
+    if outcome.logprobs is not None:  # in fp64, which has room for tokens and logarithms
+        parts = [part.double() for part in (*parts, *(x.flatten(1) for x in outcome.logprobs))]
+    return torch.cat(parts, dim=1)
+
+
+def _taken_apart(numbers: Sequence[float], outcome: Outcome) -> _Told:
+    """A row of `_in_one`."""
+    left = iter(numbers)
+
+    def whole(count: int) -> list[int]:
+        return [int(number) for number in islice(left, count)]
+
+    (accepted, is_drafted), num_targets = whole(2), outcome.targets_BT.shape[1]
+    targets = whole(num_targets)
+    ranks = whole(0 if outcome.ranks_Bk is None else outcome.ranks_Bk.shape[1])
+    logprobs = None
+    if outcome.logprobs is not None:
+        num_top = outcome.logprobs.top_BTm.shape[2]
+        chosen = list(islice(left, num_targets))
+        top = [tuple(islice(left, num_top)) for _ in range(num_targets)]
+        tokens = [whole(num_top) for _ in range(num_targets)]
+        logprobs = [
+            (own, tuple(zip(others, theirs, strict=True)))
+            for own, others, theirs in zip(chosen, tokens, top, strict=True)
+        ]
+    return _Told(accepted, bool(is_drafted), targets, ranks, logprobs)
 
 
 def _event(row: _Row, since: int) -> Event:
@@ -846,16 +860,3 @@ def _event(row: _Row, since: int) -> Event:
         None if completion.logprobs is None else tuple(completion.logprobs[since:]),
         completion if row.answer.is_done else None,
     )
-
-
-def _listed(outcome: Outcome) -> Listed | None:
-    if outcome.logprobs is None:
-        return None
-    chosen_BT, top_BTm, tokens_BTm = (tensor.tolist() for tensor in outcome.logprobs)
-    return [
-        [
-            (chosen, tuple(zip(tokens, top, strict=True)))
-            for chosen, top, tokens in zip(*row, strict=True)
-        ]
-        for row in zip(chosen_BT, top_BTm, tokens_BTm, strict=True)
-    ]

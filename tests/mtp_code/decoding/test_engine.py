@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from mtp_code.decoding import engine as engine_module
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Completion, Request, SamplingConfig
 from mtp_code.decoding.step import advance
+from mtp_code.decoding.tree import Tree
 from mtp_code.errors import MachineError, PromptError
 from mtp_code.model.mtp import build_model
 from tests.reference import decode_without_cache
@@ -157,6 +160,23 @@ def test_logprobs_are_the_models_own_before_temperature(small_model, tokenizer):
         top = row_V.topk(3)
         assert [pair[0] for pair in ours.top] == top.indices.tolist()
         assert [pair[1] for pair in ours.top] == pytest.approx(top.values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("num_drafts", [2, Tree.product((2, 2))])
+def test_a_look_is_one_transfer_with_logprobs_too(small_model, tokenizer, monkeypatch, num_drafts):
+    engine = Engine(small_model, tokenizer, 2, num_drafts, rounds_a_look=3)
+    for request in (MIXED[0], replace(MIXED[3], max_new_tokens=40)):
+        engine.submit(request)
+    transfers, listed = [], torch.Tensor.tolist
+
+    def noted(tensor):
+        transfers.append(tuple(tensor.shape))
+        return listed(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    for number in range(1, 4):
+        engine.step()
+        assert len(transfers) == number
 
 
 def test_a_stream_ends_with_its_completion(small_model, tokenizer):
