@@ -42,7 +42,7 @@ REPORT    ?= report/index.html#: page to write
 BASELINE  ?= evals/baselines/micro-$(notdir $(basename $(RECIPE))).json#: what ci-regression holds the run to
 TOLERANCE ?= 0.05#: drop of pass@1 that ci-regression lets pass
 TESTS     ?= tests#: tests to run
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder#: arguments for pytest
+PYTEST_ARGS ?= -n 4 --dist loadfile --no-loadscope-reorder#: arguments for pytest
 
 # --if-available leaves a benchmark out whose data cannot be had.
 EVALUATE_ARGS ?=

@@ -102,4 +102,6 @@ def _wilson(
     shrink = 1 + quantile**2 / size
     centre = (share + quantile**2 / (2 * size)) / shrink
     half = quantile * math.sqrt(share * (1 - share) / size + quantile**2 / (4 * size**2)) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Where all passed or all failed one end is the share itself, which the sum rounds.
+    low = 0.0 if share == 0 else max(0.0, centre - half)
+    return low, 1.0 if share == 1 else min(1.0, centre + half)

@@ -16,12 +16,15 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
     """Chance that k samples, picked without replacement, include one that passed.
 
     Raises:
-        ValueError: k is outside 1..num_samples, where no unbiased estimate exists.
+        ValueError: k is outside 1..num_samples, where no unbiased estimate exists, or num_passed
+            outside 0..num_samples.
 
     Source: Chen et al. 2021, arXiv 2107.03374, equation 1.
     """
     if not 1 <= k <= num_samples:
         raise ValueError(f"k must be in 1..{num_samples} (the samples drawn), got {k}")
+    if not 0 <= num_passed <= num_samples:
+        raise ValueError(f"of {num_samples} samples {num_passed} cannot have passed")
     return 1.0 - _all_fail(num_samples, num_passed, k)
 
 

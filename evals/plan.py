@@ -50,7 +50,7 @@ class Plan:
         else:
             base, plus = checks_of(task), plus_checks_of(task)
             if plus is None:
-                self._parts = [self._part(replace(base, counts=counts_checks))]
+                self._parts = [self._part(replace(base, counts=counts_checks and not base.beside))]
             else:
                 self._parts = [self._part(base), self._part(plus)]
 

@@ -53,7 +53,9 @@ def _checks(task: Task, source: str) -> Checks:
     # Those that hold answers to a reference's are ours: they ask for some, then for more, and
     # change nothing but what is theirs.
     are_ours = task.oracle is not None
-    return Checks(source, task.checked_names, are_live=are_ours, are_tidy=are_ours)
+    return Checks(
+        source, task.checked_names, beside=task.beside, are_live=are_ours, are_tidy=are_ours
+    )
 
 
 def limits_of(task: Task, limits: Limits) -> Limits:
@@ -164,6 +166,8 @@ def undeclared_names(task: Task) -> set[str]:
     The program decides what these are, so that it decides what the checks make of them.
     """
     checks = checks_of(task)
+    if task.beside:
+        return set()  # all that they find is what the program decides
     if any("*" in _imported(statement) for statement in _parse(checks.source).body):
         return set()  # what this may bind is not known
     return _names_taken(checks).difference(task.checked_names)

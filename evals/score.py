@@ -53,6 +53,7 @@ class _Judged(NamedTuple):
     base: VerdictName | None
     share: float | None
     is_counted: bool
+    weak: bool
 
 
 def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -> Score:
@@ -117,13 +118,15 @@ def score(verdicts_path: Path, benchmark: Benchmark, ks: Sequence[int] = (1,)) -
         graded=graded,
         by_verdict={name: by_verdict[name] for name in VERDICT_NAMES},
         timed_out=by_verdict["timed out"],
+        weak=sum(one.weak for each in judged.values() for one in each),
         references=judging.references,
     )
 
 
 def _judging_of(verdicts_path: Path, benchmark: Benchmark) -> Judging:
     if not verdicts_path.is_file():
-        raise InputError(f"{verdicts_path}: no such file; expected what mtp-code judge wrote")
+        what = "a folder" if verdicts_path.is_dir() else "no such file"
+        raise InputError(f"{verdicts_path}: {what}; expected the file that mtp-code judge wrote")
     path = verdicts_path.with_name(JUDGING_FILE)
     judging = read_record(Judging, path)
     if judging.data_sha256 != benchmark.data_sha256:
@@ -151,6 +154,7 @@ def _judged_by_task(path: Path, benchmark: Benchmark) -> dict[str, list[_Judged]
                 verdict.base,
                 _share_of_checks(verdict),
                 bool(verdict.num_checks),
+                verdict.weak,
             )
         )
     for each in judged.values():

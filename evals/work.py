@@ -72,8 +72,9 @@ class Job(NamedTuple):
 class Finding(NamedTuple):
     """What a verdict says of a program, whichever sample it came from.
 
-    `checks_broke` says that the checks broke, by themselves or by the program's answer. `heard` is
-    what the program has to answer again, where it is run once more (see `sandbox.Examination`).
+    `weak` says that it is the program's own word. `checks_broke` says that the checks broke, by
+    themselves or by the program's answer. `heard` is what the program has to answer again, where it
+    is run once more (see `sandbox.Examination`).
     """
 
     verdict: VerdictName
@@ -87,6 +88,7 @@ class Finding(NamedTuple):
     isolation: str
     num_checks_passed: int | None = None
     num_checks: int | None = None
+    weak: bool = False
     checks_broke: bool = False
     heard: Heard | None = None
 
@@ -300,7 +302,9 @@ def _of_checks(examination: Examination) -> Finding:
     return _finding(verdict, examination.detail, [execution])._replace(
         num_checks_passed=num_passed,
         num_checks=num_checks,
-        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN,
+        weak=examination.is_weak,
+        # Beside a program they may be said to have broken by it.
+        checks_broke=examination.outcome is Outcome.CHECKS_BROKEN and not examination.is_weak,
         heard=examination.heard,
     )
 

@@ -42,7 +42,11 @@ SPECIAL: Final[dict[str, Callable[..., object]]] = {
     "__getitem__": lambda held, key: held[key],
     "__setitem__": lambda held, key, value: held.__setitem__(key, value),
     "__delitem__": lambda held, key: held.__delitem__(key),
+    "__delattr__": delattr,
     "__instancecheck__": lambda held, other: isinstance(other, held),
+    "__subclasscheck__": lambda held, other: issubclass(other, held),
+    "__enter__": lambda held: type(held).__enter__(held),
+    "__exit__": lambda held: type(held).__exit__(held, None, None, None),
 }
 
 

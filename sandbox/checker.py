@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, SupportsIndex
 
 from sandbox import wire
 from sandbox.candidate import SPECIAL
@@ -384,6 +384,14 @@ class RemoteObject:
     def __setattr__(self, name: str, value: object) -> None:
         self.__program.set_attribute(self.__key, name, value)
 
+    def __exit__(self, *error: object) -> None:
+        """The program is not told of an error, which may say what is expected; nor may it swallow
+        one: the assertions behind it would not be tried."""
+        self.__program.special(self.__key, "__exit__", ())
+
+    def __reduce_ex__(self, version: SupportsIndex) -> NoReturn:
+        raise TypeError(f"the program's {self.__label} stays with it and cannot be copied")
+
     def _reference(self) -> wire.Json:
         return wire.reference(self.__key, self.__label)
 
@@ -396,8 +404,10 @@ def _special(method: str) -> Callable[..., Any]:
     return forward
 
 
-for _method in SPECIAL:
+for _method in SPECIAL.keys() - {"__exit__"}:
     setattr(RemoteObject, _method, _special(_method))
+# Or the class' own would be found first.
+RemoteObject.__doc__ = property(lambda self: self.__getattr__("__doc__"))  # type: ignore[assignment]
 
 
 class _Short(reprlib.Repr):

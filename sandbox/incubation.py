@@ -25,8 +25,9 @@ from sandbox import incubator
 incubator.main(for_checks=sys.argv[2] == "checks")
 """
 # All functions of libraries are linked at once: what is linked when it is first called is linked in
-# each sample anew.
-_ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"}
+# each sample anew. All threads share one heap: glibc would reserve 64 MiB of addresses for each
+# one's own, and a program's limit on memory counts addresses.
+_ENVIRONMENT: Final = {"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1", "MALLOC_ARENA_MAX": "1"}
 _HERE: Final = str(Path(__file__).parent)
 _START_TIMEOUT_S: Final = 60.0
 _END_TIMEOUT_S: Final = 5.0

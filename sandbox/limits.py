@@ -18,7 +18,8 @@ class Limits:
 
     ``cpu_s`` is the CPU time of all threads together. ``wall_s`` is the backstop for programs that
     wait (default: ten times ``cpu_s``). Either may be 1,000,000 s (11 days) at most.
-    ``memory_bytes`` bounds the address space, what the interpreter itself takes of it included.
+    ``memory_bytes`` bounds the address space, what the interpreter itself takes of it included,
+    and the stack of each thread (8 MiB).
     ``max_processes`` counts processes and threads together; new processes are refused whatever it
     says, unless `Profile.processes` allows them. ``tmp_bytes`` and ``tmp_files`` bound /tmp, the
     only place that can be written; they are fixed when a pool starts.

@@ -30,6 +30,7 @@ from decimal import Decimal
 from fractions import Fraction
 from json import encoder
 from time import thread_time
+from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
 
 with contextlib.suppress(ImportError):  # on Windows, where the package can only say so
@@ -374,6 +375,10 @@ def _pairs(mapping: dict[object, object]) -> Iterator[object]:
         yield value
 
 
+def _pairs_of_items(items: Any) -> Iterator[object]:
+    return (each for pair in items for each in pair)
+
+
 Table = TypeVar("Table", dict[Any, Any], set[Any])
 
 
@@ -475,10 +480,20 @@ def _date_parts(value: date) -> tuple[int, int, int]:
     return value.year, value.month, value.day
 
 
-def _time_parts(value: time | datetime) -> tuple[int, int, int, int]:
+def _time_parts(value: time | datetime) -> tuple[int, int, int, int, int]:
     if value.tzinfo is not None:
         raise Unsendable("a time with a zone")
-    return value.hour, value.minute, value.second, value.microsecond
+    return value.hour, value.minute, value.second, value.microsecond, value.fold
+
+
+def _folded(kind: Callable[..., Any], numbers: list[int]) -> Any:
+    *parts, fold = numbers
+    return kind(*parts, fold=fold)
+
+
+def _without_values(parts: list[Any]) -> list[Any]:
+    """What has these keys."""
+    return [each for key in parts for each in (key, None)]
 
 
 _TYPES: Final[dict[str, type]] = {
@@ -503,6 +518,11 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     Counter: _tagged("Counter", _pairs),
     OrderedDict: _tagged("OrderedDict", _pairs),
     defaultdict: _tagged("defaultdict", _pairs),
+    MappingProxyType: _tagged("dict", _pairs),
+    type({}.keys()): _tagged("keys", iter),
+    type({}.items()): _tagged("items", _pairs_of_items),
+    type(...): lambda value, inner: ["constant", "Ellipsis"],
+    type(NotImplemented): lambda value, inner: ["constant", "NotImplemented"],
     Decimal: _tagged("Decimal", lambda value: (str(value),)),
     Fraction: _tagged("Fraction", lambda value: (value.numerator, value.denominator)),
     date: _tagged("date", _date_parts),
@@ -532,7 +552,10 @@ _DECODERS: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "Decimal": lambda parts: Decimal(_one(parts, str)),
     "Fraction": lambda parts: Fraction(*_short(_numbers(parts, int, int))),
     "date": lambda parts: date(*_numbers(parts, *[int] * 3)),
-    "time": lambda parts: time(*_numbers(parts, *[int] * 4)),
-    "datetime": lambda parts: datetime(*_numbers(parts, *[int] * 7)),
+    "keys": lambda parts: _mapping(dict)(_without_values(parts)).keys(),
+    "items": lambda parts: _mapping(dict)(parts).items(),
+    "constant": lambda parts: {"Ellipsis": ..., "NotImplemented": NotImplemented}[_one(parts, str)],
+    "time": lambda parts: _folded(time, _numbers(parts, *[int] * 5)),
+    "datetime": lambda parts: _folded(datetime, _numbers(parts, *[int] * 8)),
     "timedelta": lambda parts: timedelta(*_numbers(parts, *[int] * 3)),
 }

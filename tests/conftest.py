@@ -1,11 +1,13 @@
 import gc
 import os
 import signal
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 import sandbox
+from tests import workers
 
 # Before torch is imported: no test uses a GPU by accident. TEST_CUDA_DEVICES=0 lends it one.
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("TEST_CUDA_DEVICES", "")
@@ -17,8 +19,51 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # A deadline of wall-clock time would hold the machine to it, not what is tested.
-hypothesis.settings.register_profile("without deadlines", deadline=None)
-hypothesis.settings.load_profile("without deadlines")
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None)
+hypothesis.settings.load_profile("quick")
+
+# Begun first, in this order: a worker that gets a long one last would end alone.
+LONGEST = (
+    "mtp_code/training/test_distributed.py",
+    "sandbox/test_container.py",
+    "cli/test_trained_bench.py",
+    "mtp_code/training/test_memory.py",
+    "sandbox/test_desk.py",
+    "evals/test_bench_sandbox.py",
+    "evals/test_bench_judge.py",
+    "mtp_code/serving/test_process.py",
+    "cli/test_interop.py",
+    "mtp_code/training/test_loop.py",
+    "mtp_code/test_recipes.py",
+    "evals/test_references.py",
+    "sandbox/escape/test_resources.py",
+    "cli/test_decode_benches.py",
+    "cli/test_devices.py",
+    "mtp_code/data/test_prepare.py",
+    "mtp_code/decoding/test_speculative.py",
+    "mtp_code/decoding/test_synthetic.py",
+    "evals/test_judge.py",
+    "sandbox/test_restricted.py",
+    "end_to_end/test_road.py",
+    "test_cli.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    workers.are_forked()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("-m"):  # as make test-all has it
+        hypothesis.settings.load_profile("thorough")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_collection_finish() -> None:

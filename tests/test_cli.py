@@ -231,6 +231,44 @@ def test_k_larger_than_n_is_refused(tmp_path):
     assert "pass@1 100.0 %" in done.stdout
 
 
+@pytest.mark.usefixtures("needs_sandbox")
+def test_checks_that_look_into_the_program_are_judged_beside_it_and_called_weak(tmp_path):
+    """A task whose test patches input() and looks at code, which no proxy would show."""
+    test = (
+        "def check(candidate):\n"
+        "    global input\n"
+        "    input = lambda: 'hello'\n"
+        "    assert candidate() == 'HELLO'\n"
+        "    assert candidate.__code__.co_argcount == 0\n"
+    )
+    task = {
+        "task_id": "mine/0", "prompt": "def shout():\n", "entry_point": "shout",
+        "canonical_solution": "    return input().upper()\n", "test": test,
+    }  # fmt: skip
+    samples = write_samples(
+        tmp_path / "s.jsonl",
+        {"task_id": "mine/0", "completion": "    return input().upper()\n"},
+        {"task_id": "mine/0", "completion": "    return input()\n"},
+        {"task_id": "mine/0", "completion": "    return 'HELLO'\nimport os\nos._exit(0)\n"},
+    )
+    apart = write_samples(tmp_path / "apart.jsonl", task)
+    assert "mine/0" in complaint(mtp_code("judge", samples, "--benchmark", apart, cwd=tmp_path), 2)
+
+    beside = write_samples(tmp_path / "beside.jsonl", task | {"beside": True})
+    judged = mtp_code("judge", samples, "--benchmark", beside, cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    rows = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert [(row["verdict"], row["weak"]) for row in rows] == [
+        ("passed", True), ("wrong answer", True), ("exited", True),
+    ]  # fmt: skip
+    done = mtp_code("score", tmp_path / "verdicts.jsonl", "--benchmark", beside, cwd=tmp_path)
+    assert "3 of 3 verdicts weak (checks beside)" in done.stdout
+    assert json.loads((tmp_path / "scores.json").read_text())["weak"] == 3
+
+    told = write_samples(tmp_path / "told.jsonl", task | {"beside": "yes"})
+    assert "beside" in complaint(mtp_code("judge", samples, "--benchmark", told, cwd=tmp_path), 2)
+
+
 def test_mbpp_without_its_data_names_the_remedy(tmp_path):
     samples = write_samples(tmp_path / "s.jsonl", SOLVED)
     done = mtp_code_process(

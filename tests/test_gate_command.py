@@ -87,7 +87,8 @@ def test_a_summary_is_added_to(baseline: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--metric", "pass@0"), "no such metric"),
+        (("--metric", "pass@0"), "--metric 'pass@0': no such metric"),
+        (("--metric", "pass@1", "--metric", "pass@1=0.5"), "--metric pass@1: given twice"),
         (("--metric", "pass@1=much"), "'much' is no tolerance; expected 0 to 1"),
         (("--metric", "pass@1=2"), "'2' is no tolerance"),
         (("--metric", "checks passed"), "do not hold how many checks passed"),

@@ -68,6 +68,8 @@ def load_benchmark(name: str) -> Benchmark:
     path = Path(name)
     if path.is_file():
         return custom.load(path)
+    if path.is_dir():
+        raise InputError(f"{name}: a folder; expected a JSON Lines file of tasks")
     if path.name != name or name.endswith((".jsonl", ".jsonl.gz")):
         raise InputError(f"{name}: no such file; expected JSON Lines of tasks")
     close = difflib.get_close_matches(name, BENCHMARKS, n=1)

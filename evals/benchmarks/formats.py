@@ -81,6 +81,7 @@ class HumanEvalRow(Row):
     canonical_solution: str | None = None
     test: str
     origin: str | None = None
+    beside: Annotated[bool, Field(strict=True)] = False
 
     def task(self) -> Task:
         checks, names = humaneval_checks(self.prompt, self.test, self.entry_point)
@@ -97,6 +98,7 @@ class HumanEvalRow(Row):
             checked_names=names,
             question=Question(code=self.prompt),
             origin=self.origin,
+            beside=self.beside,
         )
 
 
@@ -110,6 +112,7 @@ class MbppRow(Row):
     test_setup_code: str = ""
     test_imports: tuple[str, ...] = ()
     origin: str | None = None
+    beside: Annotated[bool, Field(strict=True)] = False
 
     def task(self) -> Task:
         # 972 of the 974 solutions have CRLF line ends, as have the set-up and some texts.
@@ -130,6 +133,7 @@ class MbppRow(Row):
             checked_names=names,
             question=Question(text=text, asserts=tuple(asserts)),
             origin=self.origin,
+            beside=self.beside,
         )
 
 

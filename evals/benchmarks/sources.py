@@ -75,7 +75,7 @@ def _rows(
     try:
         with contextlib.nullcontext() if _is_within_reach(host) else _offline():
             return elsewhere, fetch()
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         log.debug("%s: %s", elsewhere, error)
         folder = os.environ.get(DATA_FOLDER) or f"{DATA_FOLDER} (not set)"
         raise BenchmarkUnavailable(

@@ -68,7 +68,8 @@ def read_samples(
     except CutOffError as error:
         if num_samples == 0:
             raise
-        on_cut_off(f"{error}; kept the {num_samples} samples before it")
+        before = "sample" if num_samples == 1 else f"{num_samples} samples"
+        on_cut_off(f"{error}; kept the {before} before it")
     if num_samples == 0:
         raise RecordError(f"{path}: holds no samples; expected one a line, as JSON")
 

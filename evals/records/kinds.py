@@ -104,7 +104,8 @@ class Task(Strict):
     Tasks with an `oracle` get their checks from `evals.oracles.with_expected_outputs`, those of
     its further inputs as `plus_checks`. Tasks with `stdin_cases` have no checks. `cpu_s` and
     `memory_bytes` are limits below which no honest solution could be expected to pass. `origin`
-    is what the task was made from, where others share that.
+    is what the task was made from, where others share that. `beside` has the checks run in the
+    program's own process, whose word their verdicts are then: weak ones.
     """
 
     task_id: str
@@ -122,6 +123,7 @@ class Task(Strict):
     cpu_s: PositiveFloat | None = None
     memory_bytes: PositiveInt | None = None
     origin: str | None = None
+    beside: bool = False
 
 
 class Sample(Strict):
@@ -192,6 +194,7 @@ class Verdict(Strict):
     plus: VerdictName | None = None
     num_checks_passed: NonNegativeInt | None = None
     num_checks: PositiveInt | None = None
+    weak: bool = False
 
     @model_validator(mode="after")
     def _checks_agree(self) -> Self:
@@ -375,7 +378,8 @@ class Score(Measured):
 
     `pass_at_k` is keyed by k; `base_pass_at_k` is by the base checks alone, for a + benchmark.
     `graded` still moves where pass@k is 0: the share of samples that are Python at all, and the
-    share of checks passed where those were counted. `references` says how the judge fared with the
+    share of checks passed where those were counted. `weak` counts the verdicts that are the
+    programs' own word. `references` says how the judge fared with the
     benchmark's own solutions.
     """
 
@@ -387,6 +391,7 @@ class Score(Measured):
     graded: dict[GradedName, Estimate]
     by_verdict: dict[str, NonNegativeInt]
     timed_out: NonNegativeInt
+    weak: NonNegativeInt = 0
     references: References | None = None
 
     @model_validator(mode="after")

@@ -65,25 +65,23 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line's place ("file:line") and JSON object; blank lines are passed over.
 
     Raises:
-        CutOffError: the last line is broken; all lines before it have been yielded.
+        CutOffError: the last line is broken and has no end, as of a writer that was stopped; all
+            lines before it have been yielded.
         RecordError: another line is broken, or the file cannot be read.
     """
-    broken: str | None = None
     for where, line in _lines(path):
-        if broken is not None:
-            raise RecordError(f"{broken}; expected one JSON object a line")
         try:
             row = _parsed(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            broken = f"{where}: not UTF-8 text (byte {error.start + 1} of the line)"
         except (ValueError, RecursionError) as error:
             broken = f"{where}: not JSON ({error})"
-        else:
-            if not isinstance(row, dict):
-                raise RecordError(f"{where}: {type(row).__name__}; expected one JSON object a line")
-            yield where, row
-    if broken is not None:
-        raise CutOffError(broken)
+            if isinstance(error, UnicodeDecodeError):
+                broken = f"{where}: not UTF-8 text (byte {error.start + 1} of the line)"
+            if not line.endswith(b"\n"):  # so it is the last
+                raise CutOffError(broken) from None
+            raise RecordError(f"{broken}; expected one JSON object a line") from None
+        if not isinstance(row, dict):
+            raise RecordError(f"{where}: {type(row).__name__}; expected one JSON object a line")
+        yield where, row
 
 
 def _parsed(text: str) -> Any:

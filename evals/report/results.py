@@ -17,6 +17,7 @@ from evals.report.wording import (
     rounded,
     seconds,
     timed_out,
+    weak,
 )
 from evals.text import one_line
 
@@ -221,6 +222,8 @@ def _result_detail(score: Score) -> str:
     detail = f"{timed_out(score)}, {percent(score.share_parsed)} parsed"
     if checks := score.graded.get("checks passed"):
         detail += f", {percent(checks.value)} of checks passed"
+    if score.weak:
+        detail += f", {weak(score)}"
     if score.bits_per_byte is not None:
         detail += f", {decimal(score.bits_per_byte, 3)} bits per byte of the reference solutions"
     return detail

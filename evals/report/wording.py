@@ -44,6 +44,11 @@ def timed_out(score: Score) -> str:
     return f"{count(score.timed_out)} timed out ({limits})"
 
 
+def weak(score: Score) -> str:
+    """How many verdicts are the programs' own word."""
+    return f"{count(score.weak)} of {plural(score.num_samples, 'verdict')} weak (checks beside)"
+
+
 def rounded(number: float) -> str:
     """Three figures and a letter: `1.41 M`."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

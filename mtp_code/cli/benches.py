@@ -180,7 +180,7 @@ def bench_vllm(
 @bench.command("train")
 def bench_train(
     smoke: Annotated[bool, typer.Option("--smoke", help="A model of no use, in seconds.")] = False,
-    minutes: Annotated[float, typer.Option(min=0, help="Nothing new begins behind them.")] = 9.0,
+    minutes: Annotated[float, typer.Option(min=0, help="No measurement begins after these.")] = 9.0,
     sections: Annotated[
         str | None,
         typer.Option(

@@ -203,7 +203,13 @@ def _tolerances(metrics: Iterable[str], otherwise: float) -> "dict[Metric, float
             raise evals.errors.InputError(
                 f"--metric {each}: {given!r} is no tolerance; expected 0 to 1, as in {name}=0.02"
             )
-        tolerances[metric_named(name)] = tolerance
+        try:
+            named = metric_named(name)
+        except evals.errors.InputError as error:
+            raise evals.errors.InputError(f"--metric {error}") from None
+        if named in tolerances:
+            raise evals.errors.InputError(f"--metric {name}: given twice; which tolerance holds?")
+        tolerances[named] = tolerance
     return tolerances
 
 

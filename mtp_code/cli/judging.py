@@ -281,10 +281,12 @@ def _in_words(score: "Score") -> str:
     else:
         parts = estimates("pass@{} (base)", score.base_pass_at_k)
         parts += estimates("pass@{} (base + extra)", score.pass_at_k)
-    from evals.report.wording import timed_out
+    from evals.report.wording import timed_out, weak
 
     counts = f"{score.num_tasks} tasks × {score.num_samples // score.num_tasks} samples"
     first = f"{score.benchmark} {', '.join(parts)} | {counts} | {timed_out(score)}"
+    if score.weak:
+        first += f" | {weak(score)}"
     more = [
         f"pass@{k} over samples {100 * estimate.over_samples.low:.1f}–"
         f"{100 * estimate.over_samples.high:.1f}"

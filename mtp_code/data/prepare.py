@@ -265,6 +265,7 @@ _worker: _Worker
 def _start_worker(config: DataConfig, references: Sequence[Reference], work: Path) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core has a process
+    os.environ["USE_TORCH"] = "0"  # or datasets would import it, for seconds in each process
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

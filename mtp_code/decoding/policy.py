@@ -123,10 +123,11 @@ class Auto:
     stand behind those that stood, of each request with all requests' as its prior; what it takes
     is the median of the newest looks' rounds with as many drafts and about as many rows. A number
     that was never tried is taken to lie on the line between its neighbours. While one choice holds,
-    another is tried now and then, by what looking has cost: where drafts do not pay, that and
-    warming up are all that `auto` is slower than plain decoding. Rounds with more drafts than those
-    up to the look before have no time of their own: in them heads catch up with what they were not
-    asked to read. Nor have those that were recorded.
+    another is tried now and then, as long as trials have cost little: where drafts do not pay,
+    trials and warming up are all that `auto` loses. A batch of another size begins with the times
+    of the nearest size, so that one that empties does not warm up at each. Rounds with more drafts
+    than those up to the look before have no time of their own: in them heads catch up with what
+    they were not asked to read. Nor have those that were recorded.
 
     Which number is chosen depends on the clock; the tokens do not depend on the number.
     """
@@ -151,10 +152,11 @@ class Auto:
     def choose(self, keys: Sequence[int]) -> DraftShape:
         if self._max_drafts == 0:
             return 0
-        times_s, self._is_looking = self._times_s[_size(len(keys))], True
-        for choice in (self._choices[0], self._choices[-1]):
-            if len(times_s[num_verified(choice)]) < 2:
-                return choice
+        size, self._is_looking = _size(len(keys)), True
+        if self._measured_size(size) is None:
+            for choice in (self._choices[0], self._choices[-1]):
+                if len(self._times_s[size][num_verified(choice)]) < 2:
+                    return choice
         if self._trials:
             return self._choices[self._trials.popleft()]
         self._is_looking = False
@@ -219,8 +221,18 @@ class Auto:
         return [sum(tokens[: k + 1]) for k in range(self._max_drafts + 1)]
 
     def _step_times(self, size: int) -> list[float]:
-        """By choice; what was not measured is interpolated, by tokens verified."""
-        known = {n: statistics.median(t) for n, t in self._times_s[size].items() if t}
+        """By choice; what was not measured is interpolated, by tokens verified.
+
+        Of a batch of another size what was not measured at all is as in the nearest size that was,
+        in proportion to what both have.
+        """
+        known = self._medians(size)
+        nearest = self._measured_size(size)
+        if nearest is not None and nearest != size:
+            theirs = self._medians(nearest)
+            both = [known[n] / theirs[n] for n in known.keys() & theirs.keys()]
+            scale = statistics.median(both) if both else 1.0
+            known = {n: scale * time_s for n, time_s in theirs.items()} | known
         times_s = []
         for choice in self._choices:
             count = num_verified(choice)
@@ -228,6 +240,19 @@ class Auto:
             share = (count - below) / (above - below) if above > below else 0.0
             times_s.append(known[below] + share * (known[above] - known[below]))
         return times_s
+
+    def _medians(self, size: int) -> dict[int, float]:
+        return {n: statistics.median(times) for n, times in self._times_s[size].items() if times}
+
+    def _measured_size(self, size: int) -> int | None:
+        """This size of batch or the nearest to it in which no drafts and most drafts were timed."""
+        ends = [num_verified(choice) for choice in (self._choices[0], self._choices[-1])]
+        measured = [
+            other
+            for other, times_s in self._times_s.items()
+            if all(len(times_s[n]) >= 2 for n in ends)
+        ]
+        return min(measured, key=lambda other: abs(other - size), default=None)
 
 
 class AutoTree(Auto):

@@ -84,7 +84,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 def _takes_few_calls(x: Tensor) -> bool:
-    """On a CPU in fp32, where nothing is derived, compiled or only pretended."""
+    """On a CPU in fp32, where no gradient is recorded, nothing is compiled, no tensor is fake."""
     return (
         not torch.is_grad_enabled()
         and x.device.type == "cpu"

@@ -2,12 +2,10 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from torch import Tensor
 
 from mtp_code.checkpoint import (
     CHECKPOINTS_DIR,
-    Losses,
     TrainingState,
     latest_checkpoint,
     load_state,
@@ -35,6 +32,7 @@ from mtp_code.recipe import Recipe
 from mtp_code.run_folder import begin_run, finish_run
 from mtp_code.training.config import TrainingConfig
 from mtp_code.training.distributed import (
+    Parallel,
     clip_gradients,
     give_fresh_weights,
     is_to_be_sharded,
@@ -43,6 +41,7 @@ from mtp_code.training.distributed import (
 )
 from mtp_code.training.finite import FiniteWatch
 from mtp_code.training.init import choose_trained, take_weights
+from mtp_code.training.logbook import Logbook, Progress
 from mtp_code.training.losses.backends import load_backend
 from mtp_code.training.metrics import MetricsLog
 from mtp_code.training.objective import (
@@ -52,35 +51,13 @@ from mtp_code.training.objective import (
     losses_by_offset,
 )
 from mtp_code.training.optim import build_optimizers
-from mtp_code.training.placement import place
+from mtp_code.training.placement import Placement, place
 from mtp_code.training.schedule import learning_rate_share
 from mtp_code.training.signals import EndAsked, asked_to_end
-from mtp_code.training.speed import arithmetic_figures
 from mtp_code.training.threads import choose_num_threads
 from mtp_code.training.weights import weights_at
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for whoever watches it."""
-
-    step: int
-    num_steps: int
-    loss: float
-    loss_by_offset: list[float]
-    lr: float
-    tokens_per_s: float
-    left_s: float
-
-    def __str__(self) -> str:
-        offsets = " ".join(f"{loss:.2f}" for loss in self.loss_by_offset)
-        return (
-            f"step {self.step}/{self.num_steps} | loss {self.loss:.3f} "
-            f"| by offset {offsets} | lr {self.lr:.1e} | {self.tokens_per_s / 1000:.1f}k tok/s "
-            f"| {self.left_s / 60:.1f} min left"
-        )
 
 
 def train(
@@ -134,56 +111,15 @@ def _train(
     allow_changed: Sequence[str],
     asked: EndAsked,
 ) -> None:
-    newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
-    is_sharded = is_to_be_sharded(recipe.training.parallel, world)
-    if (init := recipe.init) is not None:
-        model = build_model(recipe.model, recipe.seed)
-        if newest is None:
-            world.everywhere(lambda: take_weights(model, init))
-        choose_trained(model, init, recipe.seed)
-    else:  # no process needs room for a whole model that is to be sharded
-        model = outline(recipe.model) if is_sharded else build_model(recipe.model, recipe.seed)
-    placed = place(model, recipe.training, moves=not is_sharded)
-    training, num_steps = recipe.training, recipe.schedule.num_steps
-    if world.is_lead and training.num_processes not in (None, world.size):
-        log.warning(
-            "training.num_processes = %d, but %d train: the same steps, with other memory and time",
-            training.num_processes,
-            world.size,
-        )
-    _check_vocabulary(recipe, shards)
-    rows = rows_of_process(training.rows, world)
-    # Now, not at the first step.
-    load_backend(training.objective.loss, placed.device)
-    record = world.from_lead(
-        lambda: begin_run(
-            run_dir,
-            recipe,
-            shards,
-            model,
-            lambda: choose_num_threads(model, training, placed.device, world.local_size),
-            allow_changed,
-            world.size,
-        )
+    model, placed, parallel, optimizers, state = _set_up(
+        recipe, shards, run_dir, world, allow_changed
     )
-    # As long as nobody asks for another, that of before: sums are rounded in another order else.
-    torch.set_num_threads(record["num_threads"])
-    parallel = parallelize(model, training.parallel, world, placed.device, training.fsdp)
-    if is_sharded and init is None and newest is None:
-        give_fresh_weights(model, recipe.seed)
-    optimizers = build_optimizers(model, recipe.optim)
-    state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
-    if newest is not None:
-        load_weights(newest, model, world)
-        state = load_state(newest, optimizers, world)
-        log.info("%s: going on from step %d of %d", run_dir, state.step, num_steps)
-    num_offsets = model.num_mtp_heads
+    training, num_steps = recipe.training, recipe.schedule.num_steps
+    num_offsets, rows = model.num_mtp_heads, rows_of_process(training.rows, world)
     batches = TrainingBatches(
         shards, recipe.data, training.rows, training.row_tokens, num_offsets, recipe.seed
     )
     validations = _validations(shards, training, num_offsets)
-    clock = Clock(state)
-
     for source, epochs in batches.epochs(num_steps).items():
         log.info("%s: read %.2f times in %d steps", source, epochs, num_steps)
 
@@ -191,23 +127,18 @@ def _train(
         return batches.rows(step * training.rows + rows.start, len(rows))
 
     with ExitStack() as stack:
-        metrics = None
-        if world.is_lead:
-            metrics = stack.enter_context(MetricsLog(run_dir, state.step))
+        metrics = stack.enter_context(MetricsLog(run_dir, state.step)) if world.is_lead else None
+        logbook = Logbook(recipe, state, placed.device, world.size, metrics, on_progress)
         loaded = stack.enter_context(loading(own_rows, range(state.step, num_steps), placed.device))
-        window = [_as_tensors(figures, placed.device) for figures in state.window]
         watch = FiniteWatch.on(placed.device, run_dir, batches)
         for step in range(state.step, num_steps):
             share = learning_rate_share(step, recipe.schedule)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["peak_lr"]
+            objective = training.objective
             weights = weights_at(
-                step,
-                num_steps,
-                num_offsets,
-                training.objective.weights,
-                training.objective.curriculum,
+                step, num_steps, num_offsets, objective.weights, objective.curriculum
             )
             batch, num_labels_K, is_asked_for_last = _next_batch(loaded, num_offsets, world, asked)
             with placed.autocast(), parallel.step():
@@ -222,52 +153,92 @@ def _train(
                 optimizer.zero_grad()
 
             done, is_last = step + 1, step + 1 == num_steps
-            clock.num_tokens += training.rows * training.row_tokens
-            if has_labels:
-                window.append(figures)
-            if done % training.log_every == 0 or is_last:  # and so before every checkpoint
-                watch.settle()
-                rate = clock.tokens_per_s()
-                if not window:
-                    log.warning("%s: no label in the steps up to %d", run_dir, done)
-                elif metrics is not None:
-                    means = _means(window)
-                    left_s = clock.elapsed_s / done * (num_steps - done)
-                    lr = share * recipe.optim.lr
-                    loss, by_offset = means["loss"], means["loss_by_offset"]
-                    on_progress(Progress(done, num_steps, loss, by_offset, lr, rate, left_s))
-                    if set(weights) != {1.0}:
-                        means["weight_by_offset"] = list(weights)
-                    metrics.append(
-                        clock.stamp("train", done)
-                        | means
-                        | {"lr": lr, "grad_norm": grad_norm.item(), "tokens_per_s": round(rate, 1)}
-                        | arithmetic_figures(recipe, weights, rate, grad_norm.device, world.size)
-                    )
-                window.clear()
-            if done % training.validate_every == 0 or is_last:
-                for source, validation in validations.items():
-                    with placed.autocast(), parallel.weights():
-                        losses = validate(model, validation, training, world)
-                    if metrics is not None:
-                        metrics.append(
-                            clock.stamp("validation", done) | {"source": source, **losses}
-                        )
-            if done % training.checkpoint_every == 0 or is_last or is_asked_for_last:
-                watch.settle()
-                if metrics is not None:
-                    metrics.sync()
-                reached = clock.state(done, [_as_numbers(figures) for figures in window])
-                save_checkpoint(
-                    run_dir, model, optimizers, reached, training.keep_checkpoints, world
+            logbook.note(training.rows * training.row_tokens, figures if has_labels else None)
+            logs, validates, saves = (
+                done % every == 0 or is_last
+                for every in (
+                    training.log_every, training.validate_every, training.checkpoint_every
                 )
+            )  # fmt: skip
+            saves = saves or is_asked_for_last
+            if logs or validates or saves:
+                watch.settle()
+            if logs:
+                logbook.log_steps(done, weights, share * recipe.optim.lr, grad_norm)
+            if validates:
+                with logbook.clock.aside(), placed.autocast(), parallel.weights():
+                    for source, validation in validations.items():
+                        losses = validate(model, validation, training, world)
+                        logbook.log_validation(done, source, losses)
+            if saves:
+                with logbook.clock.aside():
+                    reached, keep = logbook.state(done), training.keep_checkpoints
+                    save_checkpoint(run_dir, model, optimizers, reached, keep, world)
             if is_asked_for_last and not is_last:
                 raise AskedToEnd(
                     f"{run_dir}: ended at step {done} of {num_steps}, as asked; its checkpoint is "
                     "kept: the same command goes on from there"
                 )
     if world.is_lead:
-        finish_run(run_dir, clock.cpu_s, clock.elapsed_s)
+        finish_run(run_dir, logbook.clock.cpu_s, logbook.clock.elapsed_s)
+
+
+class _Ready(NamedTuple):
+    """All that steps need, at the newest checkpoint where the run has one."""
+
+    model: MTPModel
+    placed: Placement
+    parallel: Parallel
+    optimizers: list[torch.optim.Optimizer]
+    state: TrainingState
+
+
+def _set_up(
+    recipe: Recipe, shards: ShardSet, run_dir: Path, world: World, allow_changed: Sequence[str]
+) -> _Ready:
+    newest = world.from_lead(lambda: _newest_after_clearing(run_dir))
+    is_sharded = is_to_be_sharded(recipe.training.parallel, world)
+    if (init := recipe.init) is not None:
+        model = build_model(recipe.model, recipe.seed)
+        if newest is None:
+            world.everywhere(lambda: take_weights(model, init))
+        choose_trained(model, init, recipe.seed)
+    else:  # no process needs room for a whole model that is to be sharded
+        model = outline(recipe.model) if is_sharded else build_model(recipe.model, recipe.seed)
+    placed = place(model, recipe.training, moves=not is_sharded)
+    training = recipe.training
+    if world.is_lead and training.num_processes not in (None, world.size):
+        log.warning(
+            "training.num_processes = %d, but %d train: the same steps, with other memory and time",
+            training.num_processes,
+            world.size,
+        )
+    _check_vocabulary(recipe, shards)
+    # Now, not at the first step.
+    load_backend(training.objective.loss, placed.device)
+    record = world.from_lead(
+        lambda: begin_run(
+            run_dir,
+            recipe,
+            shards,
+            model,
+            lambda: choose_num_threads(model, training, placed.device, world.local_size),
+            allow_changed,
+            world.size,
+        )
+    )
+    # A run keeps the number of threads it began with: another one changes the rounding of sums.
+    torch.set_num_threads(record["num_threads"])
+    parallel = parallelize(model, training.parallel, world, placed.device, training.fsdp)
+    if is_sharded and init is None and newest is None:
+        give_fresh_weights(model, recipe.seed)
+    optimizers = build_optimizers(model, recipe.optim)
+    state = TrainingState(step=0, num_tokens=0, cpu_s=0, elapsed_s=0)
+    if newest is not None:
+        load_weights(newest, model, world)
+        state = load_state(newest, optimizers, world)
+        log.info("%s: going on from step %d of %d", run_dir, state.step, recipe.schedule.num_steps)
+    return _Ready(model, placed, parallel, optimizers, state)
 
 
 def _newest_after_clearing(run_dir: Path) -> Path | None:
@@ -379,47 +350,6 @@ def _turns(batches: Sequence[Batch], world: World) -> list[Batch]:
     return padded[world.rank :: world.size]
 
 
-def _as_numbers(figures: Figures) -> dict[str, Losses]:
-    """For JSON, which has no NaN; fp32 comes back as it was."""
-
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
-    values = {name: figure.tolist() for name, figure in figures.items()}
-    return {
-        name: [number(v) for v in value] if isinstance(value, list) else number(value)
-        for name, value in values.items()
-    }
-
-
-def _as_tensors(numbers: dict[str, Losses], device: torch.device) -> Figures:
-    """The inverse of `_as_numbers`."""
-
-    def number(value: float | None) -> float:
-        return math.nan if value is None else value
-
-    return {
-        name: torch.tensor(
-            [number(v) for v in value] if isinstance(value, list) else number(value), device=device
-        )
-        for name, value in numbers.items()
-    }
-
-
-def _means(window: Sequence[Figures]) -> dict[str, Any]:
-    """Means over steps that have labels, by name; of each offset over the steps that trained it.
-
-    Lists end at the last offset that was trained at all, on a label.
-    """
-    means: dict[str, Any] = {}
-    for name in window[0]:
-        values = torch.stack([figures[name] for figures in window]).nanmean(0).tolist()
-        while isinstance(values, list) and values and math.isnan(values[-1]):
-            values.pop()
-        means[name] = values
-    return means
-
-
 def _validations(
     shards: ShardSet, training: TrainingConfig, num_offsets: int
 ) -> dict[str, Validation]:
@@ -454,48 +384,3 @@ def _check_vocabulary(recipe: Recipe, shards: ShardSet) -> None:
             f"model.vocab_size: {recipe.model.vocab_size} is less than the "
             f"{shards.tokenizer.vocab_size} of the tokenizer in {shards.folder}"
         )
-
-
-class Clock:
-    """CPU and wall time of a run, over the calls that worked on it.
-
-    Of several processes that train together, CPU time is the lead's alone.
-    """
-
-    def __init__(self, state: TrainingState) -> None:
-        self.num_tokens = state.num_tokens
-        self._cpu_s = state.cpu_s - time.process_time()
-        self._elapsed_s = state.elapsed_s - time.monotonic()
-        self._last = (self.num_tokens, self.elapsed_s)
-
-    @property
-    def cpu_s(self) -> float:
-        return self._cpu_s + time.process_time()
-
-    @property
-    def elapsed_s(self) -> float:
-        return self._elapsed_s + time.monotonic()
-
-    def tokens_per_s(self) -> float:
-        """Since this was last asked."""
-        before, self._last = self._last, (self.num_tokens, self.elapsed_s)
-        return (self._last[0] - before[0]) / max(self._last[1] - before[1], 1e-9)
-
-    def state(self, step: int, window: Sequence[dict[str, Losses]]) -> TrainingState:
-        return TrainingState(
-            step=step,
-            num_tokens=self.num_tokens,
-            cpu_s=self.cpu_s,
-            elapsed_s=self.elapsed_s,
-            window=tuple(window),
-        )
-
-    def stamp(self, kind: str, step: int) -> dict[str, Any]:
-        return {
-            "schema": 1,
-            "kind": kind,
-            "step": step,
-            "tokens": self.num_tokens,
-            "cpu_s": round(self.cpu_s, 3),
-            "elapsed_s": round(self.elapsed_s, 3),
-        }

@@ -36,8 +36,7 @@ class Placement:
         """For forward and backward: products in bf16 where that is the precision.
 
         Parameters, their gradients, optimizer states, the residual stream, norms, the softmax and
-        the loss stay in fp32: the parameters are the master weights. (Where FSDP2 hands bf16
-        weights out itself, only activations are left to be cast.)
+        the loss stay in fp32: the parameters are the master weights.
         """
         # Without a cache of cast weights: a micro-batch reads each weight once, and a head that ran
         # without a graph first would leave it a copy that no gradient reaches.

@@ -101,8 +101,17 @@ def recorded(here: Path, name: str) -> dict[str, Any]:
     return json.loads((here / f"{name.removeprefix('bench ')}.json").read_text())
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize(
+    "name, dtype",
+    [
+        *((name, "bfloat16") for name in HERE),
+        *(
+            # What benches are asked for comes to engines and peers by the same way.
+            pytest.param(name, "auto", marks=[pytest.mark.thorough] if "bench" in name else [])
+            for name in HERE
+        ),
+    ],
+)
 def test_model_cache_peers_and_record_are_in_the_format_asked_for(
     here, name, dtype, caches, monkeypatch, tmp_path
 ):

@@ -24,6 +24,8 @@ def test_tasks_that_all_fail_or_all_pass_still_leave_a_doubt(
     over_samples = interval_over_samples([(5, passed)] * 164, 1)
     assert over_samples is not None
     assert 0 < over_samples[1] - over_samples[0] < high - low
+    for num_tasks in range(1, 200):  # one end is the estimate itself, and no rounding of it
+        assert passed / 5 in interval_over_tasks([(5, passed)] * num_tasks, 1)
 
 
 def test_the_interval_over_samples_needs_twice_k_of_each_task() -> None:

@@ -112,6 +112,7 @@ def test_a_verdict_keeps_what_the_program_used(
         "plus": None,
         "num_checks_passed": 0,
         "num_checks": 1,
+        "weak": False,
     }
 
 
@@ -285,6 +286,16 @@ def test_a_last_line_cut_off_is_told_once_and_the_rest_judged(
     assert len(list(read_verdicts(verdicts))) == 4
     assert len(told) == 1
     assert "kept the 4 samples before it" in told[0]
+
+
+def test_a_last_line_that_is_broken_and_has_its_end_is_no_writers_who_was_stopped(
+    toy: Benchmark, pool: FakePool, samples: Path, verdicts: Path
+) -> None:
+    write(samples, *["held"] * 5)
+    samples.write_bytes(samples.read_bytes()[:-9] + b"\n")
+    with pytest.raises(InputError, match=r"samples.jsonl:5: not JSON"):
+        judge(samples, toy, verdicts, on_cut_off=pytest.fail)
+    assert pool.examined == []
 
 
 def test_checks_that_a_programs_answer_breaks_are_its_exception(

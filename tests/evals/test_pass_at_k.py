@@ -25,6 +25,12 @@ def test_no_k_outside_the_samples_drawn_is_estimated(k: int) -> None:
         pass_at_k(5, 3, k)
 
 
+@pytest.mark.parametrize("passed", [-1, 6])
+def test_no_more_pass_than_were_drawn(passed: int) -> None:
+    with pytest.raises(ValueError, match=f"of 5 samples {passed} cannot have passed"):
+        pass_at_k(5, passed, 1)
+
+
 @pytest.mark.parametrize(("n", "k"), [(2, 1), (5, 1), (5, 2), (8, 4)])
 def test_the_variance_over_samples_is_right_on_average(n: int, k: int) -> None:
     # So many tasks that the sum of their variances is never clipped at 0.

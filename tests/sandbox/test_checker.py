@@ -215,6 +215,50 @@ assert infinite()[:2] == (math.inf, -math.inf) and math.isnan(infinite()[2])
         "assert raised(f) == (ValueError, (), '')\n"
         "assert raised(f, 10 ** 5000)[0] is ValueError\n",
     ),
+    "views of a dictionary": (
+        "from types import MappingProxyType\n"
+        "def keys(x): return dict.fromkeys(x).keys()\n"
+        "def items(x): return {each: None for each in x}.items()\n"
+        "def shown(x): return MappingProxyType(dict(x))",
+        "assert keys([2, 1]) == {1, 2} and list(keys([2, 1])) == [2, 1]\n"
+        "assert items('b') == {('b', None)} and keys({3: 4}.keys()) == {3}\n"
+        "assert shown([(1, 2)]) == {1: 2}",
+    ),
+    "constants": (
+        "def f(x): return ... if x else NotImplemented",
+        "assert f(1) is ... and f(0) is NotImplemented",
+    ),
+    "the second of two equal hours": (
+        "def f(x): return x.replace(fold=1)",
+        "from datetime import datetime, time\n"
+        "assert f(time(2)).fold == f(datetime(2026, 10, 25, 2)).fold == 1",
+    ),
+    "a context manager, told that all is well": (
+        "from contextlib import contextmanager\n"
+        "ended = []\n"
+        "@contextmanager\n"
+        "def f(x):\n    yield x + 1\n    ended.append(x)\n"
+        "class Held:\n"
+        "    def __enter__(self): return self\n"
+        "    def __exit__(self, *error): ended.append(error)\n"
+        "    def total(self): return len(ended)\n"
+        "def all_ended(): return ended",
+        "with f(1) as x: assert x == 2\n"
+        "try:\n"
+        "    with Held() as held:\n        assert held.total() == 1\n"
+        "        raise KeyError('secret')\n"
+        "except KeyError: pass\n"
+        "assert all_ended() == [1, (None, None, None)]",
+    ),
+    "classes of classes, and attributes that go": (
+        "class A: pass\nclass B(A):\n    def __init__(self): self.x = 1\n"
+        "def has(a): return hasattr(a, 'x')",
+        "assert issubclass(B, A) and not issubclass(A, B)\nb = B()\ndel b.x\nassert not has(b)",
+    ),
+    "what a function says of itself": (
+        "def f(x):\n    'Says.'\n    return x",
+        "assert f.__doc__ == 'Says.' and f.__name__ == 'f'",
+    ),
 }
 
 
@@ -225,6 +269,14 @@ def test_an_honest_program_passes(case, pool):
     examination = next(pool.examine_all([(program, Checks(checks, names))]))
     assert examination.outcome is Outcome.HELD, examination
 
+
+SWALLOWING = """
+class Held:
+    def __enter__(self): return self
+    def __exit__(self, *error): return True
+def f(x): return x
+def g(x): return 1 / 0
+"""
 
 OUTCOMES = [
     ("def f(x): return x", "assert f(1) == 1", Outcome.HELD, ""),
@@ -248,10 +300,14 @@ OUTCOMES = [
     # What is handed over may come of an answer, or of what a name was bound to.
     ("def f(x): return x", "f(1)\nf(lambda: 1)", Outcome.RAISED, "no plain data"),
     ("def f(x): raise ValueError", "try: f(1)\nexcept: f(lambda: 1)", Outcome.RAISED, "plain data"),
-    ("f, Basket = len, dict", "f(Basket(a=1).items())", Outcome.RAISED, "dict_items"),
+    ("f, Basket = len, dict", "f(Basket(a=1).values())", Outcome.RAISED, "dict_values"),
     ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.RAISED, "ended before"),
     ("f = 1", "f(1)", Outcome.RAISED, "not callable"),
     ("f = None", "assert f > 1", Outcome.RAISED, "TypeError"),
+    # A context manager of the program's swallows no error, neither the checks' nor its own.
+    (SWALLOWING, "with Held(): assert f(1) == 2", Outcome.FAILED, "assert f(1) == 2"),
+    (SWALLOWING, "with Held(): assert g(1) == 2", Outcome.RAISED, "ZeroDivisionError"),
+    ("def f(x): return f", "import copy\ncopy.deepcopy(f(1))", Outcome.RAISED, "stays with it"),
     ("def f(x):\n    raise ValueError('a\\ud800\\n\\x1bb')", "f(1)", Outcome.RAISED, "a b"),
 ]
 

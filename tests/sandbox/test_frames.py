@@ -118,7 +118,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2), st.data())
 def test_whatever_a_relay_says_is_taken_or_refused(number, data):
     job, result = jobs()[number], json.loads(json.dumps(RESULTS[number]))

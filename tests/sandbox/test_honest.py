@@ -53,6 +53,15 @@ for t in threads: t.start()
 for t in threads: t.join()
 print(sorted(seen))
 """,
+    "as many threads as there may be": """
+import threading
+barrier = threading.Barrier(31)
+threads = [threading.Thread(target=lambda: (bytes(100_000), barrier.wait(20))) for _ in range(30)]
+for t in threads: t.start()
+barrier.wait(20)
+for t in threads: t.join()
+print("all met")
+""",
     "futures": """
 from concurrent.futures import ThreadPoolExecutor, as_completed
 with ThreadPoolExecutor(8) as pool:

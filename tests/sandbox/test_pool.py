@@ -374,7 +374,7 @@ def test_nothing_is_left_when_the_harness_is_ended(number):
 
 
 def test_many_samples_leave_no_descriptor_behind(pool):
-    jobs = [("def f(x): return x", Checks("assert f(1) == 1"))] * 100
+    jobs = [("def f(x): return x", Checks("assert f(1) == 1"))] * 40
     list(pool.examine_all(jobs))
     descriptors = num_descriptors()
     for examination in pool.examine_all(jobs * 2):

@@ -17,17 +17,20 @@ SPIN = "while True: pass"
 def test_cpu_time_of_children_counts_and_so_does_waiting():
     # Two loops on one processor: each waits about half of the time.
     forked = f"import os\nos.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\nos.fork()\n"
+    started_s = time.monotonic()
     with subprocess.Popen([sys.executable, "-c", forked + SPIN]) as process:
-        time.sleep(1.0)
+        while (children := usage(process.pid, generations=1)).cpu_s < 0.2:
+            assert time.monotonic() < started_s + 60
+            time.sleep(0.05)
         used = usage(process.pid, generations=0)
-        children = usage(process.pid, generations=1)
+        elapsed_s = time.monotonic() - started_s
         for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(pid), signal.SIGKILL)
         process.kill()
-    assert used.cpu_s > children.cpu_s > 0.05
+    assert used.cpu_s > children.cpu_s
     if not Path("/proc/self/schedstat").exists():
         pytest.skip("this kernel does not tell how long a process waits for a processor")
-    assert 0.1 < used.run_delay_s < 1.2
+    assert 0.1 < used.run_delay_s < elapsed_s
 
 
 def test_nothing_is_known_of_what_is_gone():
@@ -47,10 +50,10 @@ def test_whoever_takes_long_over_a_result_does_not_end_the_next_program():
 @pytest.mark.usefixtures("needs_sandbox")
 def test_waiting_for_others_is_not_charged():
     """Its control: a program that waits by itself meets the limit."""
-    busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(4 * os.cpu_count())]
+    busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(3 * os.cpu_count())]
     try:
         limits = Limits(cpu_s=1.5, wall_s=0.8)
-        work = "import time\nwhile time.process_time() < 0.6: pass"
+        work = "import time\nwhile time.process_time() < 0.45: pass"
         with Pool(limits, 2) as pool:
             executions = [*pool.run_all([work, "import time; time.sleep(9)", work])]
     finally:

@@ -6,7 +6,7 @@ the unembedding's goes straight to where it is wanted: no second matrix of its s
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -207,7 +207,7 @@ def _add_product(total_VD: Tensor, left_RV: Tensor, right_RD: Tensor, scale: flo
         return
     # Tensor cores multiply in bf16 and add up in fp32.
     left_VR = left_RV.to(right_RD.dtype).T
-    if _adds_to_wider(total_VD.device, right_RD.dtype, dtype):
+    if dtype == torch.float32 and _adds_to_fp32(total_VD.device, right_RD.dtype):
         torch.addmm(total_VD, left_VR, right_RD, alpha=scale, out_dtype=dtype, out=total_VD)
         return
     for part_PD, left_PR in zip(
@@ -217,12 +217,22 @@ def _add_product(total_VD: Tensor, left_RV: Tensor, right_RD: Tensor, scale: flo
 
 
 @functools.cache
-def _adds_to_wider(device: torch.device, factors: torch.dtype, total: torch.dtype) -> bool:
-    """Whether this torch adds a product to a matrix of a wider type; not all that multiply do."""
-    ones = torch.ones((16, 16), device=device, dtype=factors)
-    sums = torch.ones((16, 16), device=device, dtype=total)
+def _adds_to_fp32(device: torch.device, factors: torch.dtype) -> bool:
+    """Whether this torch adds a product of narrower factors to a matrix in fp32, and keeps all of
+    it; not all that multiply do."""
+    # Small integers, and a total that a narrower sum would round: an exact answer is the only one.
+    options: Any = {"device": device, "dtype": torch.float32}
+    left_RV, right_RD = (
+        (torch.arange(rows * 32, **options) % number - number // 2).view(32, rows)
+        for rows, number in ((48, 7), (16, 5))
+    )
+    total_VD = torch.full((48, 16), 1 + 2**-12, **options)
+    exact_VD = total_VD + 0.5 * (left_RV.double().T @ right_RD.double()).float()
     try:
-        torch.addmm(sums, ones.T, ones, alpha=0.5, out_dtype=total, out=sums)
+        torch.addmm(
+            total_VD, left_RV.to(factors).T, right_RD.to(factors),
+            alpha=0.5, out_dtype=torch.float32, out=total_VD,
+        )  # fmt: skip
     except (RuntimeError, TypeError):
         return False
-    return bool((sums == 9).all())
+    return torch.equal(total_VD, exact_VD)

@@ -63,11 +63,13 @@ def test_planted_copies_are_all_found(
     assert None not in contamination.contained_tasks(documents)
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 8])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 24])
 def test_renamed_copies_are_found_and_the_library_is_not_flagged(
     references: list[Reference], library: list[str], every: int
 ) -> None:
-    figures = contamination_figures(references, library[::every])
+    # A seventh, so that both benchmarks have their share: tasks are compared with each text.
+    chosen = references if every == 1 else references[::7]
+    figures = contamination_figures(chosen, library[::every])
     found = dict(figures["found"])
     assert found.pop("copied") == 1
     assert len(found) == 2

@@ -126,6 +126,37 @@ def test_a_look_of_many_rounds_counts_once_and_not_where_heads_catch_up_in_it():
     assert policy._step_times(1) == pytest.approx([1, 1.1, 1.2, 1.3])
 
 
+def chosen_of_many(
+    policy: Auto, num_keys: int, num_rounds: int, time_s: Callable[[int], float]
+) -> list[int]:
+    """For so many rows, all of whose drafts stand; a round takes what its tokens take together."""
+    keys, chosen = list(range(num_keys)), []
+    for _ in range(num_rounds):
+        num_drafts = policy.choose(keys)
+        took_s = time_s(num_keys * (num_drafts + 1))
+        policy.observe(num_drafts, [Round(keys, [num_drafts] * num_keys)], took_s)
+        chosen.append(num_drafts)
+    return chosen
+
+
+def test_a_batch_that_empties_does_not_warm_up_at_each_of_its_sizes():
+    policy = Auto(MAX_DRAFTS)
+    assert chosen_of_many(policy, 64, 5, lambda n: 1 + 0.001 * n) == [0, 0, 3, 3, 3]
+    for num_keys in (32, 16, 8, 4, 2, 1):
+        assert chosen_of_many(policy, num_keys, 20, lambda n: 1 + 0.001 * n) == [MAX_DRAFTS] * 20
+    times_s = policy._step_times(1)
+    assert times_s[3] == pytest.approx(1.004)  # as measured
+    assert times_s[0] == pytest.approx(1.004 * 1.064 / 1.256)  # in proportion to 64 rows'
+
+
+def test_a_size_of_batch_in_which_drafts_do_not_pay_is_found_out_all_the_same():
+    """Up to 64 tokens take as long as one; from there on twice as many take twice as long."""
+    policy = Auto(MAX_DRAFTS)
+    for num_keys, expected in ((1, MAX_DRAFTS), (64, 0), (1, MAX_DRAFTS)):
+        chosen = chosen_of_many(policy, num_keys, 3000, lambda n: max(1.0, n / 64))
+        assert share(chosen[-500:], lambda k, expected=expected: k == expected) > 0.9
+
+
 def test_catching_up_is_a_cost_of_trying_but_no_time_of_a_round():
     alike, behind = Auto(MAX_DRAFTS), Auto(MAX_DRAFTS)
     for _ in range(6):

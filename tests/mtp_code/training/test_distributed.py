@@ -553,6 +553,7 @@ def test_memory_of_a_process_is_predicted_on_a_group_that_is_not_there(found):
     assert seen["held"]["parameters"] == 4 * count_parameters(SHARDED.model).total / 2
 
 
+@pytest.mark.thorough
 def test_weights_that_are_kept_are_predicted_to_cost_what_they_take():
     """4 bytes a parameter of all layers but the one that lies there anyway."""
     by_layer, kept = (

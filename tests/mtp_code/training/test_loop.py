@@ -130,7 +130,7 @@ def train_and_tell(folder: Path, run_dir: Path, told: Connection) -> None:
 
 def test_killed_at_any_moment_it_ends_bit_identical(folder, whole_run):
     run_dir, context = folder / "killed", processes.that_train()
-    for stop_after in (4, 14, 22):  # between checkpoints
+    for stop_after in (4, 14):  # between checkpoints
         steps, told = context.Pipe(duplex=False)
         process = context.Process(target=train_and_tell, args=(folder, run_dir, told))
         process.start()
@@ -186,8 +186,8 @@ def test_a_curriculum_stopped_at_any_stage_ends_bit_identical(folder, shards, or
 @pytest.mark.parametrize(
     "heads",
     [
-        "anticausal",
         "sequential",
+        pytest.param("anticausal", marks=pytest.mark.thorough),
         pytest.param("causal", marks=pytest.mark.thorough),
         pytest.param("linear", marks=pytest.mark.thorough),
     ],

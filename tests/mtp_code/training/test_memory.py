@@ -144,7 +144,7 @@ def test_heads_need_less_at_equal_layers_and_little_more_where_they_are_added(
 LARGER = [
     (1, 32_000, 128_000, {}),
     (4, 4096, 32_000, {}),
-    (2, 4096, 32_000, {"model__heads": "sequential"}),
+    pytest.param(2, 4096, 32_000, {"model__heads": "sequential"}, marks=pytest.mark.thorough),
     (2, 4096, 32_000, {"training__rows": 2, "training__micro_batches": 2}),
     pytest.param(8, 4096, 32_000, {}, marks=pytest.mark.thorough),
     # Few activations: the peak is in the optimizer's step.

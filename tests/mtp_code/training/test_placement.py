@@ -1,5 +1,6 @@
 """Precision, recomputation and compilation change how a step is computed, not what."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from mtp_code.errors import MachineError
 from mtp_code.model.layers import Block
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.recipe import Recipe, load_recipe
+from mtp_code.training.config import ShardingConfig
 from mtp_code.training.loop import backward
 from mtp_code.training.placement import choose_placement, place
+from mtp_code.training.shards import Shards
 
 HEADS = ("parallel", "causal", "anticausal", "linear", "sequential")
 RNG = np.random.default_rng(0)
@@ -73,25 +76,60 @@ def test_layers_that_run_again_give_the_same_gradients(precision):
     assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
-def test_compiled_layers_give_the_same_gradients_and_are_compiled_once(monkeypatch):
-    num_graphs = 0
+@pytest.fixture
+def num_graphs(monkeypatch) -> Callable[[], int]:
+    """How many graphs were compiled; layers run them as they are."""
+    graphs: list[Any] = []
 
-    def counting(graph: Any, inputs: Any) -> Any:
-        nonlocal num_graphs
-        num_graphs += 1
+    def keeping(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
         return graph.forward
 
     monkeypatch.setattr(
         Block, "compile", lambda block, **kwargs: torch.nn.Module.compile(
-            block, backend=counting, **kwargs
+            block, backend=keeping, **kwargs
         )
     )  # fmt: skip
     torch._dynamo.reset()
+    return lambda: len(graphs)
+
+
+def test_compiled_layers_give_the_same_gradients_and_are_compiled_once(num_graphs):
     eager = gradients(recipe())
-    assert num_graphs == 0
+    assert num_graphs() == 0
     compiled = gradients(recipe(training__compile="true"))
-    assert num_graphs == 1  # five layers, of the trunk and of heads
+    assert num_graphs() == 1  # five layers, of the trunk and of heads
     assert max(distances(compiled, eager).values()) < 1e-6
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "blocks"])
+def test_sharded_layers_are_compiled_once_too(checkpointing, num_graphs, tmp_path):
+    """As several GPUs train: FSDP2 around layers that are compiled, perhaps run again, some of them
+    heads that a curriculum leaves out."""
+    asked = recipe(training__activation_checkpointing=checkpointing)
+    found = []
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        for compiles in (False, True):
+            model = build_model(asked.model, seed=1)
+            training = asked.training.model_copy(update={"compile": compiles})
+            place(model, training)
+            parallel = Shards(model, torch.device("cpu"), 1, ShardingConfig())
+            steps = []
+            for weights in ((1.0, 1.0, 0.0), (1.0, 1.0, 1.0)):
+                with parallel.step():
+                    backward(model, BATCH, training, weights)
+                steps += [
+                    p.grad.full_tensor().clone() for p in model.parameters() if p.grad is not None
+                ]
+            found.append(steps)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert num_graphs() == 1
+    assert len(found[0]) == len(found[1])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-7)
 
 
 def test_auto_is_what_the_device_is_fit_for():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from mtp_code.cli.benches import _train_errors, _train_lines
+from mtp_code.cli.trained_bench import SHARE_OF_BENCH
 from mtp_code.errors import MachineError
 from mtp_code.training import bench
 from mtp_code.training.bench import Bench, Plan, Section
@@ -114,15 +116,22 @@ def test_a_distance_beyond_its_bound_is_an_error(monkeypatch):
     assert "error" in bench._beyond("it", float("nan"), 0.1)
 
 
-def test_a_way_to_compute_the_loss_that_a_gpu_lacks_is_an_error(monkeypatch):
+def test_a_way_to_compute_the_loss_that_is_not_installed_is_left_out(monkeypatch):
     measuring = Bench("smoke", 300, lambda line: None)
-    # Only what is asked of the device is its type, until something runs on it.
-    monkeypatch.setattr(measuring, "_device", torch.device("cuda"))
     monkeypatch.setattr(bench, "load_backend", _lacking)
-    rows = {row["loss"]: row for row in measuring.losses()}
-    assert rows["liger"]["error"] == "liger is not installed"
-    assert "left_out" not in rows["cut"]
-    assert rows["torch"]["left_out"] == "torch is not installed", "torch is whichever is there"
+    for row in measuring.losses():
+        assert row["left_out"] == f"{row['loss']} is not installed"
+        assert not {"error", "step_s"} & row.keys()
+
+
+def test_the_documents_table_of_sections_has_their_shares_of_the_time():
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    told = {name: int(share) for name, share in re.findall(r"\| `(\w+)` \| (\d+) % \|", text)}
+    sections = Bench("smoke", 300, lambda line: None).sections()
+    shares = {name: section.share for name, section in sections.items()}
+    assert told == {
+        name: round(100 * share) for name, share in [*shares.items(), ("trained", SHARE_OF_BENCH)]
+    }
 
 
 def _lacking(loss: str, device: torch.device) -> None:

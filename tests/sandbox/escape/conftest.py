@@ -1,6 +1,7 @@
 import inspect
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,7 @@ def run_outside(program, folder="/", *, timeout_s=60):
     """
     # Into a file: a daemon would keep a pipe open.
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -94,9 +95,16 @@ def run_outside(program, folder="/", *, timeout_s=60):
             cwd=folder,
             close_fds=False,
             start_new_session=True,
-            timeout=timeout_s,
-            check=False,
         )
+        # Told when it ends: subprocess's own waiting with a limit looks every 50 ms.
+        ended = os.pidfd_open(process.pid)
+        try:
+            if not select.select([ended], [], [], timeout_s)[0]:
+                process.kill()
+                raise subprocess.TimeoutExpired(process.args, timeout_s)
+        finally:
+            os.close(ended)
+            process.wait()
         output.seek(0)
         return process.returncode, output.read()
 

@@ -240,16 +240,25 @@ def test_a_fork_bomb_that_swallows_every_error_is_over_in_time(pool):
     assert execution.ending is Ending.TIMED_OUT_CPU
 
 
-def test_threads_are_bounded(inside):
+def test_threads_are_bounded_by_their_number_and_by_nothing_before(inside):
+    """Their stacks and heaps reserve addresses, which a limit on memory counts."""
     program = """
 import threading
 stop = threading.Event()
-for _ in range(100):
-    threading.Thread(target=stop.wait, daemon=True).start()
+started = 0
+try:
+    for _ in range(100):
+        threading.Thread(target=stop.wait, daemon=True).start()
+        started += 1
+except RuntimeError as error:
+    print(error)
 stop.set()
+print(started)
 """
     assert run_outside(program)[0] == 0
-    assert "can't start new thread" in inside(program).output_tail
+    *said, started = inside(program).output_tail.splitlines()
+    assert said == ["can't start new thread"]
+    assert LIMITS.max_processes - 4 <= int(started) < LIMITS.max_processes
 
 
 def test_a_thread_bomb_is_over_in_time(pool):

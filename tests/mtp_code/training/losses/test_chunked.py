@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtp_code.training.losses import chunked
 from mtp_code.training.losses.chunked import (
     IGNORED,
     Labels,
@@ -268,6 +269,29 @@ def test_compiled_it_gives_the_same():
         ):
             assert ours.dtype == theirs.dtype
             torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "add, is_exact",
+    [
+        (lambda total, left, right: total + left.float() @ right.float() / 2, True),
+        (lambda total, left, right: (total.bfloat16() + left @ right / 2).float(), False),
+        (lambda total, left, right: (total + left.float() @ right.float() / 2).bfloat16(), False),
+        (lambda total, left, right: total + left.float() @ right.float(), False),  # not scaled
+    ],
+)
+def test_a_kernel_that_rounds_sums_is_not_taken(add, is_exact, monkeypatch):
+    """Adding a product in place in a wider type is a kernel of GPUs; what it answers is tried."""
+
+    def addmm(total, left, right, *, alpha, out_dtype, out):
+        assert (alpha, out_dtype) == (0.5, torch.float32)
+        assert left.dtype == right.dtype == torch.bfloat16
+        out.copy_(add(total, left, right))
+
+    monkeypatch.setattr(torch, "addmm", addmm)
+    chunked._adds_to_fp32.cache_clear()
+    assert chunked._adds_to_fp32(torch.device("cpu"), torch.bfloat16) == is_exact
+    chunked._adds_to_fp32.cache_clear()
 
 
 def test_on_a_gpu_the_gradient_by_the_logits_is_rounded_once(monkeypatch):
