@@ -161,8 +161,14 @@ $(DECODED): $(RUN)/decode-%.json: $(TRAINED) $(RUN)/.asked-decode | $(READY)
 	@$(MTP_CODE) bench decode $(RUN) --benchmark $* --max-new-tokens $(DECODE_TOKENS) \
 		$(DECODE_PROMPTS:%=--count %)
 
+# Figures of a GPU are kept with the results, those of another machine with its report.
+GPU         := $(shell command -v nvidia-smi)
+GPU_RUNS    := runs/bench-gpu
+GPU_FIGURES  = $(if $(GPU),results/$(1)-gpu-$(shell date +%F).json,report/$(1).json)
+
 bench-gpu-train: $(VENV)/.kernels ## memory, time and precision of training; at a small size without a GPU
-	@$(MTP_CODE) bench train --out report/train.json
+	@rm -rf $(GPU_RUNS)
+	@$(MTP_CODE) bench train --keep $(GPU_RUNS) --out $(call GPU_FIGURES,train)
 
 # Other people's loss kernels, where there is a GPU to run them; without them the bench says so.
 $(VENV)/.kernels: $(READY)
@@ -170,8 +176,35 @@ $(VENV)/.kernels: $(READY)
 		-c constraints.txt $(PIP_ARGS) -e '.[kernels]' && touch $@; } || \
 		echo "bench-gpu-train: without loss kernels, they could not be installed" >&2
 
-bench-gpu-decode: $(READY) ## decoding of shapes with random weights; at a small size without a GPU
-	@$(MTP_CODE) bench decode-shapes --out report/decode-shapes.json
+# What bench-gpu-train left is decoded with too; shapes then have what is left of ten minutes, and
+# no other part more than a minute.
+TRAINED_THERE = $(wildcard $(GPU_RUNS)/n4/checkpoints)
+A_MINUTE      := timeout 60
+ifneq ($(GPU),)
+SHAPES_SIZE    = --minutes $(if $(TRAINED_THERE),4.5,8)
+DECODED_SIZE  := --count 18 --max-new-tokens 96
+EXACT_SIZE    := --count 40 --others 10 --max-new-tokens 64 --drafts 1,3 --batches 1,8
+else
+SHAPES_SIZE   := --batches 1 --minutes 0.4
+DECODED_SIZE  := --count 2 --max-new-tokens 8
+EXACT_SIZE    := --count 2 --others 2 --max-new-tokens 8 --drafts 3 --batches 2
+endif
+
+bench-gpu-decode: $(READY) ## decoding of shapes, and of models of bench-gpu-train; at a small size without a GPU
+	@status=0; \
+	$(MTP_CODE) bench decode-shapes $(SHAPES_SIZE) --out $(call GPU_FIGURES,decode) || status=1; \
+	if [ -n "$(TRAINED_THERE)" ]; then \
+		$(A_MINUTE) $(MTP_CODE) bench decode $(GPU_RUNS)/n4 --prompts humaneval --peers $(DECODED_SIZE) \
+			--out $(call GPU_FIGURES,decode-humaneval) || status=1; \
+		$(A_MINUTE) $(MTP_CODE) bench decode $(GPU_RUNS)/n4 --prompts $(GPU_RUNS)/held-out.txt --peers $(DECODED_SIZE) \
+			--out $(call GPU_FIGURES,decode-held-out) || status=1; \
+		if [ -e $(GPU_RUNS)/bytes8/checkpoints ]; then \
+			$(A_MINUTE) $(MTP_CODE) bench decode $(GPU_RUNS)/bytes8 --prompts $(GPU_RUNS)/held-out.txt $(DECODED_SIZE) \
+				--out $(call GPU_FIGURES,decode-bytes8) || status=1; fi; \
+		$(A_MINUTE) $(MTP_CODE) bench exactness $(GPU_RUNS)/n4 --dtype bf16 --no-peers --draws 0 $(EXACT_SIZE) \
+			--out $(call GPU_FIGURES,exactness) || status=1; \
+	else echo "bench-gpu-decode: trained weights left out: no $(GPU_RUNS)/n4; make bench-gpu-train leaves it"; fi; \
+	exit $$status
 
 bench-exactness: $(TRAINED) | $(READY) ## RUN's answers held to plain decoding's, samples to their law
 	@$(MTP_CODE) bench exactness $(RUN)

@@ -22,6 +22,9 @@ TORCH_NAMES: Final[Mapping[DtypeName, str]] = {
 }
 """As torch, transformers and vLLM have them."""
 
+_LACKING: Final = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""Words of torch's allocator of a CPU, of CUDA, and of its libraries."""
+
 
 def choose_device(name: DeviceName, asked: str = "--device cuda") -> "torch.device":
     """
@@ -68,12 +71,30 @@ def describe_device(device: "torch.device") -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def failures_of(device: "torch.device") -> tuple[type[Exception], ...]:
-    """What work there may end with though nobody called it wrongly.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: told by an error or by what it was raised in the course of.
 
-    On a GPU that is whatever torch raises, for memory, a kernel or a graph, all of them
-    RuntimeErrors. On a CPU those are our mistakes.
+    torch has a class of its own for what its allocator of a GPU lacks; libraries there, and its
+    allocator of a CPU, say it in the words of a RuntimeError.
     """
     import torch
 
-    return MachineError, RuntimeError if device.type == "cuda" else torch.OutOfMemoryError
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(seen, RuntimeError) and any(words in str(seen) for words in _LACKING):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def is_failure(error: Exception, device: "torch.device") -> bool:
+    """Whether work there may end with it though nobody called it wrongly.
+
+    On a GPU that is whatever torch raises, for memory, a kernel or a graph, all of them
+    RuntimeErrors. On a CPU those are our mistakes, but for memory.
+    """
+    if isinstance(error, MachineError) or is_out_of_memory(error):
+        return True
+    return device.type == "cuda" and isinstance(error, RuntimeError)

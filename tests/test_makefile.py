@@ -1,6 +1,7 @@
 """What make calls, and when it calls nothing: with a stand-in for the command line."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -154,17 +155,40 @@ def test_loss_kernels_are_installed_once_where_there_is_a_gpu_to_run_them(checko
     installed = checkout / "installed.log"
     python = checkout / ".venv/bin/python"
     python.write_text('#!/bin/bash\n[ "$2" = pip ] && echo "$*" >> installed.log\nexit 0\n')
-    assert make(checkout, "bench-gpu-train") == ["bench train --out report/train.json"]
+    keep = "bench train --keep runs/bench-gpu --out"
+    assert make(checkout, "bench-gpu-train") == [f"{keep} report/train.json"]
     assert not installed.exists()
     (checkout / "gpu").mkdir()
     (checkout / "gpu/nvidia-smi").write_text("#!/bin/bash\n")
     (checkout / "gpu/nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{checkout / 'gpu'}:{os.environ['PATH']}")
     for _ in range(2):
-        assert make(checkout, "bench-gpu-train") == ["bench train --out report/train.json"]
+        (call,) = make(checkout, "bench-gpu-train")
+        assert re.fullmatch(rf"{keep} results/train-gpu-\d{{4}}-\d\d-\d\d\.json", call)
     (line,) = installed.read_text().splitlines()
     assert line.startswith("-m pip install")
     assert line.endswith("-c constraints.txt -e .[kernels]")
+
+
+def test_shapes_are_decoded_and_models_that_bench_gpu_train_left(checkout):
+    calls, said = made(checkout, "bench-gpu-decode")
+    assert calls == ["bench decode-shapes --batches 1 --minutes 0.4 --out report/decode.json"]
+    assert "no runs/bench-gpu/n4; make bench-gpu-train leaves it" in said
+    for name in ("n4", "bytes8"):
+        (checkout / "runs/bench-gpu" / name / "checkpoints").mkdir(parents=True)
+    calls, said = made(checkout, "bench-gpu-decode")
+    assert [" ".join(call.split()[1:3]) for call in calls] == [
+        "decode-shapes --batches",
+        "decode runs/bench-gpu/n4",
+        "decode runs/bench-gpu/n4",
+        "decode runs/bench-gpu/bytes8",
+        "exactness runs/bench-gpu/n4",
+    ]
+    assert "--prompts humaneval --peers" in calls[1]
+    assert "--prompts runs/bench-gpu/held-out.txt --peers" in calls[2]
+    assert "--dtype bf16" in calls[4]
+    assert "--drafts 3 --batches 2 --out report/exactness.json" in calls[4]
+    assert "left out" not in said
 
 
 def test_the_judge_is_measured_with_what_is_asked_for(checkout):

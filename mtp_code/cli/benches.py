@@ -192,6 +192,10 @@ def bench_train(
         int | None, typer.Option(min=1, help="Pairs of steps. [default: 5; 1 of --smoke]")
     ] = None,
     num_threads: NumThreads = 1,
+    keep_dir: Annotated[
+        Path | None,
+        typer.Option("--keep", help="Folder, new or empty, that the trained models are kept in."),
+    ] = None,
     out: Annotated[
         Path | None, to_write(what="JSON file to write, again with each figure.")
     ] = None,
@@ -201,14 +205,17 @@ def bench_train(
     By loss too; and a model trained, sampled and judged. Exit status 1: a part that was asked for
     is missing.
     """
-    import tempfile
-
     import torch
 
     from mtp_code.cli.trained_bench import PLANS, SHARE_OF_BENCH, TrainedBench
     from mtp_code.files import write_json
     from mtp_code.training.bench import Bench, Section
 
+    if keep_dir is not None and keep_dir.exists():
+        if not keep_dir.is_dir():
+            raise InputError(f"--keep {keep_dir}: a file; give a folder that is new or empty")
+        if any(keep_dir.iterdir()):
+            raise InputError(f"--keep {keep_dir}: is not empty; give a folder that is new or empty")
     torch.set_num_threads(num_threads)
     measuring = Bench(
         "smoke" if smoke else None,
@@ -222,9 +229,10 @@ def bench_train(
         if out is not None:
             write_json(out, about | record)
 
-    with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mtp-code-bench-") as scratch:
+        folder = Path(scratch) if keep_dir is None else keep_dir
         trained = TrainedBench(
-            PLANS[measuring.size], Path(folder), measuring.left_s, measuring.fastest_step_s
+            PLANS[measuring.size], folder, measuring.left_s, measuring.fastest_step_s
         )
         known = measuring.sections()
         first = ("gradients", "steps", "vocabulary")

@@ -58,7 +58,7 @@ def bench_decode(
     from mtp_code.decoding.prepare import describe_place, load_for_decoding
     from mtp_code.decoding.requests import Request
     from mtp_code.decoding.synthetic import agreement
-    from mtp_code.devices import failures_of
+    from mtp_code.devices import is_failure, is_out_of_memory
     from mtp_code.files import write_json
 
     sizes = sizes_of(batches, 256)
@@ -106,8 +106,10 @@ def bench_decode(
             if synthetic:
                 with progress_bar(f"drafts that stand as told, {size} side by side") as on_progress:
                     told += agreement(model, tokenizer, requests, size, on_progress)
-        except failures_of(weight.device) as error:
-            if not isinstance(error, MachineError | torch.OutOfMemoryError):
+        except Exception as error:
+            if not is_failure(error, weight.device):
+                raise
+            if not isinstance(error, MachineError) and not is_out_of_memory(error):
                 log.exception("%s side by side", size)
             left_out.append(f"{size} side by side: {first_line(error)}")
         if rows:
@@ -146,12 +148,15 @@ def bench_decode_shapes(
 ) -> None:
     """Decoding of shapes that nobody has trained.
 
-    Random weights, drafts that stand as told.
+    Random weights, drafts that stand as told; of the first shape transformers' generate beside
+    them. A plot of each shape lies beside the file.
     """
     import torch
 
+    from mtp_code.decoding.plot import draw
     from mtp_code.decoding.synthetic import measure
     from mtp_code.files import write_json
+    from mtp_code.interop.peers import peer_of
 
     torch.set_num_threads(num_threads)
     about = {**provenance(), "num_threads": num_threads}
@@ -169,7 +174,13 @@ def bench_decode_shapes(
         None if batches is None else sizes_of(batches, 256),
         overrides or (),
         keep,
+        peer_of,
     )
+    if out is not None:
+        for shape in dict.fromkeys(row["shape"] for row in record["rows"]):
+            own = [_as_plotted(row) for row in record["rows"] if row["shape"] == shape]
+            title = f"{shape}, random weights, {record['device']}"
+            draw(own, title, out.with_name(f"{out.stem}-{shape}.svg"))
     for row in record["rows"]:
         typer.echo(_shape_line(row))
     for line in record["left_out"]:
@@ -223,6 +234,13 @@ def _told_line(row: dict[str, Any], names_batch: bool) -> str:
         f"{row['cpu_ratio']:.3f}× by CPU time "
         f"| {row['tokens_per_forward_told']:.3f} a forward, theirs {row['tokens_per_forward']:.3f}"
     )
+
+
+def _as_plotted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a shape as one of `bench decode`."""
+    drafts = row["drafts"]
+    mode = ("speculative" if drafts else "plain") if isinstance(drafts, int) else drafts
+    return {**row, "mode": mode, "batch_rows": row["rows"]}
 
 
 def _shape_line(row: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The part of `bench train` where a model is trained, asked, judged and decoded with."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,10 +11,14 @@ from mtp_code.cli.common import all_references, named_benchmark, require_sandbox
 
 if TYPE_CHECKING:
     from evals.records import Score
+    from mtp_code.data.shards import ShardSet
     from mtp_code.recipe import Recipe
     from mtp_code.run_folder import TrainedModel
 
-NUM_HEADS: Final = (4, 1)
+BYTES_SHARE: Final = 0.3
+"""Of the time of the section, for the model on bytes."""
+HELD_OUT_FILE: Final = "held-out.txt"
+_HELD_OUT_CHARACTERS: Final = 200_000
 LEAST_STEPS: Final = 6
 LOG_EVERY: Final = 10
 """To log is to wait for a GPU: seldom."""
@@ -28,6 +32,25 @@ judging have the rest."""
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A model that is trained: a recipe, what is other than in it, and how many heads."""
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...]
+    num_heads: int
+    is_judged: bool = True
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"num_mtp_heads": self.num_heads} | ({"model": self.name} if self.is_bytes else {})
+
+    @property
+    def is_bytes(self) -> bool:
+        return self.recipe.startswith("bytes")
+
+
+@dataclass(frozen=True)
 class TrainedPlan:
     """What is trained, on what, and how much is asked of it.
 
@@ -35,6 +58,7 @@ class TrainedPlan:
         packages: whose source is the corpus; None is all that are installed.
         validation_share: of the packages, whole ones.
         num_documents: of micro's train split, a fifth of the rows.
+        of_bytes: what is other than in the recipe of eight heads on bytes.
     """
 
     recipe: str
@@ -45,31 +69,51 @@ class TrainedPlan:
     num_tasks: int
     num_samples: int
     max_new_tokens: int
+    of_bytes: tuple[str, ...]
     max_steps: int | None = None
+
+    @property
+    def of_tokens(self) -> tuple[Trained, ...]:
+        """With several heads and with one: as many layers, the same tokens in the same steps."""
+        return tuple(
+            Trained(f"n{n}", self.recipe, (*self.settings, f"model.num_mtp_heads={n}"), n)
+            for n in (4, 1)
+        )
+
+    @property
+    def on_bytes(self) -> Trained:
+        return Trained("bytes8", "bytes8-tiny", self.of_bytes, 8, is_judged=False)
 
 
 PLANS: Final = {
     "smoke": TrainedPlan(
         "smoke",
         ("model.num_layers=5", "training.row_tokens=64", "training.validation_tokens=1024"),
-        ("click", "mdurl"), 0.3, 100, 4, 1, 16, 8,
+        ("click", "mdurl"), 0.3, 100, 4, 1, 16,
+        ("model.width=32", "model.num_attn_heads=2", "model.ffn_width=64", "model.num_layers=9",
+         "training.row_tokens=64", "training.validation_tokens=1024"), 8,
     ),
     "cpu": TrainedPlan(
         "tiny", (), ("click", "tqdm", "rich", "pydantic", "typer"), 0.3, 20_000, 200, 1, 96,
+        (),
     ),
     "gpu": TrainedPlan(
         "code-130m",
         ("training.rows=64", "training.micro_batches=2", "tokenizer.training_bytes=20_000_000",
          "schedule.warmup_steps=20", "training.validation_tokens=262_144"),
         None, 0.03, 20_000, 200, 5, 96,
+        # code-130m's width, and twelve layers between a byte and the next.
+        ("model.width=768", "model.num_attn_heads=12", "model.ffn_width=2048",
+         "model.num_layers=19", "optim.lr=3e-3", "training.row_tokens=2048", "training.rows=64",
+         "training.micro_batches=2", "training.validation_tokens=262_144"),
     ),
 }  # fmt: skip
 
 
 class TrainedBench:
-    """Trains a plan's recipe with several heads and with one, on the same tokens in the same steps.
+    """Trains a plan's recipe with several heads and with one, and another on bytes with eight.
 
-    Both have as many layers. As many steps as the time allows, of which a few were timed before.
+    As many steps as the time allows, of which a few were timed before.
     """
 
     def __init__(
@@ -81,14 +125,15 @@ class TrainedBench:
     ) -> None:
         """
         Args:
-            folder: for tokens and runs.
+            folder: for tokens and runs, and text of the packages that are held out.
             left_s: seconds until all of it should be done; none of its parts begins behind them.
             step_s: seconds that a step of a recipe takes.
         """
         self._plan, self._folder, self._left_s, self._step_s = plan, folder, left_s, step_s
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The corpus; of each number of heads, losses; acceptance; of each number, pass@1.
+        """The corpus; of each number of heads, losses; acceptance; of each number, pass@1; of the
+        model on bytes, losses and acceptance.
 
         Raises:
             OutOfTimeError: there is no time left for training, or for what comes after it.
@@ -97,31 +142,49 @@ class TrainedBench:
 
         if self._left_s() < LEAST_S:
             raise OutOfTimeError
-        yield self._prepare()
-        both_s = sum(self._step_s(self._recipe(n, LEAST_STEPS)) for n in NUM_HEADS)
-        num_steps = int(SHARE_OF_TIME * self._left_s() / both_s)
+        on_bytes_s = BYTES_SHARE * self._left_s()
+        is_late = False
+        try:
+            yield from self._rows_of(self._plan.of_tokens, lambda: self._left_s() - on_bytes_s)
+        except OutOfTimeError:
+            is_late = True
+        yield from self._rows_of((self._plan.on_bytes,), self._left_s)
+        if is_late:
+            raise OutOfTimeError
+
+    def _rows_of(
+        self, models: Sequence[Trained], left_s: Callable[[], float]
+    ) -> Iterator[dict[str, Any]]:
+        """Of models on the same tokens, in the same steps."""
+        from mtp_code.training.bench import OutOfTimeError
+
+        if left_s() <= 0:
+            raise OutOfTimeError
+        yield self._prepare(models[0])
+        all_s = sum(self._step_s(self._recipe(model, LEAST_STEPS)) for model in models)
+        num_steps = int(SHARE_OF_TIME * left_s() / all_s)
         if self._plan.max_steps is not None:
             num_steps = min(num_steps, self._plan.max_steps)
         if num_steps < LEAST_STEPS:
             raise OutOfTimeError
-        about = {n: {"num_mtp_heads": n, "num_steps": num_steps} for n in NUM_HEADS}
-        for n in NUM_HEADS:
-            yield about[n] | self._trained(n, num_steps)
-        for n in NUM_HEADS:
-            trained = self._load(n)
+        about = {model: {**model.about, "num_steps": num_steps} for model in models}
+        for model in models:
+            yield about[model] | self._trained(model, num_steps)
+        for model in models:
+            trained = self._load(model)
             # Decoding takes seconds on a GPU, judging a minute of the processor.
-            for part in [self._passed] if n == 1 else [self._decoded, self._passed]:
-                if self._left_s() < 0:
+            parts = [self._decoded] if model.num_heads > 1 else []
+            for part in [*parts, *([self._passed] if model.is_judged else [])]:
+                if left_s() < 0:
                     raise OutOfTimeError
-                yield about[n] | part(n, trained)
+                yield about[model] | part(model, trained)
 
-    def _recipe(self, num_heads: int, num_steps: int) -> "Recipe":
+    def _recipe(self, model: Trained, num_steps: int) -> "Recipe":
         from mtp_code.config import validate
         from mtp_code.recipe import Recipe, load_recipe
 
         plan = self._plan
-        settings = [*plan.settings, f"model.num_mtp_heads={num_heads}"]
-        values = load_recipe(plan.recipe, settings).model_dump()
+        values = load_recipe(model.recipe, model.settings).model_dump()
         values["data"] |= {
             "validation_share": plan.validation_share,
             "sources": {
@@ -142,12 +205,13 @@ class TrainedBench:
             "validate_every": only_at_the_end,
             "checkpoint_every": only_at_the_end,
         }
-        return validate(Recipe, values, where=f"bench's {plan.recipe}")
+        return validate(Recipe, values, where=f"bench's {model.recipe}")
 
-    def _prepare(self) -> dict[str, Any]:
+    def _prepare(self, model: Trained) -> dict[str, Any]:
         from evals.benchmarks.micro import generate, to_jsonl
         from evals.files import write_whole
         from mtp_code.data.prepare import prepare
+        from mtp_code.data.shards import open_shards
 
         begun_s = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -158,9 +222,12 @@ class TrainedBench:
                     [item | {"text": item["prompt"] + item["canonical_solution"]} for item in items]
                 )
             )
-        recipe = self._recipe(NUM_HEADS[0], LEAST_STEPS)
-        manifest = prepare(recipe.data, recipe.tokenizer, self._tokens, all_references())
+        recipe = self._recipe(model, LEAST_STEPS)
+        manifest = prepare(recipe.data, recipe.tokenizer, self._tokens(model), all_references())
+        if not model.is_bytes:
+            self._write_held_out(open_shards(self._tokens(model)))
         return {
+            **({"model": model.name} if model.is_bytes else {}),
             "prepared_s": time.monotonic() - begun_s,
             "tokens": {
                 name: {"train": source.train.num_tokens, "held_out": source.validation.num_tokens}
@@ -168,13 +235,24 @@ class TrainedBench:
             },
         }
 
-    def _trained(self, num_heads: int, num_steps: int) -> dict[str, Any]:
+    def _write_held_out(self, shards: "ShardSet") -> None:
+        """Text that nothing was trained on, as prompts for `bench decode`."""
+        shard, texts, count = shards.shard("packages", "validation"), [], 0
+        for document in range(shard.num_documents):
+            texts.append(shards.tokenizer.decode(shard.framed(document).tolist()))
+            count += len(texts[-1])
+            if count > _HELD_OUT_CHARACTERS:
+                break
+        text = "\n".join(texts)[:_HELD_OUT_CHARACTERS]
+        (self._folder / HELD_OUT_FILE).write_text(text, encoding="utf-8")
+
+    def _trained(self, model: Trained, num_steps: int) -> dict[str, Any]:
         from mtp_code.data.shards import open_shards
         from mtp_code.training.loop import train
         from mtp_code.training.metrics import METRICS_FILE, read_metrics
 
-        recipe, run_dir = self._recipe(num_heads, num_steps), self._run_dir(num_heads)
-        train(recipe, open_shards(self._tokens), run_dir)
+        recipe, run_dir = self._recipe(model, num_steps), self._run_dir(model)
+        train(recipe, open_shards(self._tokens(model)), run_dir)
         metrics = read_metrics(run_dir / METRICS_FILE)
         (*_, last) = [row for row in metrics if row["kind"] == "train"]
         kept = ("tokens", "elapsed_s", "loss_by_offset", "tokens_per_s", "mfu")
@@ -188,19 +266,19 @@ class TrainedBench:
             },
         }
 
-    def _load(self, num_heads: int) -> "TrainedModel":
+    def _load(self, model: Trained) -> "TrainedModel":
         """As users decode it: on a GPU in bf16."""
         from mtp_code.decoding.prepare import load_for_decoding
 
-        return load_for_decoding(self._run_dir(num_heads))
+        return load_for_decoding(self._run_dir(model))
 
-    def _passed(self, num_heads: int, trained: "TrainedModel") -> dict[str, Any]:
+    def _passed(self, model: Trained, trained: "TrainedModel") -> dict[str, Any]:
         """micro's pass@1 at temperature 0.2, or why it could not be had."""
         try:
             require_sandbox()
         except sandbox.SandboxUnavailable as error:
             return {"left_out": f"micro: {error}"}
-        scored = self._scored(self._run_dir(num_heads) / "micro", trained)
+        scored = self._scored(self._run_dir(model) / "micro", trained)
         estimate = scored.pass_at_k["1"]
         return {
             "micro_pass_at_1": {
@@ -240,7 +318,7 @@ class TrainedBench:
         judge(samples, part, folder / VERDICTS_FILE)
         return score(folder / VERDICTS_FILE, part)
 
-    def _decoded(self, num_heads: int, trained: "TrainedModel") -> dict[str, Any]:
+    def _decoded(self, model: Trained, trained: "TrainedModel") -> dict[str, Any]:
         """Acceptance and speed by number of drafts, on a few prompts of micro."""
         from mtp_code.decoding.bench import NUM_ROUNDS, measure
         from mtp_code.decoding.prepare import describe_place
@@ -255,19 +333,19 @@ class TrainedBench:
         measured = measure(trained.model, trained.tokenizer, requests)
         return {**describe_place(trained.model), "decoding": measured}
 
-    @property
-    def _tokens(self) -> Path:
-        return self._folder / "tokens"
+    def _tokens(self, model: Trained) -> Path:
+        return self._folder / ("tokens-bytes" if model.is_bytes else "tokens")
 
-    def _run_dir(self, num_heads: int) -> Path:
-        return self._folder / f"n{num_heads}"
+    def _run_dir(self, model: Trained) -> Path:
+        return self._folder / model.name
 
 
 def trained_lines(row: dict[str, Any]) -> Iterator[str]:
     """What a row says in words."""
-    about = f"trained n={row.get('num_mtp_heads')}"
+    unit = "bytes" if "model" in row else "tokens"
+    about = f"trained n={row.get('num_mtp_heads')}{', bytes' if 'model' in row else ''}"
     if "tokens" in row:
-        yield "corpus, M tokens | " + " | ".join(
+        yield f"corpus, M {unit} | " + " | ".join(
             f"{name} {tokens['train'] / 1e6:.2f}, held out {tokens['held_out'] / 1e6:.2f}"
             for name, tokens in row["tokens"].items()
         )
@@ -289,5 +367,5 @@ def trained_lines(row: dict[str, Any]) -> Iterator[str]:
             shares = " ".join(f"{share:.2f}" for share in mode["acceptance_by_offset"])
             yield (
                 f"{about} | {mode['mode']} {mode['drafts']} drafts | accepted {shares} "
-                f"| {mode['tokens_per_forward']:.2f} tokens a forward | {mode['speed_up']:.2f}x"
+                f"| {mode['tokens_per_forward']:.2f} {unit} a forward | {mode['speed_up']:.2f}x"
             )

@@ -138,7 +138,7 @@ def _modes(model: MTPModel, tokenizer: Tokenizer, num_rows: int) -> list[Mode]:
     modes = []
     for choice in choices:
         # One engine for all rounds: what `auto` learns of the model and the machine stays.
-        engine = Engine(model, tokenizer, num_rows, choice)
+        engine = Engine(model, tokenizer, num_rows, choice, sheds_rows=False)
         name = choice if isinstance(choice, str) else "speculative" if choice else "plain"
         mode = Mode(name, _answering(engine), choice, engine)
         if isinstance(choice, int):
@@ -179,7 +179,7 @@ def _time_parts(
     assert mode.engine is not None
     engine = Engine(
         model, tokenizer, mode.engine.num_rows, mode.drafts,
-        rounds_a_look=1, captures=False, advance=clock.advance,
+        rounds_a_look=1, captures=False, advance=clock.advance, sheds_rows=False,
     )  # fmt: skip
     for request in asked:
         engine.submit(request)

@@ -1,12 +1,16 @@
 """Continuous batching: requests come and go while others are answered."""
 
+import gc
+import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,11 +34,15 @@ from mtp_code.decoding.runner import Direct, Graphed, Runner, Shapes
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance, draft
 from mtp_code.decoding.tree import MAX_NODES, Tree
-from mtp_code.devices import DeviceName, DtypeName
+from mtp_code.devices import DeviceName, DtypeName, is_out_of_memory
 from mtp_code.errors import CheckpointError, MachineError, PromptError
 from mtp_code.model.mtp import MTPModel
 from mtp_code.run_folder import TrainedModel
 from mtp_code.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 NumDrafts = int | Literal["auto", "tree"] | Tree
 """Drafts of a round: a number in a line or a tree, or as many, or as large a one, as pay."""
@@ -49,7 +57,8 @@ other rows do wait longer.
 
 @dataclass(frozen=True)
 class Event:
-    """News of one request: tokens as they come, and the whole answer once it is there."""
+    """News of one request: tokens as they come, and the whole answer once it is there, or why it
+    will not be (`completion.error`)."""
 
     id: int
     tokens: tuple[int, ...] = ()
@@ -131,9 +140,14 @@ class _Row:
         return self.answer.completion.request
 
     @property
+    def text(self) -> list[int]:
+        """The prompt, and what is there of the answer."""
+        return [*self.request.prompt, *self.answer.completion.tokens]
+
+    @property
     def is_read(self) -> bool:
-        """Whether all of the prompt is, but for its last token, which the first round reads."""
-        return self.length >= len(self.request.prompt) - 1
+        """Whether all of the text is, but for its last token, which a round reads."""
+        return self.length >= _num_to_read(self.answer)
 
     def num_behind(self, num_heads: int) -> int:
         """Positions that some of the first heads behind head 1 have not read."""
@@ -158,6 +172,10 @@ class Engine:
     appendix A.1; Chen et al. 2023, arXiv 2302.01318) for a draft that is sure of itself. Since
     plain decoding draws with the same numbers, not only the law is the same but each sample.
 
+    Where memory does not suffice inside a step, rows are given up, the newest first, and answered
+    once others are done; a request that does not fit alone ends with an `error`. From then on no
+    more rows are answered at a time than did fit.
+
     Not for use by several threads at once.
 
     Source: Gloeckle et al. 2024, arXiv 2404.19737, section 3.2.
@@ -174,6 +192,7 @@ class Engine:
         exact: bool = False,
         captures: bool = True,
         advance: Advance = advance,
+        sheds_rows: bool = True,
     ) -> None:
         """
         Args:
@@ -189,6 +208,9 @@ class Engine:
             captures: on a GPU, rounds are recorded once and replayed; else each runs kernel by
                 kernel.
             advance: a round; another one is for checks, which must notice that it is wrong.
+            sheds_rows: where memory does not suffice for a round, it goes on with fewer rows at a
+                time, and a request that is too much by itself fails alone; else `step` raises what
+                torch did, as measurements want it, and the engine is of no use any more.
 
         Raises:
             ValueError: the model has too few heads for so many drafts, heads that cannot draft
@@ -232,6 +254,8 @@ class Engine:
         self._shapes = Shapes.FIXED if exact else Shapes.BUCKETS if is_cuda else Shapes.TIGHT
         direct = Direct(model, self._drafter, advance)
         self._runner: Runner = Graphed(direct) if is_cuda and captures else direct
+        self._sheds_rows = sheds_rows
+        self._most_rows, self._reads_together = num_rows, not exact
         # Rows being answered come first, then at most one whose prompt is being read.
         self._rows: list[_Row] = []
         self._waiting: deque[tuple[int, Answer]] = deque()
@@ -312,9 +336,14 @@ class Engine:
             return self._step()
 
     def _step(self) -> list[Event]:
-        self._read_prompts()
-        if not self._num_live:
-            return []
+        events = self._read_prompts()
+        if self._num_live:
+            brought = self._within_memory(self._run)
+            events += self._shed() if brought is None else self._take(brought)
+        return events
+
+    def _run(self) -> "_Brought":
+        """Rounds of all rows that are read, up to a look."""
         live = self._rows[: self._num_live]
         shape = self._policy.choose([row.id for row in live])
         num_rounds = self._num_rounds(live)
@@ -324,16 +353,19 @@ class Engine:
         state = self._state.rows(0, self._shapes.rows(len(live), self.num_rows))
         outcomes, recording_s = self._runner.run(state, plan, num_rounds)
         told = _told(outcomes, len(live))
+        return _Brought(shape, plan, told, begun_s, recording_s, caught_up_s)
+
+    def _take(self, ran: "_Brought") -> list[Event]:
+        """Hands rows what rounds brought them, and gives up those that are done."""
+        live, plan = self._rows[: self._num_live], ran.plan
         before = [len(row.answer.completion.tokens) for row in live]
         brought: list[Round] = []
-        for outcome, by_row in zip(outcomes, told, strict=True):
-            logprobs = _listed(outcome)
+        for by_row in ran.told:
             # What comes behind an answer's end is dropped.
             going_on = [place for place, row in enumerate(live) if not row.answer.is_done]
             self._note_read([live[place] for place in going_on], plan.num_drafts)
             for place in going_on:
-                own = None if logprobs is None else logprobs[place]
-                self._commit(live[place], by_row[place], own, plan.num_drafts)
+                self._commit(live[place], by_row[place], plan.num_drafts)
             brought.append(
                 Round(
                     [live[place].id for place in going_on],
@@ -342,17 +374,98 @@ class Engine:
                 )
             )
         events = [_event(row, since) for row, since in zip(live, before, strict=True)]
-        elapsed_s = time.perf_counter() - begun_s - recording_s
-        self._policy.observe(shape, brought, None if recording_s else elapsed_s, caught_up_s)
-        self.stats.num_rounds += num_rounds
-        self.stats.prefill_s += caught_up_s
+        elapsed_s = time.perf_counter() - ran.begun_s - ran.recording_s
+        self._policy.observe(
+            ran.shape, brought, None if ran.recording_s else elapsed_s, ran.caught_up_s
+        )
+        self.stats.num_rounds += len(ran.told)
+        self.stats.prefill_s += ran.caught_up_s
         self.stats.decode_s += elapsed_s
-        self.stats.recording_s += recording_s
+        self.stats.recording_s += ran.recording_s
         done = [place for place, row in enumerate(live) if row.answer.is_done]
         for place in done:
             self.stats.add(live[place].answer.completion)
         self._free(done)
         return events
+
+    def _within_memory(self, work: Callable[[], T]) -> T | None:
+        """What work comes to; None where memory does not suffice for it.
+
+        Returned from, so that nothing keeps alive what the work had made by then.
+        """
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not self._sheds_rows or not is_out_of_memory(error):
+                raise
+            return None
+
+    def _shed(self) -> list[Event]:
+        """Rolls rounds back that memory did not suffice for, and has the newest rows wait again.
+
+        What is there of their answers is read with their prompts then. A row that is alone fails,
+        and so do all rows of an engine whose rounds always have all of them.
+        """
+        self._release()
+        num_live = self._num_live
+        live = self._rows[:num_live]
+        self._state.rows(0, num_live).roll_back([row.length for row in live])
+        if num_live == 1 or self._shapes is Shapes.FIXED:
+            rows = "one row" if self._shapes is not Shapes.FIXED else f"all {self.num_rows} rows"
+            events = [
+                self._fail(
+                    row.answer,
+                    row.id,
+                    f"out of memory: a round of {rows} does not fit, of {row.length} tokens here; "
+                    "free memory, ask for fewer tokens, or choose a smaller number format",
+                )
+                for row in live
+            ]
+            self._free(range(num_live))
+            return events
+        self._most_rows = (num_live + 1) // 2
+        log.warning(
+            "out of memory with %d rows at once; going on with %d", num_live, self._most_rows
+        )
+        oldest = sorted(row.id for row in live)[: self._most_rows]
+        given_up = [row for row in self._rows if row.id not in oldest]
+        self._free([place for place, row in enumerate(live) if row.id not in oldest])
+        del self._rows[self._most_rows :]  # what was being read
+        self._wait_again(given_up)
+        return []
+
+    def _give_up_reading(self, first: int) -> list[Event]:
+        """Has the rows from one on, whose prompts memory did not suffice for, read alone; one that
+        was alone fails."""
+        self._release()
+        rows = self._rows[first:]
+        del self._rows[first:]
+        if len(rows) > 1:
+            log.warning("out of memory reading %d prompts at once; reading them alone", len(rows))
+            self._reads_together = False
+            self._wait_again(rows)
+            return []
+        (row,) = rows
+        count = len(row.text)
+        what = f"out of memory: reading {count} tokens does not fit; shorten the prompt"
+        return [self._fail(row.answer, row.id, what)]
+
+    def _wait_again(self, rows: Sequence[_Row]) -> None:
+        """In front of those that have not had a row yet."""
+        newest_first = sorted(rows, key=lambda row: row.id, reverse=True)
+        self._waiting.extendleft((row.id, row.answer) for row in newest_first)
+
+    def _fail(self, answer: Answer, id_: int, error: str) -> Event:
+        answer.completion.error = error
+        self.stats.add(answer.completion)
+        return Event(id_, completion=answer.completion)
+
+    def _release(self) -> None:
+        """Gives memory back that is only held to be fast."""
+        self._runner.forget()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def stream(self, request: Request) -> Iterator[Event]:
         """The events of one request, beside whatever else is being answered.
@@ -376,11 +489,9 @@ class Engine:
     def complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Completions as they finish; requests are taken when there is a row for them.
 
-        Other requests' events of these steps are lost, as with `stream`. Those of its own that are
-        unfinished when it ends early are cancelled.
-
-        Raises:
-            PromptError: a prompt is bad; what finished before it was taken is handed out first.
+        A request that cannot be begun, or that memory does not suffice for, fails alone, with an
+        `error`. Other requests' events of these steps are lost, as with `stream`. Those of its own
+        that are unfinished when it ends early are cancelled.
         """
         waiting = iter(requests)
         is_exhausted = False
@@ -391,8 +502,12 @@ class Engine:
                     request = next(waiting, None)
                     if request is None:
                         is_exhausted = True
+                        break
+                    begun = self._submit_or_fail(request)
+                    if isinstance(begun, Completion):
+                        yield begun
                     else:
-                        own.add(self.submit(request))
+                        own.add(begun)
                 if is_exhausted and not own:
                     return
                 for event in self.step():
@@ -404,52 +519,72 @@ class Engine:
                 self.cancel(id_)
 
     def generate(self, requests: Sequence[Request]) -> Generated:
-        """Answers all; a request that cannot be begun fails alone, with an `error`."""
+        """Answers all; a request that cannot be begun, or that memory does not suffice for, fails
+        alone, with an `error`."""
         self.stats = self._fresh_stats()
         completions: dict[int, Completion] = {}
         place_of: dict[int, int] = {}
         for place, request in enumerate(requests):
-            try:
-                place_of[self.submit(request)] = place
-            except PromptError as error:
-                completions[place] = Completion(request, error=str(error))
-                self.stats.add(completions[place])
+            begun = self._submit_or_fail(request)
+            if isinstance(begun, Completion):
+                completions[place] = begun
+            else:
+                place_of[begun] = place
         while self.has_work:
             for event in self.step():
                 if event.completion is not None and event.id in place_of:
                     completions[place_of[event.id]] = event.completion
         return Generated([completions[place] for place in range(len(requests))], self.stats)
 
+    def _submit_or_fail(self, request: Request) -> int | Completion:
+        """The number that its events carry, or how it failed."""
+        try:
+            return self.submit(request)
+        except PromptError as error:
+            failed = Completion(request, error=str(error))
+            self.stats.add(failed)
+            return failed
+
     @property
     def _num_live(self) -> int:
         return len(self._rows) - (bool(self._rows) and not self._rows[-1].is_read)
 
-    def _read_prompts(self) -> None:
-        """Up to some tokens of them, with the trunk and head 1: see `PREFILL_TOKENS`."""
+    def _read_prompts(self) -> list[Event]:
+        """Up to some tokens of them, with the trunk and head 1: see `PREFILL_TOKENS`.
+
+        Returns:
+            Of those that memory does not suffice for.
+        """
         begun_s, budget = time.perf_counter(), self._prefill_tokens
         reads = False
+        failed: list[Event] = []
         while budget > 0:
             first = self._num_live
             if first == len(self._rows):
-                if not self._waiting or first == self.num_rows:
+                if not self._waiting or first >= self._most_rows:
                     break
                 self._begin(self._next_to_read(budget))
             if self._width:
                 budget = self._prefill_tokens  # pieces that do not depend on other prompts
-            budget -= self._read(first, budget)
+            count = self._within_memory(partial(self._read, first, budget))
+            if count is None:
+                failed += self._give_up_reading(first)
+            else:
+                budget -= count
             reads = True
         if reads:
             wait_for(self._device)
             self.stats.prefill_s += time.perf_counter() - begun_s
+        return failed
 
     def _next_to_read(self, budget: int) -> list[tuple[int, Answer]]:
         """The first that waits, and those whose turn it is as well and that go well with it."""
         chosen, passed = [self._waiting.popleft()], []
-        counts = [_num_to_read(chosen[0][1].completion.request)]
-        if self._width == 0:
-            for _ in range(min(len(self._waiting), self.num_rows - len(self._rows) - 1)):
+        counts = [_num_to_read(chosen[0][1])]
+        if self._reads_together:
+            for _ in range(min(len(self._waiting), self._most_rows - len(self._rows) - 1)):
                 waiting = self._waiting.popleft()
-                count = _num_to_read(waiting[1].completion.request)
+                count = _num_to_read(waiting[1])
                 if _go_together([*counts, count], budget):
                     chosen.append(waiting)
                     counts.append(count)
@@ -473,9 +608,9 @@ class Engine:
         """
         rows = self._rows[first:]
         state, start = self._state.rows(first, len(self._rows)), rows[0].length
-        counts = [min(budget, _num_to_read(row.request) - start) for row in rows]
+        counts = [min(budget, _num_to_read(row.answer) - start) for row in rows]
         if longest := max(counts):
-            pieces = [row.request.prompt[start : start + longest] for row in rows]
+            pieces = [row.text[start : start + longest] for row in rows]
             tokens_BT = _filled_up(pieces, longest).to(state.tokens_BC.device)
             span = state.span(0, longest, start + longest, start)
             reading = self.model.read(tokens_BT, self.model.trunk.attend_span(state.cache, span))
@@ -485,10 +620,9 @@ class Engine:
             for row, count in zip(rows, counts, strict=True):
                 row.length += count
         if all(row.is_read for row in rows):
-            prompts = [row.request.prompt for row in rows]
-            prompts_BT = _filled_up(prompts, max(map(len, prompts)))
+            texts = [row.text for row in rows]
             state.begin(
-                prompts_BT,
+                _filled_up(texts, max(map(len, texts))),
                 [row.request for row in rows],
                 [row.answer.max_new_tokens for row in rows],
             )
@@ -576,13 +710,12 @@ class Engine:
         self,
         row: _Row,
         told: "_Told",
-        logprobs: Sequence[tuple[float, tuple[tuple[int, float], ...]]] | None,
         num_drafts: int,
     ) -> None:
         """Hands a row what a round brought it."""
         wanted, own = row.request.num_logprobs, None
-        if wanted is not None and logprobs is not None:
-            own = [TokenLogprobs(one, top[:wanted]) for one, top in logprobs]
+        if wanted is not None and told.logprobs is not None:
+            own = [TokenLogprobs(one, top[:wanted]) for one, top in told.logprobs]
         num_committed = told.accepted + 1
         drafted = num_drafts if told.is_drafted else 0
         row.answer.commit(told.targets[:num_committed], drafted, own)
@@ -631,9 +764,10 @@ def _window_of(num_drafts: int) -> int:
     return 2 * num_drafts
 
 
-def _num_to_read(request: Request) -> int:
-    """Tokens of a prompt before its last, which the first round reads."""
-    return len(request.prompt) - 1
+def _num_to_read(answer: Answer) -> int:
+    """Tokens of a prompt, and of what is there of the answer, before the last, which a round
+    reads."""
+    return len(answer.completion.request.prompt) + len(answer.completion.tokens) - 1
 
 
 def _go_together(counts: Sequence[int], budget: int) -> bool:
@@ -651,38 +785,70 @@ def _filled_up(pieces: Sequence[Sequence[int]], count: int) -> Tensor:
 
 
 class _Told(NamedTuple):
-    """A row's part of an outcome, on the host."""
+    """A row's part of an outcome, on the host.
+
+    Attributes:
+        logprobs: by place: of its token, and of others.
+    """
 
     accepted: int
     is_drafted: bool
     targets: list[int]
     ranks: list[int]
+    logprobs: list[tuple[float, tuple[tuple[int, float], ...]]] | None
+
+
+class _Brought(NamedTuple):
+    """What rounds brought, on the host, by round and row; and what they took."""
+
+    shape: DraftShape
+    plan: Plan
+    told: list[list[_Told]]
+    begun_s: float
+    recording_s: float
+    caught_up_s: float
 
 
 def _told(outcomes: Sequence[Outcome], num_live: int) -> list[list[_Told]]:
     """By round and row; one transfer for all."""
-    num_targets = outcomes[0].targets_BT.shape[1]
-    stacked_RBX = torch.stack(
-        [
-            torch.cat(
-                (
-                    outcome.accepted_B[:, None],
-                    outcome.is_drafted_B[:, None],
-                    outcome.targets_BT,
-                    *(() if outcome.ranks_Bk is None else (outcome.ranks_Bk,)),
-                ),
-                dim=1,
-            )
-            for outcome in outcomes
-        ]
-    )
+    stacked_RBX = torch.stack([_in_one(outcome)[:num_live] for outcome in outcomes])
     return [
-        [
-            _Told(accepted, bool(is_drafted), rest[:num_targets], rest[num_targets:])
-            for accepted, is_drafted, *rest in rows
-        ]
-        for rows in stacked_RBX[:, :num_live].tolist()
+        [_taken_apart(numbers, outcome) for numbers in rows]
+        for outcome, rows in zip(outcomes, stacked_RBX.tolist(), strict=True)
     ]
+
+
+def _in_one(outcome: Outcome) -> Tensor:
+    """All of a round, row by row, (B, numbers)."""
+    parts = [outcome.accepted_B[:, None], outcome.is_drafted_B[:, None], outcome.targets_BT]
+    if outcome.ranks_Bk is not None:
+        parts.append(outcome.ranks_Bk)
+    if outcome.logprobs is not None:  # in fp64, which has room for tokens and logarithms
+        parts = [part.double() for part in (*parts, *(x.flatten(1) for x in outcome.logprobs))]
+    return torch.cat(parts, dim=1)
+
+
+def _taken_apart(numbers: Sequence[float], outcome: Outcome) -> _Told:
+    """A row of `_in_one`."""
+    left = iter(numbers)
+
+    def whole(count: int) -> list[int]:
+        return [int(number) for number in islice(left, count)]
+
+    (accepted, is_drafted), num_targets = whole(2), outcome.targets_BT.shape[1]
+    targets = whole(num_targets)
+    ranks = whole(0 if outcome.ranks_Bk is None else outcome.ranks_Bk.shape[1])
+    logprobs = None
+    if outcome.logprobs is not None:
+        num_top = outcome.logprobs.top_BTm.shape[2]
+        chosen = list(islice(left, num_targets))
+        top = [tuple(islice(left, num_top)) for _ in range(num_targets)]
+        tokens = [whole(num_top) for _ in range(num_targets)]
+        logprobs = [
+            (own, tuple(zip(others, theirs, strict=True)))
+            for own, others, theirs in zip(chosen, tokens, top, strict=True)
+        ]
+    return _Told(accepted, bool(is_drafted), targets, ranks, logprobs)
 
 
 def _event(row: _Row, since: int) -> Event:
@@ -694,17 +860,3 @@ def _event(row: _Row, since: int) -> Event:
         None if completion.logprobs is None else tuple(completion.logprobs[since:]),
         completion if row.answer.is_done else None,
     )
-
-
-def _listed(outcome: Outcome) -> list[list[tuple[float, tuple[tuple[int, float], ...]]]] | None:
-    """A round's log-probabilities on the host, by row and place."""
-    if outcome.logprobs is None:
-        return None
-    chosen_BT, top_BTm, tokens_BTm = (tensor.tolist() for tensor in outcome.logprobs)
-    return [
-        [
-            (chosen, tuple(zip(tokens, top, strict=True)))
-            for chosen, top, tokens in zip(*row, strict=True)
-        ]
-        for row in zip(chosen_BT, top_BTm, tokens_BTm, strict=True)
-    ]

@@ -76,7 +76,7 @@ def compare_tokens(
     )
     num_steps, done = 1 + len(modes) + len(exact_modes) + len(peers), 0
     on_progress(done, num_steps)
-    engine = Engine(model, tokenizer, num_rows=1, num_drafts=0)
+    engine = Engine(model, tokenizer, num_rows=1, num_drafts=0, sheds_rows=False)
     plain = [answered.completion.tokens for answered in _answer_all(engine, free)]
     stopped, cut = [], []
     for number, (request, tokens) in enumerate(zip(free, plain, strict=True)):
@@ -91,7 +91,8 @@ def compare_tokens(
     expected = [one for pair in zip(plain, cut, strict=True) for one in pair]
     for name, batch in modes:
         on_progress(done := done + 1, num_steps)
-        answered = _answer_all(Engine(model, tokenizer, batch, drafts[name]), requests)
+        engine = Engine(model, tokenizer, batch, drafts[name], sheds_rows=False)
+        answered = _answer_all(engine, requests)
         inside = sum(
             with_stop.completion.ended_by == "stop"
             and len(with_stop.completion.tokens) not in without.ends_of_rounds
@@ -108,9 +109,10 @@ def compare_tokens(
     for name, batch in exact_modes:
         on_progress(done := done + 1, num_steps)
         if batch not in exact_plain:
-            of_batch = Engine(model, tokenizer, batch, 0, exact=True).generate(free).completions
-            exact_plain[batch] = [completion.tokens for completion in of_batch]
-        found = Engine(model, tokenizer, batch, drafts[name], exact=True).generate(free).completions
+            engine = Engine(model, tokenizer, batch, 0, exact=True, sheds_rows=False)
+            exact_plain[batch] = [one.tokens for one in engine.generate(free).completions]
+        engine = Engine(model, tokenizer, batch, drafts[name], exact=True, sheds_rows=False)
+        found = engine.generate(free).completions
         row = _differences(found, exact_plain[batch])
         yield {"drafts": name, "rows": batch, "is_exact": True} | row
     for name, decode in peers.items():
@@ -306,7 +308,7 @@ def p_value(
     """
     requests = (Request(PROMPT, DEPTH, seed=seed, sampling=sampling) for seed in range(num_draws))
     numbers: Any = Numbers(VOCAB_SIZE, (END,))
-    engine = Engine(model, numbers, 512, num_drafts, advance=advance)
+    engine = Engine(model, numbers, 512, num_drafts, advance=advance, sheds_rows=False)
     counts = Counter(tuple(completion.tokens) for completion in engine.complete(requests))
     expected = {tokens: num_draws * p for tokens, p in law(model, sampling).items()}
     if any(expected.get(tokens, 0.0) <= 0 for tokens in counts):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtp_code.decoding.bandwidth import wait_for
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.state import DecodeState
-from mtp_code.decoding.step import Outcome, Plan, advance
+from mtp_code.decoding.step import Advance, Outcome, Plan, advance
 from mtp_code.model.mtp import MTPModel, Reading
 
 PARTS: Final = ("trunk", "head 1", "other heads", "unembedding", "acceptance", "host")
@@ -27,8 +27,12 @@ class PartClock:
     wherever a part begins or ends: its rounds are slower than others, and cannot be captured.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, advance: Advance = advance) -> None:
+        """
+        Args:
+            advance: what is watched.
+        """
+        self._device, self._advance = device, advance
         self._clock = time.perf_counter if device.type == "cuda" else time.process_time
         self._open: list[str] = []
         self._in_round = self._reads_prompts = False
@@ -41,7 +45,7 @@ class PartClock:
         """A round as ever, by the clock: for `Engine(advance=…)`."""
         self._in_round = True
         with self._part("acceptance"):
-            outcome = advance(model, _Timed(drafter, self._part), state, plan)
+            outcome = self._advance(model, _Timed(drafter, self._part), state, plan)
         self._in_round = False
         return outcome
 

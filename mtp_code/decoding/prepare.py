@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtp_code.decoding.state import row_bytes
-from mtp_code.devices import DeviceName, DtypeName, choose_device, choose_dtype, describe_device
+from mtp_code.devices import (
+    DeviceName,
+    DtypeName,
+    choose_device,
+    choose_dtype,
+    describe_device,
+    is_out_of_memory,
+)
 from mtp_code.errors import MachineError
 from mtp_code.loading import load_model
 from mtp_code.model.heads.parallel import ParallelHeads
@@ -36,7 +43,9 @@ def load_for_decoding(
     trained = load_model(folder)
     try:
         trained.model.to(place, kind)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise MachineError(
             f"{folder}: its weights do not fit into what memory {describe_device(place)} has "
             "free; choose --device cpu, or a smaller --dtype"

@@ -77,7 +77,8 @@ class Completion:
     as neither, nor does one that stood as its last token: the forward brought that one anyway.
     `rounds_by_accepted[i]` is the number of forwards that accepted i drafts.
 
-    A request that could not be begun is answered by an `error` of one line, and nothing else.
+    A request that could not be begun is answered by an `error` of one line, and nothing else. One
+    that memory did not suffice for keeps the tokens that it had beside its `error`.
     """
 
     request: Request

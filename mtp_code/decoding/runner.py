@@ -64,6 +64,9 @@ class Runner(Protocol):
         not rely on where rows start.
         """
 
+    def forget(self) -> None:
+        """Gives up the memory of what is only kept for speed."""
+
 
 class Direct:
     """Kernel by kernel."""
@@ -75,6 +78,9 @@ class Direct:
         return Ran(
             [self._advance(self._model, self._drafter, state, plan) for _ in range(num_rounds)]
         )
+
+    def forget(self) -> None:
+        pass
 
 
 Rounds = Callable[[], list[Outcome]]
@@ -123,6 +129,9 @@ class Graphed:
         replay()
         return Ran(outcomes, recording_s)
 
+    def forget(self) -> None:
+        self._recorded.clear()
+
 
 def captures() -> Callable[[Rounds], Recorded]:
     """Takes rounds down as CUDA graphs, behind a run that has kernels chosen and workspaces made.
@@ -134,13 +143,19 @@ def captures() -> Callable[[Rounds], Recorded]:
 
     def captured(rounds: Rounds) -> Recorded:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            rounds()
-        torch.cuda.current_stream().wait_stream(stream)
+        current = torch.cuda.current_stream()
+        stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(stream):
+                rounds()
+        finally:
+            current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            outcomes = rounds()
+        try:
+            with torch.cuda.graph(graph, pool=pool):
+                outcomes = rounds()
+        finally:  # one that fails may leave its own stream in place
+            torch.cuda.set_stream(current)
         return graph.replay, outcomes
 
     return captured

@@ -80,17 +80,18 @@ class DecodeState:
         self.limits_B += counts_B
 
     def begin(
-        self, prompts_BT: Tensor, requests: Sequence[Request], max_new_tokens: Sequence[int]
+        self, texts_BT: Tensor, requests: Sequence[Request], max_new_tokens: Sequence[int]
     ) -> None:
-        """Has all rows take part in rounds; their prompts are read but for the last tokens.
+        """Has all rows take part in rounds; their texts are read but for the last tokens.
 
         Args:
-            prompts_BT: filled up to the longest.
+            texts_BT: prompts, and what is there of the answers; filled up to the longest.
+            max_new_tokens: of the whole answers.
         """
         device, vocab_size = self.tokens_BC.device, self._vocab_size
         lengths = [len(request.prompt) for request in requests]
         settings = RowSampling.of([request.sampling for request in requests], vocab_size, device)
-        self.tokens_BC[:, : prompts_BT.shape[1]] = prompts_BT.to(device)
+        self.tokens_BC[:, : texts_BT.shape[1]] = texts_BT.to(device)
         limits = [length + most - 1 for length, most in zip(lengths, max_new_tokens, strict=True)]
         self.limits_B.copy_(torch.tensor(limits, device=device))
         self.temperature_B.copy_(settings.temperature_B)
@@ -100,6 +101,12 @@ class DecodeState:
             if request.sampling.temperature > 0:
                 draws = torch.tensor(uniforms_for(request.seed, most), dtype=torch.float64)
                 self.uniforms_BC[row, lengths[row] : lengths[row] + most] = draws
+
+    def roll_back(self, lengths: Sequence[int]) -> None:
+        """To what rows held before rounds that came to nothing: those write behind it alone, but
+        for what heads read again."""
+        device = self.cache.lengths_B.device
+        self.cache.lengths_B.copy_(torch.tensor(lengths, device=device))
 
     def move(self, source: int, target: int, length: int) -> None:
         """Makes one row another's copy, whose cache holds `length` tokens."""

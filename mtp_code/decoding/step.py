@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.sampling import choose_tokens
 from mtp_code.decoding.state import DecodeState
-from mtp_code.decoding.tree import Tree, follow, tensors_of
+from mtp_code.decoding.tree import Tree, TreeTensors, follow, tensors_of
 from mtp_code.decoding.verify import count_accepted
 from mtp_code.model.cache import Branches
 from mtp_code.model.mtp import MTPModel
@@ -84,11 +84,13 @@ def advance(
     state: DecodeState,
     plan: Plan,
     count: Callable[[Tensor, Tensor], Tensor] = count_accepted,
+    walk: Callable[[TreeTensors, int, Tensor, Tensor], tuple[Tensor, Tensor]] = follow,
 ) -> Outcome:
     """Advances every row by the drafts that stand and one token more.
 
     Args:
         count: how many drafts of a line stand; another one is for measurements.
+        walk: which nodes of a tree do; likewise.
     """
     lengths_B, num_drafts = state.cache.lengths_B, plan.num_drafts
     # draft
@@ -121,7 +123,7 @@ def advance(
     hidden_BTD, ranks_Bk = reading.hidden_BTD, None
     if plan.tree is not None:
         # What stands moves to where it would have been read without the rest of the tree.
-        path_BT, accepted_B = follow(nodes, num_drafts, tokens_BT, targets_BT)
+        path_BT, accepted_B = walk(nodes, num_drafts, tokens_BT, targets_BT)
         steps_T = torch.arange(num_drafts + 1, device=lengths_B.device)
         state.cache.gather(lengths_B[:, None] + path_BT, lengths_B[:, None] + steps_T)
         targets_BT = targets_BT.gather(1, path_BT)

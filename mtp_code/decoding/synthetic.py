@@ -19,15 +19,17 @@ import torch
 from torch import Tensor
 
 from mtp_code.decoding.bandwidth import copy_bandwidth, least_s
-from mtp_code.decoding.bench import NUM_ROUNDS, deal, turns_of
+from mtp_code.decoding.bench import NUM_ROUNDS, Decode, deal, turns_of
 from mtp_code.decoding.draft import Drafter
 from mtp_code.decoding.engine import Engine, NumDrafts
 from mtp_code.decoding.exactness import Numbers
+from mtp_code.decoding.parts import PartClock
 from mtp_code.decoding.prepare import lay_out
 from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
-from mtp_code.devices import choose_device, describe_device, failures_of
+from mtp_code.decoding.tree import MAX_RANKS, Tree, TreeTensors
+from mtp_code.devices import choose_device, describe_device, is_failure, is_out_of_memory
 from mtp_code.errors import MachineError, first_line
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel
@@ -38,8 +40,17 @@ log = logging.getLogger(__name__)
 
 Size = Literal["smoke", "cpu", "gpu"]
 
+Peers = Callable[[MTPModel], Mapping[str, Decode]]
+"""Makes other ways to decode with a model's weights, by name."""
+
 _NUM_TOLD: Final = 4096
 """Rounds after which the numbers of drafts that stand come again."""
+_NUM_TIMED: Final = 16
+"""Rounds that are taken apart by a clock, which takes a GPU long: nothing is captured."""
+_TREE_NODES: Final = 16
+_PEERS_WITHIN: Final = 0.25
+"""Of the time: others' decoding begins no round behind that share of it, for what it takes of one
+shape is a multiple of all else there."""
 _BY_ROUND, _BY_ROW = 0.6180339887498949, 0.4142135623730951
 """Steps, fractions of √5 and √2, whose multiples fill the unit interval evenly however far one
 goes."""
@@ -50,7 +61,7 @@ class Measured:
     """What is measured of a size.
 
     Attributes:
-        shapes: recipes, by name.
+        shapes: recipes, by name; of the first of them others' decoding is measured too.
         batches: rows side by side.
         num_rounds: of all ways to draft, in turn first, behind one that warms up.
         num_prompt, num_new: tokens of a prompt, and at most of an answer, which is more than the
@@ -83,6 +94,7 @@ def measure(
     batches: Sequence[int] | None = None,
     overrides: Sequence[str] = (),
     on_record: Callable[[dict[str, Any]], None] = lambda record: None,
+    peers: Peers = lambda model: {},
 ) -> dict[str, Any]:
     """A record with the machine's copy bandwidth and rows of all shapes.
 
@@ -96,13 +108,15 @@ def measure(
         shapes, batches: in place of the size's own.
         overrides: of the recipes, `section.key=value`.
         on_record: sees the record as it is so far, whenever there is more of it.
+        peers: others' decoding, one at a time, of the first shape.
 
     Raises:
         RecipeError: there is no such recipe or key, or a value is wrong.
     """
     device = choose_device("auto")
     size = size or ("gpu" if device.type == "cuda" else "cpu")
-    ends_at_s, measured = time.monotonic() + limit_s, MEASURED[size]
+    begun_s, measured = time.monotonic(), MEASURED[size]
+    ends_at_s = begun_s + limit_s
     if shapes is not None:
         measured = replace(measured, shapes=tuple(shapes))
     if batches is not None:
@@ -126,19 +140,28 @@ def measure(
                 if time.monotonic() > ends_at_s:
                     record["left_out"].append(f"{name}: no time left")
                     continue
+                others: dict[str, Decode] = {}
+                if shape == measured.shapes[0] and batch == 1:
+                    with _left_out_if_it_fails(record, f"{name}, others", device):
+                        others = dict(peers(model))
                 on_progress(name)
+                found: list[dict[str, Any]] = []
                 for captures in (True, False) if device.type == "cuda" else (True,):
-                    num_left_out = len(record["left_out"])
                     what = name if captures else f"{name}, kernel by kernel"
                     with _left_out_if_it_fails(record, what, device):
-                        found = _rows(
+                        found += _rows(
                             model, measured, batch, tokens_per_forward, bandwidth, ends_at_s,
-                            captures,
+                            begun_s + _PEERS_WITHIN * limit_s, others, captures,
                         )  # fmt: skip
-                        record["rows"] += [{"shape": shape, **row} for row in found]
-                    if len(record["left_out"]) == num_left_out:
+                    if found:
                         break
+                found = [{"shape": shape, **row} for row in found]
+                record["rows"] += found
                 on_record(record)
+                if time.monotonic() < ends_at_s:
+                    with _left_out_if_it_fails(record, f"{name}, parts of a round", device):
+                        _add_parts(found, model, measured, batch, tokens_per_forward)
+                    on_record(record)
             if measured.dtype is torch.bfloat16 and time.monotonic() < ends_at_s:
                 with _left_out_if_it_fails(record, f"{shape}, precision", device):
                     record["precision"].append({"shape": shape, **precision(model, measured)})
@@ -154,8 +177,10 @@ def _left_out_if_it_fails(
     """Notes what memory does not suffice for, or a GPU fails at, and goes on."""
     try:
         yield
-    except failures_of(device) as error:
-        if not isinstance(error, MachineError | torch.OutOfMemoryError):
+    except Exception as error:
+        if not is_failure(error, device):
+            raise
+        if not isinstance(error, MachineError) and not is_out_of_memory(error):
             log.exception("%s", name)
         record["left_out"].append(f"{name}: {first_line(error)}")
     else:
@@ -228,12 +253,39 @@ class ToldCounts:
         return counts_B.clamp(max=drafts_Bk.shape[1])
 
 
-def told_advance(reached: Sequence[float], num_rows: int, device: torch.device) -> Advance:
-    """A round as ever, but for how many drafts stand."""
+class ToldWalk:
+    """Of a tree as many stand, along the likeliest tokens."""
+
+    def __init__(self, tree: Tree, counts: ToldCounts, device: torch.device) -> None:
+        line = [0]
+        for node, (parent, rank) in enumerate(zip(tree.parents, tree.ranks, strict=True)):
+            if node and parent == line[-1] and rank == 0:
+                line.append(node)
+        line += [line[-1]] * (tree.num_drafts + 1 - len(line))
+        self._line_T = torch.tensor(line, device=device)
+        self._steps_T = torch.arange(tree.num_drafts + 1, device=device)
+        self._counts = counts
+
+    def __call__(
+        self, tensors: TreeTensors, num_drafts: int, tokens_BN: Tensor, targets_BN: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        accepted_B = self._counts(tokens_BN[:, 1 : num_drafts + 1], targets_BN)
+        return self._line_T[torch.minimum(self._steps_T, accepted_B[:, None])], accepted_B
+
+
+def told_advance(
+    reached: Sequence[float], num_rows: int, device: torch.device, tree: Tree | None = None
+) -> Advance:
+    """A round as ever, but for how many drafts stand.
+
+    Args:
+        tree: that the rounds have, if it is one.
+    """
     counts = ToldCounts(reached, num_rows, device)
+    walk = {} if tree is None else {"walk": ToldWalk(tree, counts, device)}
 
     def told(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> Outcome:
-        return advance(model, drafter, state, plan, counts)
+        return advance(model, drafter, state, plan, counts, **walk)
 
     return told
 
@@ -242,6 +294,7 @@ def told_advance(reached: Sequence[float], num_rows: int, device: torch.device) 
 class _Way:
     num_drafts: NumDrafts
     engine: Engine
+    tree: Tree | None = None
     num_tokens: int = 0
     num_rounds: int = 0
     elapsed_s: float = 0.0
@@ -263,26 +316,34 @@ def _rows(
     tokens_per_forward: float,
     bandwidth: float,
     ends_at_s: float,
+    peers_end_at_s: float,
+    peers: Mapping[str, Decode],
     captures: bool,
 ) -> Iterator[dict[str, Any]]:
     config, most = model.config, model.num_mtp_heads - 1
     device = model.unembedding.weight.device
-    rate = rate_for(min(tokens_per_forward, most + 1), most)
-    reached = [rate**count for count in range(1, most + 1)]
+    reached = _reached(tokens_per_forward, most)
     choices: list[NumDrafts] = [*range(most + 1), "auto"]
+    if batch == 1 and most and not model.mtp_heads.reads_tokens:
+        choices.append(_tree(reached[0], most))
     ways = []
     for choice in choices:
-        told = told_advance(reached, batch, device)
+        tree = choice if isinstance(choice, Tree) else None
+        told = told_advance(reached, batch, device, tree)
         engine = Engine(
             model, _numbers(config), batch, choice, prefill_tokens=1 << 30, captures=captures,
-            advance=told,
+            advance=told, sheds_rows=False,
         )  # fmt: skip
-        ways.append(_Way(choice, engine))
+        ways.append(_Way(choice, engine, tree))
+    others = {name: _Peer(decode) for name, decode in peers.items()}
     for number in range(measured.num_rounds + 1):
         if number > 1 and time.monotonic() > ends_at_s:
             break
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
             _decode(way, measured, batch, is_counted=number > 0)
+        for peer in others.values():
+            if number < 2 or time.monotonic() < peers_end_at_s:
+                peer.decode(measured, is_counted=number > 0)
     plain = ways[0]
     num_cached = batch * (measured.num_prompt + measured.num_new / 2)
     for way in ways:
@@ -290,7 +351,7 @@ def _rows(
         tokens_a_forward = way.tokens_per_forward(batch)
         row: dict[str, Any] = {
             "rows": batch,
-            "drafts": way.num_drafts,
+            "drafts": way.num_drafts if way.tree is None else "tree",
             "rounds": len(ratios),
             "tokens_per_forward": tokens_a_forward,
             "tokens_per_s": statistics.median(way.tokens_per_s),
@@ -300,6 +361,8 @@ def _rows(
             "speed_up_of_tokens": statistics.median(ratios) / tokens_a_forward,
             "s_per_round": way.s_per_round,
         }
+        if way.tree is not None:
+            row["nodes"] = way.tree.num_nodes
         if isinstance(way.num_drafts, int):
             bound_s = least_s(model, way.num_drafts, num_cached, bandwidth)
             row["share_of_bandwidth"] = bound_s / way.s_per_round
@@ -310,6 +373,94 @@ def _rows(
                 _ratios(way.tokens_per_cpu_s, plain.tokens_per_cpu_s)
             )
         yield row
+    for name, peer in others.items():
+        # Rounds of others may have ended before.
+        ratios = _ratios(peer.tokens_per_s, plain.tokens_per_s[: len(peer.tokens_per_s)])
+        row = {
+            "rows": 1,
+            "drafts": name,
+            "rounds": len(ratios),
+            "tokens_per_forward": 1.0,
+            "tokens_per_s": statistics.median(peer.tokens_per_s),
+            "speed_up": statistics.median(ratios),
+            "speed_up_low": min(ratios),
+            "speed_up_high": max(ratios),
+        }
+        if device.type != "cuda":
+            cpu_ratios = _ratios(peer.tokens_per_cpu_s, plain.tokens_per_cpu_s[: len(ratios)])
+            row["cpu_speed_up"] = statistics.median(cpu_ratios)
+        yield row
+
+
+def _reached(tokens_per_forward: float, most: int) -> list[float]:
+    """How often at least 1, 2, … drafts stand."""
+    rate = rate_for(min(tokens_per_forward, most + 1), most)
+    return [rate**count for count in range(1, most + 1)]
+
+
+def _tree(rate: float, most: int) -> Tree:
+    """The best of its size where a head's next guesses are each right half as often as the one
+    before, and together as often as the first is not."""
+    of_ranks = [rate, *((1 - rate) / 2**rank for rank in range(1, MAX_RANKS))]
+    return Tree.best([sorted(of_ranks, reverse=True)] * most, _TREE_NODES)
+
+
+@dataclass
+class _Peer:
+    """Others' decoding, one request at a time, of the same prompt and as many tokens."""
+
+    answer: Decode
+    tokens_per_s: list[float] = field(default_factory=list)
+    tokens_per_cpu_s: list[float] = field(default_factory=list)
+
+    def decode(self, measured: Measured, is_counted: bool) -> None:
+        """The first token, with which the prompt is read, is taken off."""
+        first, whole = (self._took(measured, count) for count in (1, measured.num_new))
+        if is_counted:
+            num_tokens = measured.num_new - 1
+            self.tokens_per_s.append(num_tokens / (whole[0] - first[0]))
+            self.tokens_per_cpu_s.append(num_tokens / (whole[1] - first[1]))
+
+    def _took(self, measured: Measured, num_new: int) -> tuple[float, float]:
+        begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+        (completion,) = self.answer([Request([1] * measured.num_prompt, num_new)])
+        assert completion.num_committed == num_new
+        return time.perf_counter() - begun_s, time.process_time() - begun_cpu_s
+
+
+def _add_parts(
+    rows: Sequence[dict[str, Any]],
+    model: MTPModel,
+    measured: Measured,
+    batch: int,
+    tokens_per_forward: float,
+) -> None:
+    """To the rows of each number of drafts."""
+    reached = _reached(tokens_per_forward, model.num_mtp_heads - 1)
+    for row in rows:
+        if isinstance(row["drafts"], int):
+            told = told_advance(reached, batch, model.unembedding.weight.device)
+            row["parts_s"] = _parts(model, measured, batch, row["drafts"], told)
+
+
+def _parts(
+    model: MTPModel, measured: Measured, batch: int, num_drafts: int, told: Advance
+) -> dict[str, float] | None:
+    """Seconds of each part of a round, kernel by kernel."""
+    clock = PartClock(model.unembedding.weight.device, told)
+    engine = Engine(
+        model, _numbers(model.config), batch, num_drafts, prefill_tokens=1 << 30,
+        rounds_a_look=1, captures=False, advance=clock.advance, sheds_rows=False,
+    )  # fmt: skip
+    for _ in range(batch):
+        engine.submit(Request([1] * measured.num_prompt, measured.num_new))
+    engine.step()
+    num_rounds = min(_NUM_TIMED, measured.num_new // (num_drafts + 1) - 1)
+    with clock.watching(model):
+        for _ in range(num_rounds):
+            with clock.step():
+                engine.step()
+    return clock.per_step_s()
 
 
 def _decode(way: _Way, measured: Measured, batch: int, is_counted: bool) -> None:
@@ -358,12 +509,12 @@ def agreement(
     most, device = model.num_mtp_heads - 1, model.unembedding.weight.device
     rounds = deal(len(requests), NUM_ROUNDS, num_rows)
     for num_drafts in range(1, most + 1):
-        real = Engine(model, tokenizer, num_rows, num_drafts)
+        real = Engine(model, tokenizer, num_rows, num_drafts, sheds_rows=False)
         found = real.generate(requests)
         reached = [rate or 0.0 for rate in found.stats.acceptance_by_offset]
         told = Engine(
             model, _numbers(model.config), num_rows, num_drafts,
-            advance=told_advance(reached, num_rows, device),
+            advance=told_advance(reached, num_rows, device), sheds_rows=False,
         )  # fmt: skip
         as_long = [
             replace(request, max_new_tokens=one.num_committed, stops=())
@@ -454,7 +605,7 @@ def precision(model: MTPModel, measured: Measured, num_prompts: int = 32) -> dic
     ]
 
     def answers(num_drafts: int, exact: bool) -> list[Completion]:
-        engine = Engine(model, _numbers(config), 8, num_drafts, exact=exact)
+        engine = Engine(model, _numbers(config), 8, num_drafts, exact=exact, sheds_rows=False)
         return engine.generate(requests).completions
 
     def differences(exact: bool) -> list[tuple[Completion, Completion]]:

@@ -7,11 +7,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from mtp_code.decoding.requests import Completion, Request
+from mtp_code.interop.configs import to_foreign
 from mtp_code.interop.export import MAIN_DIR, export
+from mtp_code.interop.names import main_layers, names_of_main, to_theirs
+from mtp_code.model.mtp import MTPModel
 from mtp_code.run_folder import RUN_FILE
 
 _CPU: Final = torch.device("cpu")
@@ -51,6 +54,27 @@ def transformers_peers(
             model, answer_ends, prompt_lookup_num_tokens=LOOKED_UP_TOKENS
         ),
     }
+
+
+def peer_of(model: MTPModel) -> dict[str, Decode]:
+    """Greedy `generate` with a model's weights as they are in memory, which nothing ends early.
+
+    On the model's device, in its number format.
+
+    Raises:
+        InteropError: no plain class of transformers computes what the model does.
+    """
+    config, weight = model.config, model.unembedding.weight
+    foreign = to_foreign(config, len(main_layers(config)), weight.dtype)
+    theirs = AutoConfig.for_model(**foreign, bos_token_id=None, eos_token_id=None)
+    with torch.device(weight.device):
+        other: Any = AutoModelForCausalLM.from_config(theirs, dtype=weight.dtype)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        own = to_theirs(config, dict(model.state_dict()), names_of_main(config))
+        for name, parameter in other.named_parameters():
+            parameter.copy_(own.pop(name))
+    assert not own, f"no place for {sorted(own)}"
+    return {"transformers generate": _Generate(other.eval(), ())}
 
 
 @contextmanager
@@ -93,8 +117,8 @@ class _Generate:
                     attention_mask=torch.ones_like(prompt_1T),
                     max_new_tokens=min(request.max_new_tokens, context - prompt_1T.shape[1]),
                     do_sample=False,
-                    eos_token_id=self._ends,
-                    pad_token_id=self._ends[0],
+                    eos_token_id=self._ends or None,
+                    pad_token_id=self._ends[0] if self._ends else 0,
                     **self._options,
                 )
             finally:

@@ -6,6 +6,7 @@ from typing import Any
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.prepare import describe_place
 from mtp_code.decoding.requests import Request, SamplingConfig
+from mtp_code.errors import MachineError
 from mtp_code.machine import describe_versions
 from mtp_code.run_folder import TrainedModel
 from mtp_code.samplers.base import Asked, Chat, Drawing, cut_at_stops, has_room
@@ -32,7 +33,11 @@ class OurSampler:
         self.chat: Chat | None = tokenizer.chat if tokenizer.chat_template is not None else None
 
     def draw(self, asked: Iterable[Asked], drawing: Drawing) -> Iterator[tuple[Asked, str]]:
-        """Each question with its answer, as it is finished."""
+        """Each question with its answer, as it is finished.
+
+        Raises:
+            MachineError: memory did not suffice for some answers; all others were handed out.
+        """
         model, tokenizer = self._trained.model, self._trained.tokenizer
         sampling = SamplingConfig(temperature=drawing.temperature, top_p=drawing.top_p)
         question_by_request: dict[int, Asked] = {}
@@ -47,7 +52,13 @@ class OurSampler:
                 Request(prompt, drawing.max_new_tokens, question.stops, question.seed, sampling)
             )
             question_by_request[id(requests[-1])] = question
+        errors = []
         for completion in Engine(model, tokenizer, self._batch_rows).complete(requests):
+            if completion.error is not None:
+                errors.append(completion.error)
+                continue
             question = question_by_request[id(completion.request)]
             text = tokenizer.decode_after(completion.request.prompt, completion.tokens)
             yield question, cut_at_stops(text, question.stops)
+        if errors:
+            raise MachineError(f"{len(errors)} of {len(requests)} answers: {errors[0]}")

@@ -102,6 +102,8 @@ def measure(
                     generated = engine.generate(requests)
                     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
                     took = Took(wall_s, cpu_s, cpu_s)
+                    if errors := [c.error for c in generated.completions if c.error is not None]:
+                        raise MachineError(errors[0])
                     num_tokens = generated.stats.num_tokens
                     way.texts = [engine.tokenizer.decode(c.tokens) for c in generated.completions]
                 else:

@@ -72,7 +72,9 @@ class Told(NamedTuple):
     logprobs: Sequence[TokenLogprobs] = ()
     ended: Ended | None = None
     refusal: str | None = None
-    """Why there will be none."""
+    """Why there will be none: what is wrong with the request."""
+    failure: str | None = None
+    """Why there will be no more: what the machine lacks."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,10 @@ class Desk:
             live = self._live[event.id]
             if live.first_token_s is None:
                 live.first_token_s = time.monotonic()
-            if event.completion is not None:
+            if event.completion is not None and event.completion.error is not None:
+                del self._live[event.id]
+                told.append(Told(live.asked.number, failure=event.completion.error))
+            elif event.completion is not None:
                 del self._live[event.id]
                 told.append(_last(live, event.tokens, event.logprobs, event.completion))
             elif live.asked.wants_pieces:

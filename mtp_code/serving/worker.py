@@ -150,6 +150,9 @@ class Worker:
             if one.refusal is not None:
                 delta = Delta(error=bad_request(one.refusal, "prompt"))
                 self._metrics.finished(job, "error")
+            elif one.failure is not None:
+                delta = Delta(error=ApiError(503, one.failure, UNAVAILABLE))
+                self._metrics.finished(job, "error")
             elif one.ended is not None:
                 delta = Delta(one.tokens, one.logprobs, one.ended.by, one.ended.num_generated)
                 self._metrics.completed(job, one.ended)

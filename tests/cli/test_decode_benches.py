@@ -114,6 +114,18 @@ def test_shapes_are_measured_as_asked(tmp_path):
     assert "by CPU time" in done.stdout
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert {row["rows"] for row in rows} == {3}
+    assert "<svg" in (tmp_path / "out-tiny.svg").read_text()
+
+
+def test_a_shape_is_held_to_transformers(tmp_path):
+    done = mtp_code(
+        "bench", "decode-shapes", "--smoke", "--batches", "1", "--out", "out.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert rows[-1]["drafts"] == "transformers generate"
+    assert rows[-1]["speed_up"] > 0
+    assert "smoke, 1 rows, drafts transformers generate" in done.stdout
 
 
 def test_a_shape_that_is_none_is_refused(tmp_path):

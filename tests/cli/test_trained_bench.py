@@ -7,8 +7,10 @@ import pytest
 import evals.errors
 from mtp_code.cli import trained_bench
 from mtp_code.cli.options import named_of
-from mtp_code.cli.trained_bench import PLANS, TrainedBench, trained_lines
+from mtp_code.cli.trained_bench import HELD_OUT_FILE, PLANS, Trained, TrainedBench, trained_lines
+from mtp_code.run_folder import load_run
 from mtp_code.training.bench import Bench, OutOfTimeError
+from tests.commands import complaint, mtp_code
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         patch.setattr(trained_bench, "all_references", list)  # a minute of looking for copies
         folder = tmp_path_factory.mktemp("trained")
         step_s = Bench("smoke", 600, lambda line: None).fastest_step_s
-        return list(TrainedBench(PLANS["smoke"], folder, lambda: 600.0, step_s).rows())
+        found = list(TrainedBench(PLANS["smoke"], folder, lambda: 600.0, step_s).rows())
+        assert "import" in (folder / HELD_OUT_FILE).read_text()
+        assert load_run(folder / "bytes8").model.num_mtp_heads == 8
+        return found
 
 
 def of(rows: list[dict[str, Any]], num_heads: int, key: str) -> Any:
@@ -36,12 +41,12 @@ def test_both_are_trained_on_the_same_tokens_and_tried_on_held_out_packages(rows
         for losses in held_out.values():
             assert len(losses["loss_by_offset"]) == num_heads
             assert 1 < losses["bits_per_byte"] < 8
-    assert len(rows) == 1 + 3 + 2
+    assert len(rows) == 1 + 3 + 2 + 3
 
 
 def test_acceptance_is_had_before_the_minutes_of_judging(rows):
     in_order = [key for row in rows for key in ("decoding", "micro_pass_at_1") if key in row]
-    assert in_order == ["decoding", "micro_pass_at_1", "micro_pass_at_1"]
+    assert in_order == ["decoding", "micro_pass_at_1", "micro_pass_at_1", "decoding"]
 
 
 def test_pass_at_1_and_acceptance_come_with_their_counts(rows):
@@ -54,20 +59,29 @@ def test_pass_at_1_and_acceptance_come_with_their_counts(rows):
     assert all(len(mode["acceptance_by_offset"]) == mode["drafts"] for mode in decoding[:4])
 
 
+def test_a_model_on_bytes_has_eight_heads_and_their_acceptance(rows):
+    modes = of(rows, 8, "decoding")
+    assert [mode["drafts"] for mode in modes[:8]] == list(range(8))
+    assert of(rows, 8, "held_out")["packages"]["bits_per_byte"] > 1
+    assert not any("micro_pass_at_1" in row for row in rows if row.get("num_mtp_heads") == 8)
+
+
 def test_every_row_is_told_in_words(rows):
     told = "\n".join(line for row in rows for line in trained_lines(row))
     assert "corpus, M tokens | packages 0." in told
     assert "trained n=4 | 8 steps | packages held out: by offset " in told
     assert "trained n=1 | micro pass@1 " in told
     assert "trained n=4 | speculative 3 drafts | accepted " in told
+    assert "corpus, M bytes | packages 0." in told
+    assert "trained n=8, bytes | speculative 7 drafts | accepted " in told
 
 
-def test_without_time_for_a_few_steps_the_corpus_is_all_there_is(tmp_path, monkeypatch):
+def test_without_time_for_a_few_steps_corpora_are_all_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(trained_bench, "all_references", list)
-    monkeypatch.setattr(TrainedBench, "_prepare", lambda bench: {"tokens": {}})
+    monkeypatch.setattr(TrainedBench, "_prepare", lambda bench, model: {"tokens": {}})
     bench = TrainedBench(PLANS["smoke"], tmp_path, lambda: 100.0, lambda recipe: 10.0)
     rows = bench.rows()
-    assert next(rows) == {"tokens": {}}
+    assert [next(rows), next(rows)] == [{"tokens": {}}] * 2  # of tokens and of bytes
     with pytest.raises(OutOfTimeError):
         next(rows)
 
@@ -76,14 +90,14 @@ def test_no_part_begins_behind_the_time_that_is_reserved(tmp_path, monkeypatch):
     """What was trained by then is kept."""
     left_s = 100.0
 
-    def trained(bench: TrainedBench, num_heads: int, num_steps: int) -> dict[str, Any]:
+    def trained(bench: TrainedBench, model: Trained, num_steps: int) -> dict[str, Any]:
         nonlocal left_s
         left_s -= 50.5
         return {}
 
-    monkeypatch.setattr(TrainedBench, "_prepare", lambda bench: {"tokens": {}})
+    monkeypatch.setattr(TrainedBench, "_prepare", lambda bench, model: {"tokens": {}})
     monkeypatch.setattr(TrainedBench, "_trained", trained)
-    monkeypatch.setattr(TrainedBench, "_load", lambda bench, num_heads: None)
+    monkeypatch.setattr(TrainedBench, "_load", lambda bench, model: None)
     rows = TrainedBench(PLANS["gpu"], tmp_path, lambda: left_s, lambda recipe: 1.0).rows()
     assert [next(rows).get("num_mtp_heads") for _ in range(3)] == [None, 4, 1]
     with pytest.raises(OutOfTimeError):
@@ -96,3 +110,11 @@ def test_sections_are_chosen_by_name():
     assert list(named_of("--sections", "trained,steps", known)) == ["trained", "steps"]
     with pytest.raises(evals.errors.InputError, match=r"--sections step: .*did you mean steps"):
         named_of("--sections", "step", known)
+
+
+def test_a_folder_to_keep_models_in_is_new_or_empty(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    for name, said in (("full", "is not empty"), ("full/x", "a file")):
+        done = mtp_code("bench", "train", "--smoke", "--keep", name, cwd=tmp_path)
+        assert said in complaint(done, 2)

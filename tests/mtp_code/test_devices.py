@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from mtp_code.devices import TORCH_NAMES, choose_device, choose_dtype, describe_device
+from mtp_code.devices import (
+    TORCH_NAMES,
+    choose_device,
+    choose_dtype,
+    describe_device,
+    is_failure,
+    is_out_of_memory,
+)
 from mtp_code.errors import MachineError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -44,3 +51,24 @@ def test_without_a_gpu_auto_is_the_cpu_in_fp32_and_cuda_an_error():
 @pytest.mark.parametrize("name", sorted(TORCH_NAMES.keys() - {"auto"}))
 def test_a_cpu_takes_all_formats(name):
     assert choose_dtype(name, CPU) is getattr(torch, TORCH_NAMES[name])
+
+
+def test_memory_that_torch_really_lacks_is_seen():
+    with pytest.raises(RuntimeError) as lacking:
+        torch.empty(1 << 60)
+    assert not isinstance(lacking.value, torch.OutOfMemoryError)
+    assert is_out_of_memory(lacking.value)
+    assert is_failure(lacking.value, CPU)
+
+
+def test_what_was_raised_while_memory_lacked_counts_and_our_mistakes_do_not():
+    capture = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    assert not is_out_of_memory(capture)
+    capture.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
+    assert is_out_of_memory(capture)
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"))
+    mistake = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert not is_out_of_memory(mistake)
+    assert not is_failure(mistake, CPU)
+    assert is_failure(mistake, GPU)
+    assert is_failure(MachineError("no"), CPU)

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mtp_code.decoding import engine as engine_module
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Completion, Request, SamplingConfig
+from mtp_code.decoding.step import advance
+from mtp_code.decoding.tree import Tree
 from mtp_code.errors import MachineError, PromptError
 from mtp_code.model.mtp import build_model
 from tests.reference import decode_without_cache
@@ -158,6 +162,23 @@ def test_logprobs_are_the_models_own_before_temperature(small_model, tokenizer):
         assert [pair[1] for pair in ours.top] == pytest.approx(top.values.tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("num_drafts", [2, Tree.product((2, 2))])
+def test_a_look_is_one_transfer_with_logprobs_too(small_model, tokenizer, monkeypatch, num_drafts):
+    engine = Engine(small_model, tokenizer, 2, num_drafts, rounds_a_look=3)
+    for request in (MIXED[0], replace(MIXED[3], max_new_tokens=40)):
+        engine.submit(request)
+    transfers, listed = [], torch.Tensor.tolist
+
+    def noted(tensor):
+        transfers.append(tuple(tensor.shape))
+        return listed(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    for number in range(1, 4):
+        engine.step()
+        assert len(transfers) == number
+
+
 def test_a_stream_ends_with_its_completion(small_model, tokenizer):
     *_, last = Engine(small_model, tokenizer, 1).stream(MIXED[0])
     assert last.completion is not None
@@ -186,10 +207,19 @@ def test_completions_given_up_leave_nothing_for_the_next(small_model, tokenizer)
     next(begun)
     begun.close()
     assert not engine.has_work
-    with pytest.raises(PromptError, match="empty"):
-        list(engine.complete([MIXED[0], Request([], 4)]))
-    assert not engine.has_work
     assert [completion.request for completion in engine.complete([MIXED[3]])] == [MIXED[3]]
+
+
+def test_a_bad_request_among_others_is_completed_by_its_line(small_model, tokenizer, answers):
+    requests = [MIXED[0], Request([], 4), MIXED[2], Request([3, 999], 4), MIXED[4]]
+    completions = list(Engine(small_model, tokenizer, 2, 2).complete(iter(requests)))
+    assert {id(one.request) for one in completions} == set(map(id, requests))
+    errors = {id(one.request): one.error for one in completions}
+    assert "empty" in errors[id(requests[1])]
+    assert "token 999" in errors[id(requests[3])]
+    for place in (0, 2, 4):
+        (found,) = (one for one in completions if one.request is requests[place])
+        assert (found.error, found.tokens) == (None, answers[place])
 
 
 def test_completions_are_those_of_its_own_requests(small_model, tokenizer):
@@ -207,3 +237,114 @@ def test_a_model_of_one_head_drafts_nothing_whatever_is_asked(small_config, toke
     plain = Engine(model, tokenizer, 2, 0).generate(MIXED)
     assert [c.tokens for c in found.completions] == [c.tokens for c in plain.completions]
     assert found.stats.tokens_per_forward == 1
+
+
+LACKING = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+]
+
+
+def lacking_beyond(most_rows: int, error: Exception, every: int = 1):
+    """A round for which memory suffices only for so many rows; of the others `every` so manieth
+    fails, behind all that it writes."""
+    num_rounds = 0
+
+    def lacking(model, drafter, state, plan):
+        nonlocal num_rounds
+        outcome = advance(model, drafter, state, plan)
+        num_rounds += state.num_rows > most_rows
+        if state.num_rows > most_rows and num_rounds % every == 0:
+            raise error
+        return outcome
+
+    return lacking
+
+
+@pytest.mark.parametrize("error", LACKING, ids=["gpu", "cpu"])
+@pytest.mark.parametrize(
+    "num_drafts, rounds_a_look, every", [(0, 1, 1), (2, 1, 3), (2, 3, 2), ("auto", 4, 7)]
+)
+def test_where_rows_do_not_fit_fewer_go_on_and_answers_are_the_same(
+    small_model, tokenizer, answers, caplog, error, num_drafts, rounds_a_look, every
+):
+    engine = Engine(
+        small_model, tokenizer, 5, num_drafts, prefill_tokens=40, rounds_a_look=rounds_a_look,
+        advance=lacking_beyond(2, error, every),
+    )  # fmt: skip
+    place_of = {engine.submit(request): place for place, request in enumerate(MIXED)}
+    streamed: list[list[int]] = [[] for _ in MIXED]
+    logprobs = []
+    while engine.has_work:
+        for event in engine.step():
+            streamed[place_of[event.id]] += event.tokens
+            logprobs += event.logprobs or ()
+    assert streamed == answers
+    assert len(logprobs) == len(answers[3])
+    assert all("out of memory with" in record.message for record in caplog.records)
+    assert caplog.records[-1].message.endswith("going on with 2")
+    assert engine.stats.num_failed == 0
+    generated = engine.generate(MIXED)  # from now on with as many
+    assert [completion.tokens for completion in generated.completions] == answers
+
+
+def test_a_request_that_does_not_fit_alone_fails_with_a_line_and_the_others_go_on(
+    small_model, tokenizer, answers
+):
+    def lacking(model, drafter, state, plan):
+        if state.num_rows > 1 or plan.end > 60:
+            raise LACKING[0]
+        return advance(model, drafter, state, plan)
+
+    engine = Engine(small_model, tokenizer, 4, 2, advance=lacking)
+    found = engine.generate(MIXED).completions
+    assert [one.tokens for one in found[:4]] == answers[:4]
+    assert found[4].error is not None
+    assert found[4].error.startswith("out of memory: a round of one row does not fit")
+    assert "\n" not in found[4].error
+    assert found[4].tokens == answers[4][: len(found[4].tokens)]
+    assert (engine.stats.num_requests, engine.stats.num_failed) == (5, 1)
+    assert engine.generate(MIXED[:2]).completions[1].tokens == answers[1]
+
+
+def test_prompts_that_do_not_fit_together_are_read_alone_and_one_too_long_fails(
+    small_model, tokenizer, monkeypatch
+):
+    engine, read = Engine(small_model, tokenizer, 4, 2), small_model.read
+    longest = []
+
+    def lacking(tokens_BT, attending):
+        longest.append(tokens_BT.numel())
+        if tokens_BT.numel() > 50:
+            raise LACKING[1]
+        return read(tokens_BT, attending)
+
+    monkeypatch.setattr(engine.model, "read", lacking)
+    requests = [Request([7 + i] * length, 6) for i, length in enumerate((30, 40, 99, 35, 3))]
+    found = engine.generate(requests).completions
+    monkeypatch.undo()
+    assert max(longest) > 99  # some were tried together
+    assert found[2].error == ("out of memory: reading 99 tokens does not fit; shorten the prompt")
+    for place in (0, 1, 3, 4):
+        assert found[place].tokens == alone(small_model, tokenizer, requests[place]).tokens
+
+
+def test_rounds_of_one_shape_have_no_fewer_rows_so_all_in_them_fail(small_model, tokenizer):
+    engine = Engine(
+        small_model, tokenizer, 2, 2, exact=True, advance=lacking_beyond(1, LACKING[0], every=13)
+    )
+    found = engine.generate(MIXED).completions
+    failed = [one for one in found if one.error is not None]
+    assert 2 <= len(failed) < len(MIXED)
+    assert all("a round of all 2 rows does not fit" in one.error for one in failed)
+
+
+def test_errors_that_are_not_of_memory_are_raised_and_all_are_where_it_is_not_to_cope(
+    small_model, tokenizer
+):
+    ours = lacking_beyond(0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        Engine(small_model, tokenizer, 2, 0, advance=ours).generate(MIXED)
+    measured = lacking_beyond(2, LACKING[0])
+    with pytest.raises(torch.OutOfMemoryError):
+        Engine(small_model, tokenizer, 4, 0, advance=measured, sheds_rows=False).generate(MIXED)

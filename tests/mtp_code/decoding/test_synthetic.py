@@ -1,9 +1,12 @@
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mtp_code.decoding import synthetic
 from mtp_code.decoding.engine import Engine
-from mtp_code.decoding.requests import Request
+from mtp_code.decoding.requests import Completion, Request
 from mtp_code.decoding.state import row_bytes
 from mtp_code.decoding.synthetic import (
     MEASURED,
@@ -88,7 +91,8 @@ def test_the_caches_of_all_ways_to_draft_fit_an_h200_beside_the_weights():
         most = config.num_mtp_heads - 1
         rows = max(measured.batches) * row_bytes(config, 2 * most + 2, most, bytes_each=2)
         weights = 2 * count_parameters(config).total
-        assert weights + (most + 2) * rows < 0.9 * 139 * 2**30
+        # Of each number, `auto`, and one that is taken apart.
+        assert weights + (most + 3) * rows < 0.9 * 139 * 2**30
 
 
 def test_a_batch_without_memory_leaves_the_others_their_turn(monkeypatch):
@@ -100,6 +104,7 @@ def test_a_batch_without_memory_leaves_the_others_their_turn(monkeypatch):
     measured = Measured(("smoke",), (1, 2), 1, 8, 56, torch.bfloat16)
     monkeypatch.setitem(MEASURED, "smoke", measured)
     monkeypatch.setattr(synthetic, "_rows", rows)
+    monkeypatch.setattr(synthetic, "_add_parts", lambda *_: None)
     monkeypatch.setattr(synthetic, "precision", lambda *_: {"prompts": 3})
     record = measure("smoke", 2.0, limit_s=60)
     assert record["left_out"] == ["smoke, 1 rows: no memory"]
@@ -122,6 +127,7 @@ def test_what_a_device_fails_at_is_left_out_and_each_figure_is_told_at_once(monk
     monkeypatch.setattr(synthetic, "copy_bandwidth", lambda device: 1.0)
     monkeypatch.setattr(synthetic, "random_model", lambda *_: None)
     monkeypatch.setattr(synthetic, "_rows", lambda *args: rows(*args[:-1], captures=args[-1]))
+    monkeypatch.setattr(synthetic, "_add_parts", lambda *_: None)
     told = []
     record = measure(
         None, 2.0, limit_s=60, on_record=lambda record: told.append(len(record["rows"]))
@@ -134,7 +140,7 @@ def test_what_a_device_fails_at_is_left_out_and_each_figure_is_told_at_once(monk
         "smoke, 2 rows, kernel by kernel: CUDA error: no",
         "smoke, 3 rows: CUDA error: no",
     ]
-    assert told == [1, 1, 2, 2]
+    assert told == [1, 1, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError])
@@ -158,10 +164,51 @@ def test_a_shape_is_measured_without_training():
         assert row["tokens_per_s"] > 0
         assert row["speed_up_of_tokens"] == row["speed_up"] / row["tokens_per_forward"]
         assert row["cpu_speed_up"] > 0
-        assert ("share_of_bandwidth" in row) == (row["drafts"] != "auto")
+        assert ("share_of_bandwidth" in row) == isinstance(row["drafts"], int)
+        if isinstance(row["drafts"], int):
+            assert row["parts_s"]["trunk"] > 0
+            assert (row["parts_s"]["other heads"] > 0) == (row["drafts"] > 0)
         if row["drafts"] == 0:
             assert row["tokens_per_forward"] == row["speed_up"] == 1
             assert 0 < row["share_of_bandwidth"] < 1
+
+
+def test_a_tree_is_measured_at_batch_1_and_accepts_as_told():
+    overrides = ["model.width=32", "model.num_layers=5"]
+    record = measure("smoke", 2.0, 600, batches=[1], overrides=overrides)
+    trees = [row for row in record["rows"] if row["drafts"] == "tree"]
+    assert [row["rows"] for row in trees] == [1]
+    (line,) = (r for r in record["rows"] if (r["rows"], r["drafts"]) == (1, 3))
+    assert trees[0]["nodes"] > 4
+    assert trees[0]["tokens_per_forward"] == pytest.approx(line["tokens_per_forward"], rel=0.1)
+
+
+@pytest.mark.parametrize(("share", "num_rounds"), [(0.25, 3), (0.0, 1)])
+def test_others_decode_the_first_shape_one_at_a_time_while_there_is_time(
+    monkeypatch, share, num_rounds
+):
+    asked = []
+
+    def answer(requests):
+        for request in requests:
+            asked.append((len(request.prompt), request.max_new_tokens))
+            begun_s = time.process_time()
+            while time.process_time() - begun_s < 0.001 * request.max_new_tokens:
+                pass
+            yield Completion(request, [0] * request.max_new_tokens)
+
+    overrides = ["model.width=32", "model.num_layers=5", "model.num_mtp_heads=1"]
+    monkeypatch.setitem(MEASURED, "smoke", replace(MEASURED["smoke"], num_rounds=3))
+    monkeypatch.setattr(synthetic, "_PEERS_WITHIN", share)
+    record = measure(
+        "smoke", 1.0, 600, batches=[1, 2], overrides=overrides,
+        peers=lambda model: {"theirs": answer},
+    )  # fmt: skip
+    (row,) = (row for row in record["rows"] if row["drafts"] == "theirs")
+    measured = MEASURED["smoke"]
+    assert set(asked) == {(measured.num_prompt, 1), (measured.num_prompt, measured.num_new)}
+    assert (row["rows"], row["rounds"]) == (1, num_rounds)
+    assert 0 < row["tokens_per_s"] < 1500
 
 
 def test_shapes_and_batches_may_be_ones_own():

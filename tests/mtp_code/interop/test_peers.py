@@ -5,9 +5,10 @@ import logging
 import torch
 
 from mtp_code.decoding.engine import Engine
+from mtp_code.decoding.exactness import Numbers
 from mtp_code.decoding.prepare import load_for_decoding
 from mtp_code.decoding.requests import Request
-from mtp_code.interop.peers import transformers_peers
+from mtp_code.interop.peers import peer_of, transformers_peers
 from mtp_code.run_folder import load_run
 from tests.mtp_code.interop.runs import TEXTS, small_bpe, write_run
 
@@ -55,3 +56,15 @@ def test_peers_compute_in_the_format_asked_for(tmp_path):
         assert decode._model.dtype is torch.bfloat16
         (found,) = decode([request])
         assert found.num_committed > 0
+
+
+def test_a_peer_of_a_model_in_memory_answers_as_our_engine_does_to_the_last_token(tmp_path):
+    write_run(tmp_path / "run", small_bpe())
+    trained = load_for_decoding(tmp_path / "run", dtype="fp32")
+    vocab_size = trained.model.config.vocab_size
+    requests = [Request([place, 3, 2, 1], NUM_NEW) for place in range(4)]
+    engine = Engine(trained.model, Numbers(vocab_size, ()), num_rows=1, num_drafts=0)
+    (decode,) = peer_of(trained.model).values()
+    plain = engine.generate(requests).completions
+    assert [one.tokens for one in decode(requests)] == [one.tokens for one in plain]
+    assert all(len(one.tokens) == NUM_NEW for one in plain)

@@ -2,9 +2,11 @@ import os
 import signal
 
 import pytest
+import torch
 
 from mtp_code.decoding.engine import Engine
 from mtp_code.decoding.requests import Request
+from mtp_code.decoding.step import advance
 from mtp_code.errors import MachineError
 from mtp_code.serving.hosting import Asked, Desk, Dropped, in_process, in_thread, send
 from tests.processes import of_commands
@@ -54,6 +56,21 @@ def test_a_bad_request_is_refused_alone_and_one_that_is_dropped_is_not_answered(
     assert set(answered) == {2, 3}
     assert len(answered[3]) == 9
     assert engine.num_running == 0
+
+
+def test_what_memory_does_not_suffice_for_fails_alone(small_model, tokenizer):
+    def lacking(model, drafter, state, plan):
+        if plan.end > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return advance(model, drafter, state, plan)
+
+    desk = Desk(Engine(small_model, tokenizer, 2, 0, advance=lacking))
+    desk.take([Asked(1, Request([5] * 30, 4), True), Asked(2, Request([5, 6], 4), True)])
+    told = []
+    while desk.has_work:
+        told += desk.step()
+    assert [one.number for one in told if one.failure is not None] == [1]
+    assert [one.number for one in told if one.ended is not None] == [2]
 
 
 def test_an_engine_that_fails_says_so_and_ends(small_model, tokenizer, caplog):
