@@ -97,7 +97,7 @@ def test_torch_is_told_how_many_rows_a_chunk_has(monkeypatch):
 @needs_torch_2_13
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gradient_is_scaled_while_it_is_added(dtype):
-    """Of the unembedding's size are only torch's own matrices: its gradient, and in torch 2.13 that × 1."""
+    """Of the unembedding's size are torch's own matrices only: its gradient, and in 2.13 that × 1."""
     load_backend.cache_clear()
     states_ND, weight_VD, labels_N = torch.ones(60, 16), torch.ones(40, 16), torch.arange(60) % 40
     made: list[torch.dtype] = []
@@ -121,7 +121,7 @@ def test_a_gradient_is_scaled_while_it_is_added(dtype):
         backend(states_ND.to(dtype), weight_VD, weight_grad_VD, labels_N, 0.5, 2**20)
     assert weight_grad_VD.any()
     cast = [dtype] if dtype != torch.float32 else []
-    assert made in (cast + [dtype], cast + [dtype] * 2)
+    assert made in ([*cast, dtype], [*cast, dtype, dtype])
 
 
 @needs_torch_2_13
