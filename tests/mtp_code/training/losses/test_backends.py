@@ -97,7 +97,7 @@ def test_torch_is_told_how_many_rows_a_chunk_has(monkeypatch):
 @needs_torch_2_13
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gradient_is_scaled_while_it_is_added(dtype):
-    """Of the unembedding's size are torch's own matrices only: its gradient, and in 2.13 that × 1."""
+    """Of the unembedding's size are torch's own matrices only: its gradient; in 2.13 that × 1."""
     load_backend.cache_clear()
     states_ND, weight_VD, labels_N = torch.ones(60, 16), torch.ones(40, 16), torch.arange(60) % 40
     made: list[torch.dtype] = []
