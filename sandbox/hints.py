@@ -1,13 +1,14 @@
 """What one value may give away of another: whether they are alike, or share a part that tells.
 
 Values are looked at as they cross over (see `wire.encode`). More are alike here than are equal:
-numbers of any type and their digits; sequences, sets and mappings of the same parts, in
-whatever order and number; text in upper and lower case, its characters, words and numbers.
+numbers of any type and their digits, and those next to a large one, its double and its half;
+sequences, sets and mappings of the same parts, in whatever order and number; text in upper and
+lower case, its characters, words and numbers.
 """
 
 import math
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
@@ -19,6 +20,7 @@ _TRIVIAL: Final[frozenset[Hashable]] = frozenset((None, "", 0.0, 1.0, -1.0, froz
 _MAX_RANGE: Final = 1000
 _DIGITS: Final = 12  # that are looked at; comparisons may leave a margin
 _EXACT: Final = 10**_DIGITS
+_SMALL: Final = 100  # numbers up to this are near one another by chance
 _MIN_TEXT: Final = 2  # within another one: a single character is within nearly all
 _WORD: Final = re.compile(r"\w+")
 # As a whole: the words of 1,234.5e-6 are others.
@@ -42,6 +44,7 @@ class Hints:
             look = Look(value)
             self._forms |= look.forms - given.forms
             self._forms.add(look.form)
+            self._forms.update(_near(look.form))
             self._texts.update(text for text in look.texts if not given.holds(text))
             # One by one they tell something too; but digits are all over.
             characters = set().union(*look.texts).difference(*given.texts)
@@ -107,6 +110,13 @@ class Look:
             self.forms.update(map(_form_of_text, {*_WORD.findall(text), *_NUMBER.findall(text)}))
             self.forms.add(frozenset(map(_form_of_text, {*text})))
         return _form_of_text(text)
+
+
+def _near(form: Hashable) -> Iterator[Hashable]:
+    """What a large number may be told by: the next ones, its double and its half."""
+    if isinstance(form, float | int) and abs(form) > _SMALL:
+        half = form // 2 if isinstance(form, int) else form / 2
+        yield from map(_rounded, (form - 1, form + 1, 2 * form, half))
 
 
 def _form_of_text(text: str) -> Hashable:

@@ -412,10 +412,10 @@ def _filled(
 ) -> Table:
     """What ``make`` gives, with all keys added, part by part.
 
-    Numbers have hashes that anybody can foresee. Keys may be chosen so that they share one, or so
-    that the places where each is looked for are those of others: either way adding them takes time
-    that grows with the square of their number. The places depend on the kind of table and on the
-    interpreter, so what tells is CPU time: many times what it takes usually, here and now.
+    Numbers have hashes that anybody can foresee. Keys may be chosen to collide, by hash or by probe
+    sequence: either way adding them takes time that grows with the square of their number. The
+    places depend on the kind of table and on the interpreter, so what tells is CPU time: many times
+    what it takes usually, here and now.
 
     Raises:
         ValueError: these keys take too long.

@@ -33,6 +33,9 @@ def readable(window, pipe):
 
 def search(needle):
     '''Addresses of the needle, all over this process. The needle itself is handed over reversed.'''
+    # And looked for in two pieces: made whole, it would be found where it lay for a moment.
+    half = len(needle) // 2
+    begin, rest = needle[: half - 1 : -1], needle[half - 1 :: -1]
     pipe = os.pipe()
     found, seen, near = [], set(), regions()
     while near:
@@ -44,10 +47,11 @@ def search(needle):
         for start, end in readable(window, pipe):
             some = True
             content = ctypes.string_at(start, end - start)
-            at = content.find(needle[::-1])
+            at = content.find(begin)
             while at >= 0:
-                found.append(start + at)
-                at = content.find(needle[::-1], at + 1)
+                if content.startswith(rest, at + len(begin)):
+                    found.append(start + at)
+                at = content.find(begin, at + 1)
             del content
         if some and len(seen) < 700:
             near += [window - 1, window + 1]
