@@ -58,7 +58,7 @@ def model(request, small_config) -> MTPModel:
 
 
 @pytest.mark.parametrize("name", PLANS)
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would hide what composite operators are made of
 def test_a_round_stays_on_its_device(model, name, monkeypatch):
     plan = PLANS[name]
     drafter = build_drafter(model, 3)
@@ -107,7 +107,7 @@ class Copying(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("num_live", [3, 4])
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would hide what composite operators are made of
 def test_heads_copy_no_cache_however_many_of_its_rows_are_live(small_config, num_live):
     model = build_model(small_config, seed=1).eval().requires_grad_(False)
     state = DecodeState(model, 4, 48, 3)
