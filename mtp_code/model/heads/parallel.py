@@ -107,12 +107,17 @@ class StackedHeads:
         num_heads = len(self._out_KOD)
         mask = attending.mask_BQT
         assert not isinstance(mask, BlockMask)
-        mixed = attend_cached(
-            query_KBHTd.flatten(0, 1),
-            keys.flatten(0, 1),
-            values.flatten(0, 1),
-            None if mask is None else mask.repeat(num_heads, 1, 1),
-        )
+        if keys.stride(0) == keys.shape[1] * keys.stride(1):
+            mixed = attend_cached(
+                query_KBHTd.flatten(0, 1),
+                keys.flatten(0, 1),
+                values.flatten(0, 1),
+                None if mask is None else mask.repeat(num_heads, 1, 1),
+            )
+        else:
+            # Of some of the cache's rows, to make one axis of two would copy all that they hold.
+            by_head = zip(query_KBHTd, keys, values, strict=True)
+            mixed = torch.cat([attend_cached(*one, mask) for one in by_head])
         mixed_KBO = mixed.flatten(1).unflatten(0, (num_heads, -1))  # type: ignore[no-untyped-call]
         states_KBD = choose(hidden_BTD, chosen_B)[:, 0] + mixed_KBO @ self._out_KOD
         gate, up = (self._normed(states_KBD) @ self._gate_up_KDF).chunk(2, dim=-1)

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from mtp_code.decoding.draft import build_drafter
 from mtp_code.decoding.state import DecodeState
-from mtp_code.decoding.step import Plan, advance
+from mtp_code.decoding.step import Plan, advance, draft
 from mtp_code.decoding.tree import Tree, tensors_of
 from mtp_code.model.config import HeadsKind
 from mtp_code.model.mtp import MTPModel, build_model
@@ -58,7 +58,7 @@ def model(request, small_config) -> MTPModel:
 
 
 @pytest.mark.parametrize("name", PLANS)
-@torch.inference_mode()
+@torch.no_grad()  # inference mode would hide what composite operators are made of
 def test_a_round_stays_on_its_device(model, name, monkeypatch):
     plan = PLANS[name]
     drafter = build_drafter(model, 3)
@@ -91,3 +91,27 @@ def test_what_asks_for_a_number_or_computes_on_the_host_is_noticed():
         with Watching() as watching:
             work()
         assert watching.on_host
+
+
+class Copying(TorchDispatchMode):
+    """Notes how many numbers each copy has that makes a view contiguous."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [0]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.clone.default:
+            self.sizes.append(args[0].numel())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("num_live", [3, 4])
+@torch.no_grad()  # inference mode would hide what composite operators are made of
+def test_heads_copy_no_cache_however_many_of_its_rows_are_live(small_config, num_live):
+    model = build_model(small_config, seed=1).eval().requires_grad_(False)
+    state = DecodeState(model, 4, 48, 3)
+    with Copying() as copying:
+        draft(model, build_drafter(model, 3), state.rows(0, num_live), Plan(3, window=6, end=200))
+    held = state.cache.keys_LBHCd[0, :num_live, :, :200]
+    assert max(copying.sizes) < held.numel()
