@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from mtp_code.cli import _TOPICS, make_app
 from tests.commands import complaint, mtp_code, mtp_code_process
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
 WRONG = {"task_id": "HumanEval/53", "completion": "    return x - y\n"}
 

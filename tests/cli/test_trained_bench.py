@@ -12,6 +12,8 @@ from mtp_code.run_folder import load_run
 from mtp_code.training.bench import Bench, OutOfTimeError
 from tests.commands import complaint, mtp_code
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
