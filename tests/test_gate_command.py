@@ -166,6 +166,8 @@ def test_temperatures_are_swept(tmp_path: Path) -> None:
     assert "cross-fitted" in done.stdout
     assert json.loads((tmp_path / "sweep.json").read_text())["by_k"]["1"]["oracle"]["value"] == 0.75
     assert "two temperatures or more" in complaint(mtp_code("sweep", "0.2.json", cwd=tmp_path), 2)
+    twice = mtp_code("sweep", "0.2.json", "0.2.json", cwd=tmp_path)
+    assert "0.2.json: given twice" in complaint(twice, 2)
 
 
 TASK = {
