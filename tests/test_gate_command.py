@@ -77,6 +77,13 @@ def test_each_outcome_has_its_exit_status_and_its_files(
     assert f"**{outcome}**" in (folder / "out/gate.md").read_text()
 
 
+def test_what_is_refused_is_told_in_one_line_and_of_what_is_shown_nothing(baseline: Path) -> None:
+    held = gate(baseline.parent, score(BEFORE))
+    assert "samples.jsonl: not there" in held.stderr  # the control
+    refused = gate(baseline.parent, score(BEFORE, **OTHER_LIMITS))
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_a_summary_is_added_to(baseline: Path) -> None:
     summary = baseline.parent / "summary.md"
     summary.write_text("# Before\n")
