@@ -426,6 +426,12 @@ class _Short(reprlib.Repr):
             return f"<an integer of {value.bit_length()} bits>"
         return super().repr_int(value, level)
 
+    def repr_dict_keys(self, value: Iterable[object], level: int) -> str:
+        return f"dict_keys({self.repr_list([*value], level)})"
+
+    def repr_dict_items(self, value: Iterable[object], level: int) -> str:
+        return f"dict_items({self.repr_list([*value], level)})"
+
     # Subclasses of dict may hold objects of the program's too.
     repr_Counter = repr_OrderedDict = repr_defaultdict = reprlib.Repr.repr_dict
 

@@ -309,6 +309,19 @@ OUTCOMES = [
     ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.RAISED, "ended before"),
     ("f = 1", "f(1)", Outcome.RAISED, "not callable"),
     ("f = None", "assert f > 1", Outcome.RAISED, "TypeError"),
+    # What is told of an answer asks the program nothing.
+    (
+        "class A: pass\ndef f(x): return {A(): x}.keys()",
+        "assert f(1) == {1}",
+        Outcome.FAILED,
+        "gave dict_keys([<A>])",
+    ),
+    (
+        "class A: pass\ndef f(x): return {x: A()}.items()",
+        "assert f(1) == {1}",
+        Outcome.FAILED,
+        "gave dict_items([(1, <A>)])",
+    ),
     # A context manager of the program's swallows no error, neither the checks' nor its own.
     (SWALLOWING, "with Held(): assert f(1) == 2", Outcome.FAILED, "assert f(1) == 2"),
     (SWALLOWING, "with Held(): assert g(1) == 2", Outcome.RAISED, "ZeroDivisionError"),
