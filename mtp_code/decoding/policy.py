@@ -124,10 +124,11 @@ class Auto:
     is the median of the newest looks' rounds with as many drafts and about as many rows. A number
     that was never tried is taken to lie on the line between its neighbours. While one choice holds,
     another is tried now and then, as long as trials have cost little: where drafts do not pay,
-    trials and warming up are all that `auto` loses. A batch of another size begins with the times
-    of the nearest size, so that one that empties does not warm up at each. Rounds with more drafts
-    than those up to the look before have no time of their own: in them heads catch up with what
-    they were not asked to read. Nor have those that were recorded.
+    trials and warming up are all that `auto` loses. A batch begins with the times of the nearest
+    larger size, so that one that empties does not warm up at each; with those of a smaller one it
+    would make drafts that cost little there and much here. Rounds with more drafts than those up to
+    the look before have no time of their own: in them heads catch up with what they were not asked
+    to read. Nor have those that were recorded.
 
     Which number is chosen depends on the clock; the tokens do not depend on the number.
     """
@@ -223,8 +224,8 @@ class Auto:
     def _step_times(self, size: int) -> list[float]:
         """By choice; what was not measured is interpolated, by tokens verified.
 
-        Of a batch of another size what was not measured at all is as in the nearest size that was,
-        in proportion to what both have.
+        What was not measured at all is as in the nearest larger size that was, in proportion to
+        what both have.
         """
         known = self._medians(size)
         nearest = self._measured_size(size)
@@ -245,14 +246,14 @@ class Auto:
         return {n: statistics.median(times) for n, times in self._times_s[size].items() if times}
 
     def _measured_size(self, size: int) -> int | None:
-        """This size of batch or the nearest to it in which no drafts and most drafts were timed."""
+        """The nearest size of batch, no smaller, in which no drafts and most drafts were timed."""
         ends = [num_verified(choice) for choice in (self._choices[0], self._choices[-1])]
         measured = [
             other
             for other, times_s in self._times_s.items()
-            if all(len(times_s[n]) >= 2 for n in ends)
+            if other >= size and all(len(times_s[n]) >= 2 for n in ends)
         ]
-        return min(measured, key=lambda other: abs(other - size), default=None)
+        return min(measured, default=None)
 
 
 class AutoTree(Auto):
