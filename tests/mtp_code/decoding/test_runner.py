@@ -109,12 +109,7 @@ def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeyp
     assert num_looks <= stats.num_rounds <= 8 * num_looks
     assert policy._elapsed_s == num_looks - num_recorded > 0
     assert policy._looking_s <= policy._elapsed_s
-    times_s = [
-        time_s
-        for by_tokens in policy._times_s.values()
-        for times in by_tokens.values()
-        for time_s in times
-    ]
+    times_s = [timed.round_s for timed in policy._recent]
     assert set(times_s) <= {1 / 8, 1.0}
     assert 2 <= len(times_s) <= num_looks - num_recorded
 
