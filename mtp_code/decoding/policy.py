@@ -131,9 +131,9 @@ class Auto:
     stand behind those that stood, of each request with all requests' as its prior. What the round
     costs is counted in plain rounds of as many rows: only rounds that follow one another are
     compared, so that a machine that slows down, for a moment or for good, speaks for no choice. A
-    number that was never tried is taken to lie on the line between its neighbours. A batch of
-    another size begins with the costs of the nearest size, so that one that empties does not warm
-    up at each.
+    number that was never tried is taken to lie on the line between its neighbours. A batch
+    begins with the costs of the nearest larger size, so that one that empties does not warm up at
+    each; with those of a smaller one it would make drafts that cost little there and much here.
 
     Rounds with more drafts than those up to the look before have no cost of their own: in them
     heads catch up with what they were not asked to read. That is spread over the tokens that come
@@ -285,7 +285,7 @@ class Auto:
         """Plain rounds that one of so many tokens verified takes.
 
         What was not measured is interpolated. Of a batch of another size what was not measured at
-        all is as in the nearest size that was.
+        all is as in the nearest larger size that was.
         """
         if count == 1:
             return 1.0
@@ -302,14 +302,14 @@ class Auto:
         return points[below] + share * (points[above] - points[below])
 
     def _measured_size(self, size: int) -> int | None:
-        """This size of batch or the nearest to it in which most drafts were held to none."""
+        """The nearest size of batch, no smaller, in which most drafts were held to none."""
         most = num_verified(self._choices[-1])
         measured = [
             other
             for other, costs in self._costs.items()
-            if most in costs and len(costs[most].seen) >= _NUM_TO_BEGIN
+            if other >= size and most in costs and len(costs[most].seen) >= _NUM_TO_BEGIN
         ]
-        return min(measured, key=lambda other: abs(other - size), default=None)
+        return min(measured, default=None)
 
 
 class _Cost:

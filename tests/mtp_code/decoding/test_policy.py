@@ -173,6 +173,13 @@ def test_a_batch_that_empties_does_not_warm_up_at_each_of_its_sizes():
     assert costs_of(policy, 1)[3] == pytest.approx(1.256 / 1.064)  # no plain round to hold it to
 
 
+def test_a_batch_that_grows_is_timed_before_drafts_that_paid_in_a_smaller_one_are_made():
+    policy = Auto(MAX_DRAFTS)
+    for num_keys, expected in ((1, MAX_DRAFTS), (64, 0)):
+        chosen = chosen_of_many(policy, num_keys, 29, lambda n: max(1.0, n / 64))
+        assert chosen == WARMING_UP + 20 * [expected]
+
+
 def test_a_size_of_batch_in_which_drafts_do_not_pay_is_found_out_all_the_same():
     """Up to 64 tokens take as long as one; from there on twice as many take twice as long."""
     policy = Auto(MAX_DRAFTS)
