@@ -1,5 +1,6 @@
 """AdamW, and Muon for the matrices inside the layers."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -118,7 +119,7 @@ class Muon(Optimizer):
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             update = torch.lerp(gradient, state["momentum"], group["momentum"])
             updates.append(whole_tensor(update))  # a shard alone has other singular vectors
-        by_part = torch.split(torch.stack(updates), parts, dim=1)
+        by_part = torch.stack(updates).split_with_sizes(parts, dim=1)
         levelled_BRC = torch.cat([_scaled(orthogonalised(part)) for part in by_part], dim=1)
         for parameter, update in zip(parameters, levelled_BRC, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -128,7 +129,7 @@ class Muon(Optimizer):
 def _scaled(updates_BRC: Tensor) -> Tensor:
     """So that what a matrix adds to its outputs does not depend on its shape."""
     num_rows, num_columns = updates_BRC.shape[1:]
-    return updates_BRC * max(1.0, num_rows / num_columns) ** 0.5
+    return updates_BRC * math.sqrt(max(1.0, num_rows / num_columns))
 
 
 def orthogonalised(matrices_BRC: Tensor, num_steps: int = 5) -> Tensor:
