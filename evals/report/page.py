@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 
 import jinja2
@@ -43,6 +44,7 @@ def render(runs: Sequence[Run], prompts: Mapping[str, Mapping[str, str]]) -> str
     )
 
 
+@cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("evals", "report"),

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from markupsafe import Markup
 
 from evals.errors import InputError
 from evals.files import file_sha256
 from evals.records import VERDICT_LETTERS
 from evals.report import write_report
+from evals.report.charts import draw_curves
 from evals.report.wording import timed_out
 from tests.evals.scored import score as scored
 
@@ -301,9 +304,28 @@ def make_two_runs(root: Path) -> list[Path]:
 
 
 def report(run_dirs: list[Path], **options: Any) -> str:
+    """The page, in which a chart is drawn once for all tests that show it."""
+    with (
+        patch("evals.report.training.draw_curves", drawn_once),
+        patch("evals.report.decoding.draw_curves", drawn_once),
+    ):
+        return report_drawn_anew(run_dirs, **options)
+
+
+def report_drawn_anew(run_dirs: list[Path], **options: Any) -> str:
     out_path = run_dirs[0].parent / "report" / "index.html"
     write_report(run_dirs, out_path, **options)
     return out_path.read_text(encoding="utf-8")
+
+
+DRAWN: dict[str, Markup] = {}
+
+
+def drawn_once(*arguments: Any, **options: Any) -> Markup:
+    asked = repr((arguments, options))
+    if asked not in DRAWN:
+        DRAWN[asked] = draw_curves(*arguments, **options)
+    return DRAWN[asked]
 
 
 class Page(HTMLParser):
@@ -353,8 +375,13 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def page_of_two(two_runs: list[Path]) -> Page:
-    return Page(report(two_runs))
+def html_of_two(two_runs: list[Path]) -> str:
+    return report(two_runs)
+
+
+@pytest.fixture(scope="module")
+def page_of_two(html_of_two: str) -> Page:
+    return Page(html_of_two)
 
 
 def test_values_side_by_side_are_those_of_the_files(
@@ -462,36 +489,35 @@ def test_more_runs_than_colours_are_shown(tmp_path: Path) -> None:
     assert "run 4" in Page(report(runs)).text
 
 
-def test_page_loads_nothing_from_outside(page_of_two: Page, two_runs: list[Path]) -> None:
-    html = report(two_runs)
-    assert not re.search(r"https?://|@import|url\((?!#)", html)
+def test_page_loads_nothing_from_outside(page_of_two: Page, html_of_two: str) -> None:
+    assert not re.search(r"https?://|@import|url\((?!#)", html_of_two)
     references = page_of_two.attributes("src") + page_of_two.attributes("href")
     assert references
     assert all(reference.startswith("#") for reference in references)
     assert not {tag for tag, _ in page_of_two.elements} & {"script", "link", "img", "iframe"}
 
 
-def test_page_is_small(two_runs: list[Path]) -> None:
-    assert len(report(two_runs).encode()) < 1_000_000
+def test_page_is_small(html_of_two: str) -> None:
+    assert len(html_of_two.encode()) < 1_000_000
 
 
-def test_same_inputs_give_the_same_bytes(two_runs: list[Path]) -> None:
-    assert report(two_runs) == report(two_runs)
+def test_same_inputs_give_the_same_bytes(two_runs: list[Path], html_of_two: str) -> None:
+    assert report_drawn_anew(two_runs) == html_of_two
 
 
 def test_ids_are_unique_and_what_they_are_referred_to_by_exists(
-    page_of_two: Page, two_runs: list[Path]
+    page_of_two: Page, html_of_two: str
 ) -> None:
     ids = page_of_two.attributes("id")
     assert len(ids) == len(set(ids))
     referred = {reference[1:] for reference in page_of_two.attributes("href")}
-    referred |= set(re.findall(r"url\(#([^)]+)\)", report(two_runs)))
+    referred |= set(re.findall(r"url\(#([^)]+)\)", html_of_two))
     referred |= set(page_of_two.attributes("aria-labelledby"))
     assert referred <= set(ids)
 
 
 def test_each_chart_is_drawn_in_the_pages_colours_and_says_what_it_shows(
-    page_of_two: Page, two_runs: list[Path]
+    page_of_two: Page, html_of_two: str
 ) -> None:
     charts = [
         attributes
@@ -501,7 +527,7 @@ def test_each_chart_is_drawn_in_the_pages_colours_and_says_what_it_shows(
     # Loss by offset, loss at offset 1, two sources, learning rate, acceptance.
     assert len(charts) == 6
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
-    drawn = "".join(re.findall(r"<svg viewBox.*?</svg>", report(two_runs), flags=re.DOTALL))
+    drawn = "".join(re.findall(r"<svg viewBox.*?</svg>", html_of_two, flags=re.DOTALL))
     assert "var(--run-1)" in drawn
     assert not re.search(r"#[0-9a-f]{6}\b|rgb\(", drawn)
 
@@ -579,10 +605,9 @@ def test_a_prompt_stands_above_its_completion_as_one_program(tmp_path: Path) -> 
     assert prompt + PASSING in text
 
 
-def test_samples_that_passed_and_samples_that_failed_are_shown(two_runs: list[Path]) -> None:
-    html = report(two_runs)
-    assert html.count('<article class="sample passed">') == 2
-    assert html.count('<article class="sample failed">') == 8  # four a benchmark
+def test_samples_that_passed_and_samples_that_failed_are_shown(html_of_two: str) -> None:
+    assert html_of_two.count('<article class="sample passed">') == 2
+    assert html_of_two.count('<article class="sample failed">') == 8  # four a benchmark
 
 
 def test_a_score_near_zero_is_explained_and_points_to_the_benchmark_that_moves(
