@@ -1,5 +1,6 @@
 import time
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,6 +25,13 @@ from mtp_code.decoding.synthetic import (
 from mtp_code.errors import InteropError, MachineError
 from mtp_code.model.accounting import count_parameters
 from mtp_code.model.mtp import build_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def copies_are_not_measured_here():
+    """But by tests of that: 400 MB are copied each time."""
+    with patch("mtp_code.decoding.synthetic.copy_bandwidth", lambda device: 1e10):
+        yield
 
 
 @pytest.mark.parametrize(("tokens_per_forward", "num_drafts"), [(1.0, 3), (2.5, 3), (3.9, 7)])
@@ -64,7 +72,7 @@ def test_answers_take_as_many_forwards_as_told(small_model, tokenizer):
     reached = [rate_for(2.5, 3) ** count for count in (1, 2, 3)]
     advance = told_advance(reached, 2, torch.device("cpu"))
     engine = Engine(small_model, tokenizer, 2, 3, advance=advance)
-    stats = engine.generate([Request([5, 6], 240)] * 6).stats
+    stats = engine.generate([Request([5, 6], 240)] * 4).stats
     assert stats.tokens_per_forward == pytest.approx(2.5, rel=0.03)
 
 
@@ -165,7 +173,7 @@ def test_a_mistake_of_our_own_is_not_left_out(monkeypatch, kind):
 
 
 def test_a_shape_is_measured_without_training():
-    overrides = ["model.width=32", "model.num_layers=5", "model.num_mtp_heads=3"]
+    overrides = ["model.width=32", "model.num_layers=4", "model.num_mtp_heads=3"]
     record = measure("smoke", 2.0, limit_s=600, overrides=overrides)
     rows = record["rows"]
     assert record["left_out"] == record["precision"] == []
@@ -184,7 +192,8 @@ def test_a_shape_is_measured_without_training():
             assert 0 < row["share_of_bandwidth"] < 1
 
 
-def test_a_tree_is_measured_at_batch_1_and_accepts_as_told():
+def test_a_tree_is_measured_at_batch_1_and_accepts_as_told(monkeypatch):
+    monkeypatch.setattr(synthetic, "_add_parts", lambda *_: None)
     overrides = ["model.width=32", "model.num_layers=5"]
     record = measure("smoke", 2.0, 600, batches=[1], overrides=overrides)
     trees = [row for row in record["rows"] if row["drafts"] == "tree"]
@@ -208,8 +217,9 @@ def test_others_decode_the_first_shape_one_at_a_time_while_there_is_time(
                 pass
             yield Completion(request, [0] * request.max_new_tokens)
 
-    overrides = ["model.width=32", "model.num_layers=5", "model.num_mtp_heads=1"]
-    monkeypatch.setitem(MEASURED, "smoke", replace(MEASURED["smoke"], num_rounds=3))
+    overrides = ["model.width=32", "model.num_layers=2", "model.num_mtp_heads=1"]
+    monkeypatch.setitem(MEASURED, "smoke", replace(MEASURED["smoke"], num_rounds=3, num_new=24))
+    monkeypatch.setattr(synthetic, "_add_parts", lambda *_: None)
     monkeypatch.setattr(synthetic, "_PEERS_WITHIN", share)
     record = measure(
         "smoke", 1.0, 600, batches=[1, 2], overrides=overrides,
@@ -222,13 +232,16 @@ def test_others_decode_the_first_shape_one_at_a_time_while_there_is_time(
     assert 0 < row["tokens_per_s"] < 1500
 
 
-def test_shapes_and_batches_may_be_ones_own():
-    overrides = ["model.width=32", "model.num_layers=5"]
+def test_shapes_and_batches_may_be_ones_own(monkeypatch):
+    monkeypatch.setattr(synthetic, "_add_parts", lambda *_: None)
+    overrides = ["model.width=32", "model.num_layers=3", "model.num_mtp_heads=2"]
     record = measure("smoke", 2.0, 600, shapes=["tiny"], batches=[3], overrides=overrides)
     assert {(row["shape"], row["rows"]) for row in record["rows"]} == {("tiny", 3)}
 
 
-def test_drafts_as_told_and_trained_heads_take_as_many_forwards(small_config, tokenizer):
+def test_drafts_as_told_and_trained_heads_take_as_many_forwards(
+    small_config, tokenizer, monkeypatch
+):
     """Heads that agree with head 1 now and then, so that some of their drafts stand."""
     config = small_config.model_copy(update={"num_layers": 4, "num_mtp_heads": 3})
     model = build_model(config, seed=2).eval().requires_grad_(False)
@@ -237,7 +250,8 @@ def test_drafts_as_told_and_trained_heads_take_as_many_forwards(small_config, to
             parameter.mul_(0.15 if name.endswith("attn.out.weight") else 3)
     for head in model.mtp_heads.layers[1:]:
         head.load_state_dict(model.mtp_heads.layers[0].state_dict())
-    requests = [Request([5, 6, place], 40 + place) for place in range(6)]
+    requests = [Request([5, 6, place], 40 + place) for place in range(4)]
+    monkeypatch.setattr(synthetic, "NUM_ROUNDS", 2)
     rows = list(agreement(model, tokenizer, requests, num_rows=2))
     assert [row["drafts"] for row in rows] == [1, 2]
     for row in rows:
@@ -256,6 +270,6 @@ def test_what_there_was_no_time_for_is_named():
 
 def test_in_bf16_one_shape_for_all_forwards_is_exact(small_config):
     model = build_model(small_config, seed=1).to(torch.bfloat16).eval().requires_grad_(False)
-    found = precision(model, MEASURED["smoke"], num_prompts=6)
+    found = precision(model, MEASURED["smoke"], num_prompts=4)
     assert found["differences_exact"] == 0
     assert len(found["gaps_where_they_part"]) == found["differences_fast"]
