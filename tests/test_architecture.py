@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -25,17 +26,20 @@ SOURCES = {
 }
 
 
+def source_of(name: str) -> str:
+    return SOURCES[name].read_text(encoding="utf-8")
+
+
 @cache
 def tree_of(name: str) -> ast.Module:
-    return ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+    return ast.parse(source_of(name))
 
 
 @cache
 def imports_of(name: str, only_at_import_time: bool = False) -> set[str]:
     """Names of modules that a module imports; ours as far as they are modules."""
     found: set[str] = set()
-    nodes = _run_on_import(tree_of(name)) if only_at_import_time else ast.walk(tree_of(name))
-    for node in nodes:
+    for node in _statements(tree_of(name), only_at_import_time):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -53,15 +57,17 @@ def is_command_line(name: str) -> bool:
     return name == CLI or name.startswith(f"{CLI}.")
 
 
-def _run_on_import(node: ast.AST) -> list[ast.AST]:
-    nodes = []
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            continue
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
-            continue
-        nodes += [child, *_run_on_import(child)]
-    return nodes
+def _statements(node: ast.AST, only_at_import_time: bool) -> Iterator[ast.AST]:
+    """Those inside of a node. (Expressions, most of all nodes, import nothing.)"""
+    for block in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, block, ()):
+            if only_at_import_time and (
+                isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+                or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
+            ):
+                continue
+            yield child
+            yield from _statements(child, only_at_import_time)
 
 
 def test_sources_are_found():
@@ -114,7 +120,7 @@ def test_sandbox_needs_nothing_but_the_standard_library():
 
 def test_library_code_does_not_print():
     for name in SOURCES:
-        if name == "sandbox.__main__":
+        if name == "sandbox.__main__" or "print" not in source_of(name):
             continue
         for node in ast.walk(tree_of(name)):
             is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)

@@ -90,7 +90,7 @@ def test_with_other_heads_too_tokens_do_not_depend_on_when_the_number_of_drafts_
     engine = Engine(other_model, tokenizer, 2, "auto")
     rounds = iter([3, 0, 0, 2, 1, 0, 3, 1] * 20)
     engine._policy.choose = lambda keys: next(rounds)
-    plain = by_prompt(list(decode_plain(other_model, tokenizer, requests)))
+    plain = by_prompt(list(decode_plain(other_model, tokenizer, requests, num_rows=3)))
     for completion in engine.generate(requests).completions:
         assert completion.tokens == plain[tuple(completion.request.prompt)].tokens
 
@@ -133,7 +133,8 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
 
 @pytest.fixture(scope="module")
 def plain_greedy(model: MTPModel, tokenizer: Tokenizer) -> list[Completion]:
-    return list(decode_plain(model, tokenizer, requests_for(tokenizer)))
+    requests = requests_for(tokenizer)
+    return list(decode_plain(model, tokenizer, requests, num_rows=len(requests)))
 
 
 def test_plain_greedy_equals_decoding_without_a_cache(model, plain_greedy):
@@ -322,7 +323,7 @@ def test_speculative_samples_equal_plain_samples(
         replace(request, seed=seed, sampling=sampling)
         for seed, request in enumerate(requests_for(tokenizer))
     ]
-    plain = by_prompt(list(decode_plain(model, tokenizer, requests)))
+    plain = by_prompt(list(decode_plain(model, tokenizer, requests, num_rows=len(requests))))
     speculative = list(decode_speculative(model, tokenizer, requests, num_drafts, num_rows))
     assert len(speculative) == len(requests)
     for prompt, completion in by_prompt(speculative).items():
