@@ -13,7 +13,7 @@ from tests.mtp_code.interop.runs import write_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "small"
-    write_run(folder, BytesTokenizer())
+    write_run(folder, BytesTokenizer(), num_layers=5)
     return folder
 
 
@@ -104,10 +104,16 @@ def test_a_batch_without_memory_is_left_out_and_the_others_go_on(run, tmp_path, 
     assert "the most that do are 2" in complaint(decode(run, tmp_path, *options[:3], "3"), 3)
 
 
+SMALL = [
+    f"--set={setting}"
+    for setting in ("model.width=32", "model.num_layers=3", "model.num_mtp_heads=2")
+]
+
+
 def test_shapes_are_measured_as_asked(tmp_path):
     done = mtp_code(
         "bench", "decode-shapes", "--smoke", "--shapes", "tiny", "--batches", "3",
-        "--set", "model.width=32", "--out", "out.json", cwd=tmp_path,
+        *SMALL, "--out", "out.json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "tiny, 3 rows, drafts 0" in done.stdout
@@ -119,8 +125,9 @@ def test_shapes_are_measured_as_asked(tmp_path):
 
 def test_a_shape_is_held_to_transformers(tmp_path):
     done = mtp_code(
-        "bench", "decode-shapes", "--smoke", "--batches", "1", "--out", "out.json", cwd=tmp_path
-    )
+        "bench", "decode-shapes", "--smoke", "--batches", "1", *SMALL, "--out", "out.json",
+        cwd=tmp_path,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert rows[-1]["drafts"] == "transformers generate"

@@ -1,5 +1,6 @@
 """A model trained, asked, judged and decoded with, at a size of no use."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,13 +16,18 @@ from tests.commands import complaint, mtp_code
 pytestmark = pytest.mark.usefixtures("shared_incubators")
 
 
+SMOKE = PLANS["smoke"]
+NARROW = ("model.width=32", "model.num_attn_heads=2", "model.ffn_width=64")
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_bench, "all_references", list)  # a minute of looking for copies
         folder = tmp_path_factory.mktemp("trained")
         step_s = Bench("smoke", 600, lambda line: None).fastest_step_s
-        found = list(TrainedBench(PLANS["smoke"], folder, lambda: 600.0, step_s).rows())
+        plan = replace(SMOKE, settings=(*SMOKE.settings, *NARROW))
+        found = list(TrainedBench(plan, folder, lambda: 600.0, step_s).rows())
         assert "import" in (folder / HELD_OUT_FILE).read_text()
         assert load_run(folder / "bytes8").model.num_mtp_heads == 8
         return found
@@ -29,7 +35,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def of(rows: list[dict[str, Any]], num_heads: int, key: str) -> Any:
     (row,) = [row for row in rows if row.get("num_mtp_heads") == num_heads and key in row]
-    assert row["num_steps"] == PLANS["smoke"].max_steps
+    assert row["num_steps"] == SMOKE.max_steps
     return row[key]
 
 
@@ -38,7 +44,7 @@ def test_both_are_trained_on_the_same_tokens_and_tried_on_held_out_packages(rows
     assert tokens["packages"]["held_out"] > 0
     for num_heads in (4, 1):
         trained, held_out = (of(rows, num_heads, key) for key in ("train", "held_out"))
-        assert trained["tokens"] == PLANS["smoke"].max_steps * 4 * 64
+        assert trained["tokens"] == SMOKE.max_steps * 4 * 64
         assert set(held_out) == {"packages", "micro"}
         for losses in held_out.values():
             assert len(losses["loss_by_offset"]) == num_heads
@@ -81,7 +87,7 @@ def test_every_row_is_told_in_words(rows):
 def test_without_time_for_a_few_steps_corpora_are_all_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(trained_bench, "all_references", list)
     monkeypatch.setattr(TrainedBench, "_prepare", lambda bench, model: {"tokens": {}})
-    bench = TrainedBench(PLANS["smoke"], tmp_path, lambda: 100.0, lambda recipe: 10.0)
+    bench = TrainedBench(SMOKE, tmp_path, lambda: 100.0, lambda recipe: 10.0)
     rows = bench.rows()
     assert [next(rows), next(rows)] == [{"tokens": {}}] * 2  # of tokens and of bytes
     with pytest.raises(OutOfTimeError):

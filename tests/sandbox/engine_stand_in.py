@@ -9,9 +9,7 @@ command runs in namespaces as bare as a container's.
 import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -75,6 +73,8 @@ def run(arguments: list[str]) -> int:
         command = [*bubblewrap(list(folders)), interpreter, *command]
     else:
         command = [interpreter, *(str(folders.get(each, each)) for each in command)]
+    import subprocess  # here: most of what an engine is asked needs no such import
+
     process = subprocess.Popen(command, start_new_session=True, cwd="/", env={})
     (CONTAINERS / options["--name"]).write_text(str(process.pid))
     status = process.wait()
@@ -111,6 +111,8 @@ def remove(name: str) -> None:
 
 
 def forget(name: str) -> None:
+    import shutil
+
     folder = FOLDER / "files" / name
     for path in folder.rglob("*"):
         if path.is_dir():

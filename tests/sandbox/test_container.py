@@ -110,6 +110,13 @@ def one(limits=LIMITS, **options):
     return Pool(limits, 1, tier=Tier.CONTAINER, **options)
 
 
+def ask_for_one(engine, **options):
+    """All that is asked of an engine for a container, which then has no image for it."""
+    engine.set(images={})
+    with pytest.raises(SandboxUnavailable, match="No such image"):
+        one(**options)
+
+
 def wait_until(condition, timeout_s=15.0):
     deadline_s = time.monotonic() + timeout_s
     while not condition():
@@ -529,13 +536,11 @@ def test_dockers_own_client_asks_its_daemon_for_what_is_meant(tmp_path, monkeypa
 
 
 def test_the_environment_and_the_profile_say_what_is_started(engine, tmp_path, monkeypatch):
-    engine.set(images={"a": INTERPRETER, "b": INTERPRETER})
     monkeypatch.setenv("SANDBOX_IMAGE", "a")
     monkeypatch.setenv("SANDBOX_RUNTIME", "runsc")
     monkeypatch.setenv("SANDBOX_ENGINE", str(tmp_path / "bin" / "docker"))
-    run("pass", tier=Tier.CONTAINER)
-    profile = Profile(container=ContainerOptions(image="b", runtime="runc"))
-    run("pass", tier=Tier.CONTAINER, profile=profile)
+    ask_for_one(engine)
+    ask_for_one(engine, profile=Profile(container=ContainerOptions(image="b", runtime="runc")))
     first, second = engine.asked("run")
     assert {"a", "--runtime=runsc"} <= {*first}
     assert {"b", "--runtime=runc"} <= {*second}
@@ -543,9 +548,9 @@ def test_the_environment_and_the_profile_say_what_is_started(engine, tmp_path, m
 
 def test_podman_is_known_by_what_it_says_not_by_its_name(engine):
     engine.set(version="Client:       Podman Engine\nVersion:      5.4.2")
-    run("pass", tier=Tier.CONTAINER)
+    ask_for_one(engine)
     engine.set(version="Client: Docker Engine\nServer: linux/amd64\n Podman Engine:")
-    run("pass", tier=Tier.CONTAINER)
+    ask_for_one(engine)
     podman, docker = engine.asked("run")
     assert "--read-only-tmpfs=false" in podman
     assert "--read-only-tmpfs=false" not in docker
@@ -557,7 +562,7 @@ def test_an_engine_that_does_not_answer_is_passed_over_for_one_that_does(engine,
     other.mkdir()
     podman = StandIn(other, name="podman")
     monkeypatch.setenv("PATH", str(other / "bin"), prepend=":")
-    run("pass", tier=Tier.CONTAINER)
+    ask_for_one(podman)
     assert len(podman.asked("run")) == 1
 
 
@@ -712,7 +717,7 @@ def test_what_a_dead_harness_left_is_removed_and_nothing_else(engine, caplog):
     for name in (f"sandbox-{machine}-1-1-0", living, elsewhere, "sandbox-of-somebody-else"):
         (engine.folder / "containers" / name).touch()
     with caplog.at_level(logging.WARNING):
-        run("pass", tier=Tier.CONTAINER)
+        ask_for_one(engine)
     assert {path.name for path in (engine.folder / "containers").iterdir()} == {
         living,
         elsewhere,
