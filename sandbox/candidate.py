@@ -5,6 +5,7 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 """
 
 import atexit
+import builtins
 import contextlib
 import errno
 import gc
@@ -14,18 +15,20 @@ import os
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
-from sandbox import wire
+from sandbox import given, named, wire
+from sandbox.crossing import as_builtin, kinds_of, plain_arguments, take_on, text_of
 
 FILE_NAME: Final = "program.py"
 MODULE: Final = "program"
 _MAX_SAID: Final = 1000  # of an error
-_MAX_ARGUMENTS: Final = 8
-_MAX_BITS: Final = 64
+_PARTS_OF_MADE: Final = 3
+_MAX_HELD: Final = 64  # of what was raised last
 _MUTABLE: Final = frozenset(
     "list dict set bytearray deque Counter OrderedDict defaultdict".split()  # noqa: SIM905
 )
@@ -112,7 +115,11 @@ def serve(source: str, stream: wire.Stream) -> NoReturn:
     """Run a program as a module, then answer calls to it until killed."""
     with contextlib.suppress(ConnectionError):
         answer(source, wire.ReadAhead(stream))
-    # The checks are through, or know that there is nothing to call. What is left is to be killed.
+    wait_for_the_end()
+
+
+def wait_for_the_end() -> NoReturn:
+    """The checks are through, or know that there is nothing to call: all else is to be killed."""
     while True:
         threading.Event().wait()
 
@@ -158,25 +165,48 @@ class _Server:
         self._module = module
         self._held: list[object] = []
         self._keys: dict[int, int] = {}
+        self._raised_last: deque[tuple[int, BaseException]] = deque()
+        # What came from the checks: stand-ins by handle; what they were sent as, by identity; and
+        # the errors that they were told to have raised, with their numbers.
+        self._given: dict[int, object] = {}
+        self._sent_as: dict[int, tuple[object, wire.Json]] = {}
+        self._told: deque[tuple[BaseException, int]] = deque(maxlen=_MAX_HELD)
+        self._others: dict[str, wire.Decoder] = {
+            "namedtuple": self._named_tuple,
+            "given": self._stand_in,
+            "named": self._named,
+            "made": self._named,
+        }
+        # Threads of the program may all call the checks, while these wait for an answer.
+        self._turn = threading.RLock()
+        self._num_asked = 0
 
     def answer(self, requests: Iterable[wire.Json], *, until_raised: bool = False) -> bool:
         """Answer all of them, or up to one that raised something; whether it was all."""
         for message in requests:
-            raised = False
-            try:
-                answer = self._answer(message)
-            except SystemExit as exit_:
-                leave(exit_code(exit_))
-            except BaseException as error:  # noqa: BLE001 - it belongs to the checks
-                answer, raised = self._raised(error), True
+            is_well = self._serve(message)
+            if until_raised and not is_well:
+                return False
+        return True
+
+    def _serve(self, message: wire.Json) -> bool:
+        """Answer one; whether nothing was raised."""
+        is_well = True
+        self._num_asked += 1
+        try:
+            answer = self._answer(message)
+        except SystemExit as exit_:
+            leave(exit_code(exit_))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the checks
+            answer, is_well = self._raised(error), False
+        with self._turn:
+            self._num_asked -= 1
             try:
                 wire.send(self._stream, answer)
             except wire.Unsendable as error:
                 wire.send(self._stream, self._raised(error))
-                raised = True
-            if raised and until_raised:
-                return False
-        return True
+                is_well = False
+        return is_well
 
     def _answer(self, request: wire.Json) -> wire.Json:
         match request:
@@ -189,7 +219,7 @@ class _Server:
                 places = range(len(names) - 1, -1, -1)
                 self._keys = {id(self._held[place]): place for place in places}
                 found = {name: known[name] for name in names if name in known}
-                return ["value", self._encode(found)]
+                return ["value", wire.encode(found, self._refer_by_name)]
             case ["getattr", key, name]:
                 return ["value", self._encode(getattr(self._held[key], name))]
             case ["setattr", key, name, value]:
@@ -218,16 +248,48 @@ class _Server:
         result = function(*arguments[:num_positional], **named)
         answer = ["value", self._encode(result)]
         if may_change:
-            after = self._encode(given)
+            after = wire.encode(given, self._refer_as_sent)
             if wire.dump(after) != before:
-                answer.append(after)
+                answer.append(self._encode(given) if self._sent_as else after)
         return answer
+
+    def _ask(
+        self, handle: int, method: str, positional: tuple[Any, ...], by_name: dict[str, Any]
+    ) -> Any:
+        """Use something of the checks', who wait for an answer of this program.
+
+        Raises:
+            Exception: what they raised.
+            RuntimeError: they do not wait.
+        """
+        with self._turn:
+            if not self._num_asked:
+                raise RuntimeError("what the checks hand over can be used in calls of theirs only")
+            passed = (*positional, *by_name.values())
+            request = ["callback", handle, method, self._encode(passed), [*by_name]]
+            wire.send(self._stream, request)
+            while True:
+                match wire.receive(self._stream):
+                    case None:
+                        wait_for_the_end()
+                    case ["returned", result, *after]:
+                        if after:
+                            take_on(passed, self._decode(after[0]))
+                        return self._decode(result)
+                    case ["threw", number, kinds, said, given, *keys]:
+                        error = self._held[keys[0]] if keys else as_builtin(kinds, said, given)
+                        if not isinstance(error, BaseException):  # long ago
+                            error = as_builtin(kinds, said, given)
+                        self._told.append((error, number))
+                        raise error
+                    case request:
+                        self._serve(request)
 
     def _encode(self, value: object) -> wire.Json:
         return wire.encode(value, self._refer)
 
     def _decode(self, data: wire.Json) -> Any:
-        return wire.decode(data, self._resolve)
+        return wire.decode(data, self._resolve, 0, self._others)
 
     def _resolve(self, key: int, label: str) -> object:
         return self._held[key]
@@ -235,29 +297,85 @@ class _Server:
     def _refer(self, value: object) -> wire.Json:
         if (plain := _plain_number(value)) is not None:
             return self._encode(plain)
+        if id(value) in self._sent_as and (data := self._sent_as[id(value)][1])[0] == "given":
+            return data
+        return wire.reference(self._key_of(value), type(value).__name__[:100])
+
+    def _refer_as_sent(self, value: object) -> wire.Json:
+        """As `_refer`, but what was sent by name is told by that."""
+        return self._sent_as[id(value)][1] if id(value) in self._sent_as else self._refer(value)
+
+    def _refer_by_name(self, value: object) -> wire.Json:
+        """As `_refer`, but classes of errors are described."""
+        is_error = isinstance(value, type) and issubclass(value, BaseException)
+        return self._describe_class(value) if is_error else self._refer(value)
+
+    def _describe_class(self, kind: Any) -> wire.Json:
+        """A class of errors: key, name, module, and its bases unless it is a builtin one."""
+        parts = [self._key_of(kind), kind.__name__[:100], str(kind.__module__)[:100]]
+        if _is_builtin(kind):
+            return ["error", *parts[:2], "builtins"]
+        bases = [each for each in kind.__bases__ if issubclass(each, BaseException)]
+        told = [e.__name__ if _is_builtin(e) else self._describe_class(e) for e in bases]
+        return ["error", *parts, *told]
+
+    def _key_of(self, value: object) -> int:
         key = self._keys.get(id(value))
         if key is None:
             key = self._keys[id(value)] = len(self._held)
             self._held.append(value)  # and so its id stays its own
-        return wire.reference(key, type(value).__name__[:100])
+        return key
+
+    def _stand_in(self, parts: list[Any]) -> object:
+        """For something that the checks keep."""
+        found = self._given.get(parts[0])
+        if found is None:
+            found = self._given[parts[0]] = given.stand_in(parts, self._ask)
+            self._sent_as[id(found)] = found, ["given", *parts]
+        return found
+
+    def _named(self, parts: list[Any]) -> object:
+        """What goes by its name here, too."""
+        is_made = len(parts) == _PARTS_OF_MADE
+        found = named.DECODERS["made" if is_made else "named"](parts)
+        if (described := named.describe(found)) is not None:
+            self._sent_as[id(found)] = found, described
+        return found
+
+    def _named_tuple(self, parts: list[Any]) -> object:
+        """Of the program's own class, if it is one; else of a class that is like it."""
+        name, fields, values = wire.named_parts(parts)
+        kind: Any = vars(self._module).get(name)
+        if not (isinstance(kind, type) and issubclass(kind, tuple)):
+            kind = None
+        if getattr(kind, "_fields", None) != fields:
+            kind = wire.tuple_class(name, fields)
+        return tuple.__new__(kind, values)
 
     def _raised(self, error: BaseException) -> wire.Json:
-        kinds = [kind.__name__ for kind in type(error).__mro__]
-        said = _text_of(error)[:_MAX_SAID], kind_of(error), describe(error)
-        return ["raised", kinds, *said, *_plain_arguments(error)]
+        told = kinds_of(error), text_of(error), kind_of(error), describe(error)
+        for known, number in self._told:
+            if known is error:
+                return ["raised again", number, *told, *plain_arguments(error)]
+        if _is_builtin(type(error)):
+            return ["raised", *told, *plain_arguments(error)]
+        key = self._hold_raised(error)
+        described = self._describe_class(type(error))
+        return ["raised own", described, key, *told, *plain_arguments(error)]
+
+    def _hold_raised(self, error: BaseException) -> int:
+        """Its key, for as long as it is one of the last ones: it holds all that its frames did."""
+        if id(error) not in self._keys:
+            self._raised_last.append((self._key_of(error), error))
+            if len(self._raised_last) > _MAX_HELD:
+                key, gone = self._raised_last.popleft()
+                self._held[key] = None
+                del self._keys[id(gone)]
+        return self._key_of(error)
 
 
-def _plain_arguments(error: BaseException) -> tuple[wire.Json, ...]:
-    """What it was raised with, if that is short and stands for itself as JSON."""
-    given = error.args
-    is_short = len(given) <= _MAX_ARGUMENTS and all(
-        each is None
-        or type(each) is bool
-        or (type(each) is int and each.bit_length() <= _MAX_BITS)
-        or (type(each) is str and len(each) <= _MAX_SAID)
-        for each in given
-    )
-    return given if is_short else ()
+def _is_builtin(kind: type) -> bool:
+    return vars(builtins).get(kind.__name__) is kind
 
 
 def _plain_number(value: Any) -> object:
@@ -288,7 +406,7 @@ def describe(error: BaseException) -> str:
     """The error, with the line of the program where it arose."""
     if isinstance(error, SyntaxError) and error.filename == FILE_NAME:
         return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
-    text = f"{type(error).__name__}: {_text_of(error)}"[:_MAX_SAID].removesuffix(": ")
+    text = f"{type(error).__name__}: {text_of(error)}"[:_MAX_SAID].removesuffix(": ")
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__, limit=-50)
@@ -297,21 +415,13 @@ def describe(error: BaseException) -> str:
     return f"{text} (line {lines[-1]})" if lines else text
 
 
-def _text_of(error: BaseException) -> str:
-    """What it says; nothing where that raises, as with a number of too many digits."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the program's own, and an error about an error
-        return ""
-
-
 def kind_of(error: BaseException) -> str:
     """What an uncaught error says about containment, else the name of its type."""
     if isinstance(error, MemoryError):
         return "MemoryError"
     if isinstance(error, PermissionError) and error.errno == errno.EPERM:
         return "EPERM"
-    if isinstance(error, BlockingIOError) or "can't start new thread" in _text_of(error)[:100]:
+    if isinstance(error, BlockingIOError) or "can't start new thread" in text_of(error)[:100]:
         return "EAGAIN"
     return type(error).__name__[:100]
 

@@ -98,6 +98,9 @@ class Look:
                 return _rounded(Fraction(numerator, denominator))
             case "deque", [_, *inside]:
                 parts = tuple(inside)
+            case "namedtuple", [_, _, *inside]:
+                self.forms.update(map(self._take_in, parts[:2]))
+                parts = tuple(inside)
             case "range", [int(start), int(stop), int(step)]:
                 numbers = range(start, stop, step)
                 parts = tuple(numbers) if len(numbers) <= _MAX_RANGE else parts

@@ -3,8 +3,8 @@
 None, bool, str, float and short int stand for themselves; everything else is an array that begins
 with its tag. Only exact types are plain data. An object of any other type stays where it is, and a
 reference to it is sent; so nothing that a program defines, least of all its idea of equality, ever
-runs on the other side. (A subclass that leaves equality as it was, such as a named tuple, is sent
-as the plain value that it equals.)
+runs on the other side. (A subclass that leaves equality as it was is sent as the plain
+value that it equals, a named tuple with the names of its fields.)
 """
 
 import contextlib
@@ -23,12 +23,14 @@ from collections import (
     UserString,
     defaultdict,
     deque,
+    namedtuple,
 )
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from json import encoder
+from keyword import iskeyword
 from time import thread_time
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
@@ -49,6 +51,8 @@ _LEAST_S: Final = 0.005
 _HASHED_AGAIN: Final = 3  # a tuple keeps no hash
 _PART: Final = 16
 _MAX_FRACTION_BITS: Final = 1 << 15
+_MAX_FIELDS: Final = 64  # of a named tuple
+_MAX_NAME: Final = 100
 
 READ_AHEAD_BYTES: Final = 1 << 13
 
@@ -60,6 +64,7 @@ CUT: Final = _HEADER.pack(0xFFFFFFFF)
 Json = Any  # what json.dumps takes
 Refer = Callable[[object], Json]
 Resolve = Callable[[int, str], object]
+Decoder = Callable[[list[Any]], Any]
 
 
 class ProtocolError(Exception):
@@ -266,11 +271,20 @@ def encode(value: Any, refer: Refer, depth: int = 0) -> Json:
     if kind in (type, ABCMeta) and value in _TYPE_NAMES:
         return ["type", _TYPE_NAMES[value]]
     plain = _plain_base(value)
-    return refer(value) if plain is None else encode(plain, refer, depth + 1)
+    if plain is None:
+        return refer(value)
+    if type(plain) is tuple and (fields := _fields(kind, len(plain))):
+        parts = [encode(part, refer, depth + 1) for part in plain]
+        return ["namedtuple", kind.__name__[:_MAX_NAME], fields, *parts]
+    return encode(plain, refer, depth + 1)
 
 
-def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
-    """The value that `encode` was given; ``resolve`` gives the object for a reference.
+def decode(
+    data: Json, resolve: Resolve, depth: int = 0, others: Mapping[str, Decoder] | None = None
+) -> Any:
+    """The value that `encode` was given; ``resolve`` gives the object for a reference, and
+    ``others`` what stands behind tags that are not of plain data (or the class of named tuples,
+    which are plain ones without it).
 
     Raises:
         ProtocolError: ``data`` is nothing that `encode` returns.
@@ -288,12 +302,15 @@ def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
             case [int(key), str(label)] if type(key) is int:
                 return resolve(key, label)
         raise ProtocolError("a broken reference")
-    decoder = _DECODERS.get(tag)
+    decoder = _DECODERS.get(tag) or (others or _OTHERS).get(tag)
     if decoder is None:
         raise ProtocolError(f"unknown tag {tag[:20]!r}")
     try:
         return decoder(
-            [decode(part, resolve, depth + 1) if type(part) is list else part for part in parts]
+            [
+                decode(part, resolve, depth + 1, others) if type(part) is list else part
+                for part in parts
+            ]
         )
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ProtocolError(f"a broken {tag} ({error})") from None
@@ -341,6 +358,48 @@ def _plain_base(value: object) -> object:
     # These equal whatever the plain value in them equals.
     held = value.data if kind in _WRAPPERS else None  # type: ignore[attr-defined]
     return held if kind in _WRAPPERS and type(held) is _WRAPPERS[kind] else None
+
+
+def _fields(kind: Any, length: int) -> str:
+    """The names of a named tuple's fields, in one text; nothing where there are none that a class
+    could be made of."""
+    names = getattr(kind, "_fields", None)
+    if type(names) is not tuple or len(names) != length or len(names) > _MAX_FIELDS:
+        return ""
+    if not all(type(name) is str and len(name) <= _MAX_NAME for name in names):
+        return ""
+    return " ".join(names) if are_fields(names) and len({*names}) == length else ""
+
+
+def are_fields(names: Sequence[str]) -> bool:
+    """Whether a named tuple's fields may be called so."""
+    return all(
+        name.isascii() and name.isidentifier() and name[0] != "_" and not iskeyword(name)
+        for name in names
+    )
+
+
+def named_parts(parts: list[Any]) -> tuple[str, tuple[str, ...], tuple[Any, ...]]:
+    """Name, fields and values of a named tuple, as they came.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    name, fields, *values = parts
+    if type(name) is not str or type(fields) is not str:
+        raise ValueError("no names")
+    names = (*fields.split(" "),)
+    if not are_fields(names) or len(names) != len(values) or len({*names}) != len(values):
+        raise ValueError("other fields than values")
+    if len(values) > _MAX_FIELDS or max(map(len, (name, *names))) > _MAX_NAME:
+        raise ValueError("too many or too long")
+    return name, names, (*values,)
+
+
+def tuple_class(name: str, fields: tuple[str, ...]) -> Any:
+    """A class of named tuples; ``fields`` are as `named_parts` gives them."""
+    name = name if are_fields((name,)) else "Tuple"
+    return namedtuple(name, fields, module="program")
 
 
 def _defined(kind: type, method: str) -> object:
@@ -531,7 +590,10 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     timedelta: _tagged("timedelta", lambda value: (value.days, value.seconds, value.microseconds)),
 }
 
-_DECODERS: Final[dict[str, Callable[[list[Any]], Any]]] = {
+# What is done with these tags where nobody says otherwise.
+_OTHERS: Final[dict[str, Decoder]] = {"namedtuple": lambda parts: named_parts(parts)[2]}
+
+_DECODERS: Final[dict[str, Decoder]] = {
     "int": lambda parts: int(_one(parts, str), 16),
     "float": lambda parts: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[_one(parts, str)],
     "str": lambda parts: bytes.fromhex(_one(parts, str)).decode("utf-32-be", "surrogatepass"),

@@ -1,0 +1,136 @@
+"""Stand-ins for the classes of errors that a program defines, for checks to catch.
+
+``except`` goes by real subclasses. So each such class has one here, of its own, below the stand-ins
+of the classes that it derives from, down to builtin ones. The only errors of it are those that the
+program raised, by its own word, or that the checks made of it: whatever a program says of its
+classes, none of them is above an error that something else raised.
+"""
+
+import builtins
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from sandbox.crossing import RemoteError
+
+MAX_CLASSES: Final = 100  # for one program
+_KEY: Final = "key of the program's"  # no name that a program could ask for, nor checks write
+_PROGRAM: Final = "whose class it is"
+SAID: Final = "said by the program's"
+
+
+class Peer(Protocol):
+    """The program, by the keys of its objects."""
+
+    def call(
+        self, key: int, label: str, positional: tuple[Any, ...], named: dict[str, Any]
+    ) -> Any: ...
+    def get_attribute(self, key: int, name: str) -> Any: ...
+    def set_attribute(self, key: int, name: str, value: object) -> None: ...
+    def special(self, key: int, method: str, operands: tuple[Any, ...]) -> Any: ...
+    def key_of(self, value: object) -> int | None: ...
+
+
+class ErrorKind(type):
+    """The class of the stand-ins."""
+
+    def __call__(cls, /, *positional: Any, **named: Any) -> Any:
+        """One that the program makes; it can be raised here."""
+        program: Peer = cls.__dict__[_PROGRAM]
+        made = program.call(cls.__dict__[_KEY], cls.__name__, positional, named)
+        key = program.key_of(made)
+        if key is None:
+            return made
+        given = program.get_attribute(key, "args")
+        said = program.special(key, "__str__", ())
+        return make(cls, key, said, given if type(given) is tuple else ())
+
+    def __getattr__(cls, name: str) -> Any:
+        _refuse_private(cls, name)
+        program: Peer = cls.__dict__[_PROGRAM]
+        return program.get_attribute(cls.__dict__[_KEY], name)
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        program: Peer = cls.__dict__[_PROGRAM]
+        program.set_attribute(cls.__dict__[_KEY], name, value)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        """By its class; of an object that stays with the program, by the program's word."""
+        program: Peer = cls.__dict__[_PROGRAM]
+        if not isinstance(instance, BaseException) and program.key_of(instance) is not None:
+            said = program.special(cls.__dict__[_KEY], "__instancecheck__", (instance,))
+            return said is True
+        return type.__instancecheck__(cls, instance)
+
+
+def make_class(program: Peer, key: int, name: str, bases: Sequence[type]) -> ErrorKind:
+    """Raises:
+    TypeError: no class can have these bases.
+    """
+    namespace = {
+        _KEY: key,
+        _PROGRAM: program,
+        "__str__": _text,
+        "__getattr__": _get_attribute,
+        "__module__": "program",
+    }
+    name = name if name.isidentifier() else "Error"
+    kept = [base for place, base in enumerate(bases) if base not in bases[:place]]
+    return ErrorKind(name, (*kept,) or (RemoteError,), namespace)
+
+
+def make(kind: ErrorKind, key: int, said: str, given: Sequence[Any]) -> Exception:
+    """An error of that class, for the one that the program knows by the key."""
+    maker: Any = kind  # whose own call would ask the program
+    error: Exception = maker.__new__(maker, *given)
+    error.args = (*given,) if given or not said else (said,)
+    vars(error)[_KEY] = key
+    vars(error)[SAID] = said if type(said) is str else ""
+    return error
+
+
+def key_of(value: object) -> int | None:
+    """The key of a stand-in, or of an error of one."""
+    if isinstance(value, BaseException):
+        key: int | None = vars(value).get(_KEY)
+        return key
+    return value.__dict__[_KEY] if type(value) is ErrorKind else None
+
+
+def known_base(name: str, module: str) -> type | None:
+    """The class of the interpreter's, or of a library that the checks may have imported, to derive
+    a stand-in from; None where there is none.
+
+    What ends an iteration is a RuntimeError here, and what is no Exception is one: see `Program`.
+    """
+    if module == "builtins":
+        found = vars(builtins).get(name)
+    elif module.partition(".")[0] in sys.stdlib_module_names:
+        found = vars(sys.modules.get(module, builtins)).get(name)
+    else:
+        return None
+    if not isinstance(found, type) or not issubclass(found, Exception):
+        return None
+    if issubclass(found, StopIteration | StopAsyncIteration):
+        return RuntimeError
+    if issubclass(found, BaseExceptionGroup) or type(found) is not type:
+        return None
+    return found
+
+
+def _text(error: BaseException) -> str:
+    return str(vars(error).get(SAID, ""))
+
+
+def _get_attribute(error: BaseException, name: str) -> Any:
+    _refuse_private(type(error), name)
+    kind: Any = type(error)
+    while type(kind) is not ErrorKind or _PROGRAM not in kind.__dict__:
+        kind = kind.__base__
+    program: Peer = kind.__dict__[_PROGRAM]
+    return program.get_attribute(vars(error)[_KEY], name)
+
+
+def _refuse_private(kind: type, name: str) -> None:
+    if name.startswith("_"):
+        raise AttributeError(f"{name} is not asked of the program's {kind.__name__}", name=name)

@@ -1,0 +1,133 @@
+"""What the checks hand over and keep: functions, iterators and objects of their own.
+
+They stay with the checks. The program is given a handle, and while it answers a call it may ask for
+one of the methods that go with it; that runs here, on arguments that are plain data or stand-ins.
+Nothing about them can be read: neither what a function refers to, nor attributes with an
+underscore.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType
+from typing import Any, Final
+
+from sandbox import given, named, wire
+
+MODULE: Final = "checks"  # the name of theirs
+_MAX_LABEL: Final = 100
+_MAX_KEPT: Final = 256
+
+
+class Handed:
+    """Each object has one handle for as long as its checks run."""
+
+    def __init__(self) -> None:
+        self._objects: list[Any] = []
+        self._methods: list[frozenset[str]] = []
+        self._handles: dict[int, int] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._num_errors = 0
+
+    def describe(self, value: object) -> wire.Json | None:
+        """What is sent for it; None for what cannot be handed over."""
+        handle = self._handles.get(id(value))
+        if handle is None:
+            methods = _methods_of(value)
+            if not methods:
+                return None
+            handle = self._handles[id(value)] = len(self._objects)
+            self._objects.append(value)  # and so its id stays its own
+            self._methods.append(methods)
+        methods = self._methods[handle]
+        label = getattr(value, "__name__", None) if methods == _CALL else type(value).__name__
+        parts = ["given", handle, (label if type(label) is str else "function")[:_MAX_LABEL]]
+        parts.append(" ".join(sorted(methods)))
+        return [*parts, *given.describe_parameters(value)] if type(value) is FunctionType else parts
+
+    def find(self, parts: list[Any]) -> object:
+        """What was handed over and comes back.
+
+        Raises:
+            LookupError: there is no such handle.
+        """
+        return self._objects[_checked(parts[0])]
+
+    def method(self, handle: wire.Json, name: wire.Json) -> Callable[..., Any]:
+        """One that goes with what was handed over.
+
+        Raises:
+            LookupError: there is no such handle, or it has no such method.
+        """
+        value = self._objects[_checked(handle)]
+        if type(name) is not str or name not in self._methods[handle]:
+            raise LookupError("not a method of what was handed over")
+        if name in ("__getattr__", "__setattr__"):
+            return partial(_USES[name], value)
+        if name == "__call__":
+            return value  # type: ignore[no-any-return]
+        return partial(getattr(type(value), name), value)
+
+    def keep_error(self, error: BaseException) -> int:
+        """A number for what the program is told that they raised; few are kept, and for long
+        enough to come back."""
+        self._num_errors += 1
+        self._errors[self._num_errors] = error
+        self._errors.pop(self._num_errors - _MAX_KEPT, None)
+        return self._num_errors
+
+    def error(self, number: int) -> BaseException | None:
+        """None where it is no longer kept.
+
+        Raises:
+            LookupError: there was none.
+        """
+        if not 0 < number <= self._num_errors:
+            raise LookupError("no such error")
+        return self._errors.get(number)
+
+
+_CALL: Final = frozenset(("__call__",))
+_ITERATOR: Final = frozenset(("__iter__", "__next__"))
+_OF_ATTRIBUTES: Final = frozenset(("__getattr__", "__setattr__"))
+
+
+def _checked(handle: wire.Json) -> int:
+    if type(handle) is not int or handle < 0:
+        raise LookupError("no handle")
+    return handle
+
+
+def _methods_of(value: Any) -> frozenset[str]:
+    """What a program may ask of it."""
+    kind = type(value)
+    if kind.__module__ == MODULE and not isinstance(value, type):
+        # An instance of a class of theirs.
+        defined = {
+            name for each in kind.__mro__ if each.__module__ == MODULE for name in vars(each)
+        }
+        return given.METHODS & defined | _OF_ATTRIBUTES
+    if kind is partial and any(value.func is each for each in named.POWERFUL):
+        return frozenset()
+    if callable(value):
+        return _CALL
+    return _ITERATOR if isinstance(value, Iterator) else frozenset()
+
+
+def _get(value: object, name: str) -> Any:
+    return getattr(value, _public(name))
+
+
+def _set(value: object, name: str, new: object) -> None:
+    setattr(value, _public(name), new)
+
+
+def _public(name: str) -> str:
+    """Raises:
+    AttributeError: it is not for others.
+    """
+    if type(name) is not str or name.startswith("_"):
+        raise AttributeError("attributes with an underscore stay with the checks")
+    return name
+
+
+_USES: Final[dict[str, Callable[..., Any]]] = {"__getattr__": _get, "__setattr__": _set}
