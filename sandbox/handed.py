@@ -101,11 +101,9 @@ def _methods_of(value: Any) -> frozenset[str]:
     """What a program may ask of it."""
     kind = type(value)
     if kind.__module__ == MODULE and not isinstance(value, type):
-        # An instance of a class of theirs.
-        defined = {
-            name for each in kind.__mro__ if each.__module__ == MODULE for name in vars(each)
-        }
-        return given.METHODS & defined | _OF_ATTRIBUTES
+        own = [each for each in kind.__mro__ if each.__module__ == MODULE]
+        defined = given.METHODS & {name for each in own for name in vars(each)}
+        return _OF_ATTRIBUTES.union(name for name in defined if callable(getattr(kind, name)))
     if kind is partial and any(value.func is each for each in named.POWERFUL):
         return frozenset()
     if callable(value):
