@@ -67,7 +67,8 @@ with raises(Base): f(-1)
     "unittest": "import unittest\ncase = unittest.TestCase()\n"
     "with case.assertRaises(Low) as caught: f(-1)\nassert caught.exception.code == -1\n"
     "case.assertRaisesRegex(Low, 'l.w', f, -1)",
-    "contextlib.suppress": "import contextlib\nwith contextlib.suppress(Low): f(-1)\nassert f(9) == 9",
+    "contextlib.suppress": "import contextlib\nwith contextlib.suppress(Low): f(-1)\n"
+    "assert f(9) == 9",
     "classes of each other": "assert issubclass(Low, Base) and issubclass(Low, ValueError)\n"
     "assert not issubclass(Base, Low) and not issubclass(Missing, Base) and Low.__name__ == 'Low'\n"
     "assert Low.LIMIT == 3 and Low.named() == 'Low' and Low.__mro__[1] is Base",
@@ -139,6 +140,10 @@ def f(x):
     raise type(f"E{{x}}", (ValueError,), {{}})(x)
 LIMIT = {faults.MAX_CLASSES}
 """
-    checks = "for n in range(3 * LIMIT):\n    try: f(n)\n    except ValueError as e: assert e.args == (n,)"
+    checks = """
+for n in range(3 * LIMIT):
+    try: f(n)
+    except ValueError as error: assert error.args == (n,)
+"""
     (found,) = pool.examine_all([(program, Checks(checks))])
     assert found.outcome is Outcome.HELD, found

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import checker, desk, messages, recording, wire
+from sandbox import checker, desk, handed, messages, recording, wire
 from sandbox.outcome import Outcome
 from sandbox.scratch import Note
 
@@ -40,6 +40,26 @@ drawn = settings(
 
 # What every check below demands in the end, and no peer can know: so none of them may hold.
 SECRET = secrets.randbits(200)
+# Checks that the program can call back; what they tell it is no secret.
+HANDING_OVER = (
+    "assert f(lambda x: x) == SECRET",
+    "def g(x=1, *y, z=2, **w): return (x, y, z, w)\nassert f(g)[0] == f([g], k=g) == SECRET",
+    "def g(x): assert x == SECRET\ntry: f(g)\nexcept Exception: pass\nassert f(g) == SECRET",
+    "seen = []\nf(seen.append)\nassert seen == [SECRET]",
+    "def numbers():\n    yield 1\n    assert False\nassert f(numbers()) == SECRET",
+    "class Thing:\n    x = 1\n    def __len__(self): return 2\n    def get(self, *_): return self\n"
+    "thing = Thing()\nassert f(thing) is thing and f(thing.get) == SECRET",
+    "def g(x): return f(g) if x == 1 else x\nassert f(g) == SECRET",
+    "assert f(len, str.upper, {}.get) == SECRET",
+    "try: f(lambda x: {}[x])\nexcept KeyError as e: assert e.args == (SECRET,)\n"
+    "else: assert f(1) == SECRET",
+    "try: f(1)\nexcept E as e: assert e.code == SECRET\nelse: assert f(2) == SECRET",
+    "try: assert f(1) == SECRET\nexcept E as e: assert str(e) == 'SECRET'",
+    "assert isinstance(f(1), E) and f(1).x == SECRET",
+    "p = f(1)\nassert p._replace(x=1) == p and p.x == p.y == SECRET",
+)
+# What such checks are asked for, with the arguments to it.
+METHODS = ("__call__", "__next__", "__iter__", "__getattr__", "__setattr__", "__len__", "__eq__")
 CHECKS = [
     source.replace("SECRET", str(SECRET))
     for source in (
@@ -69,6 +89,7 @@ CHECKS = [
         "try: f(1)\nexcept ValueError as e: assert 'SECRET' in str(e)\nelse: assert f(2) == SECRET",
         "try: f(1)\nexcept BaseException: pass\nassert f(2) == SECRET",
         "def check(candidate):\n    for n in range(5): assert candidate(n) == SECRET\ncheck(f)",
+        *HANDING_OVER,
     )
 ]
 
@@ -136,8 +157,24 @@ def stands_replayed(source: str, sent: bytes) -> Outcome | None:
         os.close(answers)
 
 
-TAGS = [*wire._DECODERS, "ref"]
-WORDS = [*TAGS, "value", "raised", "ready", "broken", "names", "f", "x", "__eq__", "program", ""]
+TAGS = [*wire._DECODERS, "ref", "given", "named", "made", "error", "namedtuple"]
+WORDS = [
+    *TAGS,
+    "callback",
+    "raised own",
+    "raised again",
+    *METHODS,
+    "value",
+    "raised",
+    "ready",
+    "broken",
+    "names",
+    "f",
+    "x",
+    "__eq__",
+    "program",
+    "",
+]
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3, 1 << 53, -(1 << 63), 10**400, 0.5, -0.0, 1e308, 1e-320,
     float("nan"), float("inf"), "", "f", "\0", "ä", "\ud800", "0x" + "f" * 5000, "-0x1", "ff" * 300,
@@ -160,7 +197,7 @@ def ordinary_value(chance: random.Random, depth: int = 0) -> Any:
         )
     parts = [ordinary_value(chance, depth + 1) for _ in range(chance.randrange(4))]
     tag = chance.choice(
-        ["list", "tuple", "list", "tuple", "set", "dict", "deque", "ref", "Counter"]
+        "list tuple list tuple set dict deque ref Counter given namedtuple".split()  # noqa: SIM905
     )
     match tag:
         case "dict" | "Counter":
@@ -169,12 +206,28 @@ def ordinary_value(chance: random.Random, depth: int = 0) -> Any:
             return [tag, None, *parts]
         case "ref":
             return [tag, chance.randrange(4), "Thing"]
+        case "given":
+            return [tag, chance.randrange(3)]
+        case "namedtuple":
+            return [tag, "P", " ".join("xyzw"[: len(parts)]), *parts]
     return [tag, *parts]
 
 
 def ordinary_reply(chance: random.Random) -> list[Any]:
     drawn_number = chance.random()
+    if drawn_number < 0.1:
+        given = [ordinary_value(chance) for _ in range(chance.randrange(3))]
+        names = ["k"] if given and chance.random() < 0.3 else []
+        method = chance.choice([*METHODS, "__call__", "__call__"])
+        return ["callback", chance.randrange(3), method, ["tuple", *given], names]
     if drawn_number < 0.15:
+        described = ["error", chance.randrange(4), "E", "program", chance.choice(["KeyError", "E"])]
+        own = [
+            ["raised again", chance.randrange(3)],
+            ["raised own", described, chance.randrange(9)],
+        ]
+        return [*chance.choice(own), ["E", "ValueError"], "said", "kind", "detail"]
+    if drawn_number < 0.25:
         kinds = chance.choice([["ValueError", "Exception"], ["Odd", "KeyError"], ["Odd"], []])
         return ["raised", kinds, "said", "kind", "detail (line 1)"]
     if drawn_number < 0.35:
@@ -184,7 +237,9 @@ def ordinary_reply(chance: random.Random) -> list[Any]:
 
 def ordinary_session(chance: random.Random) -> list[Any]:
     replies = [ordinary_reply(chance) for _ in range(chance.randrange(1, 6))]
-    return [["ready"], ["value", ["dict", "f", ["ref", 0, "function"]]], *replies]
+    kinds = [["error", 1, "E", "program", "ValueError"], ["error", 1, "KeyError", "builtins"]]
+    found = ["dict", "f", ["ref", 0, "function"], "E", chance.choice(kinds)]
+    return [["ready"], ["value", found if chance.random() < 0.5 else found[:3]], *replies]
 
 
 def nodes(tree: Any, path: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
@@ -295,18 +350,29 @@ def test_no_malformed_session_passes_or_breaks_the_checks(seed: int) -> None:
         stands_replayed(source, peer.sent)
 
 
-def test_the_sessions_tried_are_of_every_kind() -> None:
+def test_the_sessions_tried_are_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: they get as far as the checks' assertions, and end in each way."""
     chance = random.Random(1)
     live: Counter[Outcome] = Counter()
     replayed: Counter[Outcome | None] = Counter()
-    for _ in range(2000):
+    run: Counter[str] = Counter()
+    find = handed.Handed.method
+
+    def counting(self: handed.Handed, handle: Any, name: Any) -> Any:
+        found = find(self, handle, name)
+        run[name] += 1
+        return found
+
+    monkeypatch.setattr(handed.Handed, "method", counting)
+    for _ in range(3000):
         source, peer = chance.choice(CHECKS), malformed_session(chance)
         live[stands(source, peer)] += 1
         replayed[stands_replayed(source, peer.sent)] += 1
     for outcome in (Outcome.FAILED, Outcome.RAISED, Outcome.ENDED):
         assert live[outcome] > 100
         assert replayed[outcome] > 25  # of some checks nothing is recorded
+    assert run["__call__"] > 25
+    assert run["__next__"] > 0
 
 
 def test_a_peer_that_knew_the_secret_would_pass() -> None:

@@ -1,4 +1,4 @@
-"""What checks hand over: it works as in one process, and the program learns no more than it must."""
+"""What checks hand over works as in one process, and tells the program no more than it must."""
 
 from dataclasses import replace
 
@@ -68,7 +68,8 @@ HONEST = {
         "def parts(bag): return len(bag), bag[0], 3 in bag, [*bag], str(bag), bag == 4\n",
         "class Node:\n    def __init__(self, next=None): self.next, self.x = next, 1\n"
         "    def __lt__(self, other): return self.x < other.x\n"
-        "class Bag:\n    def __len__(self): return 2\n    def __getitem__(self, at): return [7, 8][at]"
+        "class Bag:\n    def __len__(self): return 2\n"
+        "    def __getitem__(self, at): return [7, 8][at]"
         "\n    def __contains__(self, x): return x == 3\n    def __str__(self): return 'bag'\n"
         "    def __eq__(self, other): return other == 4\n"
         "assert length(Node(Node())) == 2\n"
@@ -86,14 +87,16 @@ HONEST = {
         "def curry(f):\n    count = f.__code__.co_argcount\n    def more(*given):\n"
         "        if len(given) >= count: return f(*given)\n"
         "        return lambda *others: more(*given, *others)\n    return more\n"
-        "def look(f): return [*inspect.signature(f).parameters], f.__name__, inspect.isfunction(f)\n"
+        "def names(f): return [*inspect.signature(f).parameters]\n"
+        "def look(f): return names(f), f.__name__, inspect.isfunction(f)\n"
         "def wrapped(f):\n    @functools.wraps(f)\n    def inner(*a, **k): return f(*a, **k)\n"
         "    return inner\n"
         "def call(f): return f(1, c=5), f(1, 2, 3, 4, d=7), f(1, e=8), f(1, b=3)",
         "def g(a, b=2, *c, d=4, **e): return a, b, c, d, e\n"
         "def h(a, /, b, *, c): return a, b, c\n"
         "assert curry(lambda a, b, c: a + b + c)(1)(2)(3) == 6\n"
-        "assert look(g) == (['a', 'b', 'c', 'd', 'e'], 'g', True) and look(h)[0] == ['a', 'b', 'c']\n"
+        "assert look(g) == (['a', 'b', 'c', 'd', 'e'], 'g', True)\n"
+        "assert look(h)[0] == ['a', 'b', 'c']\n"
         "assert wrapped(h)(1, 2, c=3) == (1, 2, 3) and wrapped(h).__name__ == 'h'\n"
         "assert call(g) == ((1, 2, (), 4, {'c': 5}), (1, 2, (3, 4), 7, {}), "
         "(1, 2, (), 4, {'e': 8}), (1, 3, (), 4, {}))",
@@ -104,12 +107,14 @@ HONEST = {
     ),
     "what it raises": (
         "def safe(f, *given):\n    try: return f(*given)\n"
-        "    except (KeyError, ZeroDivisionError) as error: return type(error).__name__, error.args\n"
+        "    except (KeyError, ZeroDivisionError) as error: return str(type(error)), error.args\n"
         "def let(f): return f()\ndef twice(f):\n    try: f()\n    except ValueError: return f()",
-        "assert safe(lambda: {}['a']) == ('KeyError', ('a',)) and safe(lambda x: 1 / x, 0)[0][0] == 'Z'\n"
+        "assert safe(lambda: {}['a']) == (str(KeyError), ('a',))\n"
+        "assert safe(lambda x: 1 / x, 0)[0] == str(ZeroDivisionError)\n"
         "class Own(Exception): pass\nown = Own(3)\ndef fail(): raise own\n"
         "try: let(fail)\nexcept Own as error: assert error is own\nelse: assert False\n"
-        "n = []\ndef later():\n    n.append(1)\n    if len(n) < 2: raise ValueError\n    return 'well'\n"
+        "n = []\ndef later():\n    n.append(1)\n    if len(n) < 2: raise ValueError\n"
+        "    return 'well'\n"
         "assert twice(later) == 'well'",
     ),
     "an assertion of theirs that is let through": (
