@@ -40,6 +40,7 @@ drawn = settings(
 
 # What every check below demands in the end, and no peer can know: so none of them may hold.
 SECRET = secrets.randbits(200)
+NAMES = ("E", "f")
 # Checks that the program can call back; what they tell it is no secret.
 HANDING_OVER = (
     "assert f(lambda x: x) == SECRET",
@@ -119,7 +120,7 @@ def frame(body: bytes, size: int | None = None) -> bytes:
 
 def stands(source: str, stream: wire.Stream) -> Outcome:
     """The outcome of checks that no peer can meet, after making sure that it is a proper one."""
-    outcome, detail, kind = checker.examine(source, ("f",), stream)
+    outcome, detail, kind = checker.examine(source, NAMES, stream)
     assert type(outcome) is Outcome
     assert type(detail) is str
     assert kind is None or type(kind) is str
@@ -133,7 +134,7 @@ def stands(source: str, stream: wire.Stream) -> Outcome:
 @functools.cache
 def recorded(source: str) -> bytes | None:
     """The calls that the checks make; None where they cannot be recorded."""
-    found = recording.record(source, ("f",))
+    found = recording.record(source, NAMES)
     return None if found is None else found.requests
 
 
@@ -215,11 +216,11 @@ def ordinary_value(chance: random.Random, depth: int = 0) -> Any:
 
 def ordinary_reply(chance: random.Random) -> list[Any]:
     drawn_number = chance.random()
-    if drawn_number < 0.1:
+    if drawn_number < 0.12:
         given = [ordinary_value(chance) for _ in range(chance.randrange(3))]
         names = ["k"] if given and chance.random() < 0.3 else []
-        method = chance.choice([*METHODS, "__call__", "__call__"])
-        return ["callback", chance.randrange(3), method, ["tuple", *given], names]
+        method = chance.choice([*METHODS, *["__call__"] * 6])
+        return ["callback", chance.choice([0, 0, 0, 1, 2]), method, ["tuple", *given], names]
     if drawn_number < 0.15:
         described = ["error", chance.randrange(4), "E", "program", chance.choice(["KeyError", "E"])]
         own = [
@@ -237,8 +238,11 @@ def ordinary_reply(chance: random.Random) -> list[Any]:
 
 def ordinary_session(chance: random.Random) -> list[Any]:
     replies = [ordinary_reply(chance) for _ in range(chance.randrange(1, 6))]
-    kinds = [["error", 1, "E", "program", "ValueError"], ["error", 1, "KeyError", "builtins"]]
-    found = ["dict", "f", ["ref", 0, "function"], "E", chance.choice(kinds)]
+    if chance.random() < 0.3:  # a call that most checks expect which can be called at all
+        method, *given = chance.choice([("__call__", 1), ("__call__", 1), ("__next__",)])
+        replies.insert(0, ["callback", 0, method, ["tuple", *given], []])
+    kinds = [["error", 0, "E", "program", "ValueError"], ["error", 0, "KeyError", "builtins"]]
+    found = ["dict", "f", ["ref", 1, "function"], "E", chance.choice(kinds)]
     return [["ready"], ["value", found if chance.random() < 0.5 else found[:3]], *replies]
 
 
@@ -381,11 +385,11 @@ def test_a_peer_that_knew_the_secret_would_pass() -> None:
         if source.count("f(") == 1 and source.startswith("assert f(1) =="):
             messages = [*ordinary_session(random.Random(0))[:2], ["value", ["int", hex(SECRET)]]]
             sent = b"".join(frame(json.dumps(message).encode()) for message in messages)
-            assert checker.examine(source, ("f",), Peer(sent))[0] is Outcome.HELD
+            assert checker.examine(source, NAMES, Peer(sent))[0] is Outcome.HELD
             requests = recorded(source)
             assert requests is not None
             replay = desk.Replay(requests, file_of(sent))
-            assert checker.examine(source, ("f",), replay)[0] is Outcome.HELD
+            assert checker.examine(source, NAMES, replay)[0] is Outcome.HELD
             assert not replay.is_diverged
             break
     else:
