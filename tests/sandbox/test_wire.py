@@ -4,7 +4,7 @@ import random
 import socket
 import struct
 import time
-from collections import Counter, UserDict, UserList, UserString
+from collections import Counter, UserDict, UserList, UserString, namedtuple
 
 import pytest
 from hypothesis import given, settings
@@ -230,6 +230,56 @@ def test_what_wraps_plain_data_and_equals_it_goes_as_that():
     lying.data = Listed()
     assert wire.encode(Same([1]), refer) == ["ref", 7, "Same"]
     assert wire.encode(lying, refer) == ["ref", 7, "UserList"]
+
+
+def test_named_tuples_go_with_their_fields():
+    point = namedtuple("Point", "x y")(1, [2])
+    data = wire.encode(point, no_reference)
+    assert data == ["namedtuple", "Point", "x y", 1, ["list", 2]]
+    assert exactly(wire.decode(data, no_reference)) == exactly((1, [2]))  # who asks for no more
+    found = wire.decode(data, no_reference, others={"namedtuple": wire.named_parts})
+    assert found == ("Point", ("x", "y"), (1, [2]))
+    made = wire.tuple_class(*found[:2])._make(found[2])
+    assert made == point
+    assert made._asdict() == point._asdict()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("x", "x"),
+        ("_x", "y"),
+        ("class", "y"),
+        ("x y", "z"),
+        ("x",),
+        ("x", 2),
+        "xy",
+        None,
+        ("ä", "y"),
+    ],
+)
+def test_what_has_no_proper_fields_goes_as_a_plain_tuple(fields):
+    class Odd(tuple):
+        __slots__ = ()
+        _fields = fields
+
+    assert wire.encode(Odd((1, 2)), no_reference) == ["tuple", 1, 2]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["namedtuple"], ["namedtuple", "P"], ["namedtuple", "P", "x"], ["namedtuple", 1, "x", 1],
+        ["namedtuple", "P", 1, 1], ["namedtuple", "P", "x x", 1, 2], ["namedtuple", "P", "_x", 1],
+        ["namedtuple", "P", "x.y", 1], ["namedtuple", "P" * 101, "x", 1],
+        ["namedtuple", "P", "", 1],
+        ["namedtuple", "P", " ".join(f"x{n}" for n in range(65)), *range(65)],
+        ["given", 0], ["named", "builtins", "len"], ["error", 0, "E", "builtins"],
+    ],
+)  # fmt: skip
+def test_broken_fields_are_refused_and_tags_that_nobody_asked_for(data):
+    with pytest.raises(wire.ProtocolError):
+        wire.decode(data, no_reference)
 
 
 def test_frames_are_bounded_and_cut_ones_are_an_end():
