@@ -22,7 +22,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
 from sandbox import given, named, wire
-from sandbox.crossing import as_builtin, kinds_of, plain_arguments, take_on, text_of
+from sandbox.crossing import as_builtin, bare, kinds_of, plain_arguments, take_on, text_of
 
 FILE_NAME: Final = "program.py"
 MODULE: Final = "program"
@@ -276,14 +276,27 @@ class _Server:
                         if after:
                             take_on(passed, self._decode(after[0]))
                         return self._decode(result)
-                    case ["threw", number, kinds, said, given, *keys]:
-                        error = self._held[keys[0]] if keys else as_builtin(kinds, said, given)
-                        if not isinstance(error, BaseException):  # long ago
-                            error = as_builtin(kinds, said, given)
+                    case ["threw", number, kinds, said, given, *more]:
+                        error = self._thrown(kinds, said, given, *more)
                         self._told.append((error, number))
                         raise error
                     case request:
                         self._serve(request)
+
+    def _thrown(
+        self, kinds: list[str], said: str, given: list[Any], more: wire.Json = None
+    ) -> BaseException:
+        """What the checks raised: one of the program's by its key, or of its class by their name;
+        else the nearest builtin one. ``more`` is that key, or what attributes it has."""
+        if type(more) is int:
+            held = self._held[more]
+            return held if isinstance(held, BaseException) else as_builtin(kinds, said, given)
+        kind = vars(self._module).get(kinds[0])
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            return as_builtin(kinds, said, given)
+        error = bare(kind, said, given)
+        vars(error).update(self._decode(more) or {})
+        return error
 
     def _encode(self, value: object) -> wire.Json:
         return wire.encode(value, self._refer)

@@ -22,7 +22,14 @@ from typing import Any, Final, NamedTuple, NoReturn, SupportsIndex
 
 from sandbox import faults, named, wire
 from sandbox.candidate import SPECIAL
-from sandbox.crossing import as_builtin, kinds_of, plain_arguments, take_on, text_of
+from sandbox.crossing import (
+    as_builtin,
+    attributes_of,
+    kinds_of,
+    plain_arguments,
+    take_on,
+    text_of,
+)
 from sandbox.handed import MODULE, Handed
 from sandbox.outcome import Outcome
 
@@ -99,7 +106,8 @@ def run(
 ) -> tuple[Outcome, str, str | None]:
     """As `examine`, of checks that were compiled; they find ``given`` among their names."""
     program = Program(stream)
-    namespace: dict[str, object] = {"__name__": MODULE, **given}
+    namespace = program.names
+    namespace |= {"__name__": MODULE, **given}
     ended: BaseException | None = None
     try:
         namespace |= program.load(used)
@@ -242,6 +250,7 @@ class Program:
         self.has_answered = False  # more than that it has what it was asked for
         self.is_lost: Outcome | None = None  # once set, nothing makes the checks hold
         self.why = ""
+        self.names: dict[str, object] = {}  # of the checks
         self._turn = threading.RLock()  # checks may call from several threads
         self._num_nested = 0  # calls in calls
         self._handed = Handed()
@@ -413,7 +422,9 @@ class Program:
         if isinstance(error, AssertionError) and key is None:  # may say what is expected
             return ["threw", number, kinds_of(error), "", []]
         told = number, kinds_of(error), text_of(error), [*plain_arguments(error)]
-        return ["threw", *told] if key is None else ["threw", *told, key]
+        if key is not None:
+            return ["threw", *told, key]
+        return ["threw", *told, self._encode(attributes_of(error))]
 
     def _raised_again(self, answer: wire.Json) -> BaseException | None:
         """The checks' own error that the program let through, if that is its answer."""
@@ -477,7 +488,9 @@ class Program:
         if len(self._kinds) >= faults.MAX_CLASSES:
             return self._resolve(key, name)
         above = [faults.known_base(name, module)]
-        if above == [None]:
+        if (own := self._own_class(name, Exception)) is not None:
+            above = [own]
+        elif above == [None]:
             above = [each if isinstance(each, type) else _base(each) for each in bases]
         made = faults.make_class(self, key, name[:100], [each for each in above if each])
         self._kinds[key] = made
@@ -485,7 +498,8 @@ class Program:
         return made
 
     def _named_tuple(self, parts: list[Any]) -> object:
-        """A tuple with the names that the program has for its fields.
+        """A tuple with the names that the program has for its fields, of the checks' own class if
+        they have one.
 
         Raises:
             ValueError: it is not described as one.
@@ -495,8 +509,17 @@ class Program:
         if kind is None:
             if len(self._tuples) >= _MAX_TUPLE_CLASSES:
                 return values
-            kind = self._tuples[name, fields] = wire.tuple_class(name, fields)
-        return kind._make(values)
+            kind = self._own_class(name, tuple)
+            if getattr(kind, "_fields", None) != fields:
+                kind = wire.tuple_class(name, fields)
+            self._tuples[name, fields] = kind
+        return tuple.__new__(kind, values)
+
+    def _own_class(self, name: str, above: type) -> Any:
+        """The class that the checks define by that name, as where both have it of the prompt."""
+        found = self.names.get(name)
+        is_one = type(found) is type and issubclass(found, above)
+        return found if is_one and found.__module__ == MODULE else None
 
     def _send(self, request: bytes) -> None:
         try:

@@ -5,6 +5,7 @@ import builtins
 import contextlib
 import operator
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sandbox import wire
@@ -35,6 +36,15 @@ def as_builtin(kinds: list[Any], said: str, given: list[Any]) -> Exception:
     return RemoteError(f"{kinds[:1]}: {said}")
 
 
+def bare(kind: Any, said: str, given: Sequence[Any]) -> Exception:
+    """An error of that class, which was raised with what is ``given``; nothing is run for it that
+    the class or those above it define, down to a builtin one."""
+    maker = next(each for each in kind.__mro__ if vars(builtins).get(each.__name__) is each)
+    error: Exception = maker.__new__(kind, *given)
+    error.args = (*given,) if given or not said else (said,)
+    return error
+
+
 def kinds_of(error: BaseException) -> list[str]:
     """The names of its classes, nearest first."""
     return [kind.__name__ for kind in type(error).__mro__]
@@ -60,6 +70,15 @@ def plain_arguments(error: BaseException) -> tuple[wire.Json, ...]:
         for each in given
     )
     return given if is_short else ()
+
+
+def attributes_of(error: BaseException) -> dict[str, Any]:
+    """What it has by names that are for others, if it is plain."""
+    return {
+        name: value
+        for name, value in vars(error).items()
+        if not name.startswith("_") and type(value) in (type(None), bool, int, float, str)
+    }
 
 
 def take_on(old: object, new: object) -> object:

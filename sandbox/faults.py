@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from sandbox.crossing import RemoteError
+from sandbox.crossing import RemoteError, bare
 
 MAX_CLASSES: Final = 100  # for one program
 _KEY: Final = "key of the program's"  # no name that a program could ask for, nor checks write
@@ -81,9 +81,7 @@ def make_class(program: Peer, key: int, name: str, bases: Sequence[type]) -> Err
 
 def make(kind: ErrorKind, key: int, said: str, given: Sequence[Any]) -> Exception:
     """An error of that class, for the one that the program knows by the key."""
-    maker: Any = kind  # whose own call would ask the program
-    error: Exception = maker.__new__(maker, *given)
-    error.args = (*given,) if given or not said else (said,)
+    error = bare(kind, said, given)
     vars(error)[_KEY] = key
     vars(error)[SAID] = said if type(said) is str else ""
     return error

@@ -106,6 +106,43 @@ def test_what_passes_in_one_process_passes(checks, pool):
     assert found.outcome is Outcome.HELD, found
 
 
+def test_classes_that_checks_and_program_both_have_of_a_prompt_are_one(pool):
+    prompt = """
+from typing import NamedTuple
+class Low(Exception):
+    def __new__(cls, message, code): return super().__new__(cls, message)
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.code = code
+    def twice(self): return 2 * self.code
+class Point(NamedTuple):
+    x: int
+    def up(self): return self.x + 1
+"""
+    program = """
+def f(x):
+    if x < 0: raise Low("low", code=x)
+    return Point(x)
+def g(call):
+    try: return call()
+    except Low as error: return error.args, error.code, type(error) is Low
+"""
+    checks = """
+try: f(-3)
+except Low as error: assert (error.code, error.twice(), str(error)) == (-3, -6, "low")
+else: assert False
+assert isinstance(f(2), Point) and f(2).up() == 3
+def fail(): raise Low("no", 7)
+assert g(fail) == (("no",), 7, True)
+"""
+    exec(f"{prompt}{program}{checks}", {"__name__": "checks"})  # the control
+    (found,) = pool.examine_all([(prompt + program, Checks(prompt + checks, ("f", "g")))])
+    assert found.outcome is Outcome.HELD, found
+    wrong = program.replace("if x < 0", "if x < -3")
+    (found,) = pool.examine_all([(prompt + wrong, Checks(prompt + checks, ("f", "g")))])
+    assert found.outcome is Outcome.FAILED, found
+
+
 @pytest.mark.parametrize(
     "checks",
     [
