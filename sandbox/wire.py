@@ -349,15 +349,22 @@ def _plain_base(value: object) -> object:
     kind = type(value)
     for base, convert in _BASES.items():
         if issubclass(kind, base):
-            same = all(
-                _defined(kind, method) is _defined(base, method)
-                for method in ("__eq__", "__ne__", "__iter__")
-                if hasattr(base, method)
-            )
-            return convert(value) if same else None
-    # These equal whatever the plain value in them equals.
-    held = value.data if kind in _WRAPPERS else None  # type: ignore[attr-defined]
-    return held if kind in _WRAPPERS and type(held) is _WRAPPERS[kind] else None
+            return convert(value) if _compares_alike(kind, base) else None
+    for base, inside in _WRAPPERS.items():
+        if issubclass(kind, base) and _compares_alike(kind, base):
+            # These equal whatever the plain value in them equals.
+            held: object = value.data  # type: ignore[attr-defined]
+            return held if type(held) is inside else None
+    return None
+
+
+def _compares_alike(kind: type, base: type) -> bool:
+    """Whether the subclass left alone what equality is made of."""
+    return kind is base or all(
+        _defined(kind, method) is _defined(base, method)
+        for method in ("__eq__", "__ne__", "__iter__", *(_OF_MAPPINGS if base is UserDict else ()))
+        if hasattr(base, method)
+    )
 
 
 def _fields(kind: Any, length: int) -> str:
@@ -407,6 +414,7 @@ def _defined(kind: type, method: str) -> object:
     return next((vars(each)[method] for each in kind.__mro__ if method in vars(each)), None)
 
 
+_OF_MAPPINGS: Final = ("__getitem__", "items", "__len__")
 _WRAPPERS: Final[dict[type, type]] = {UserList: list, UserDict: dict, UserString: str}
 # Not through str(value) and the like: those a subclass may override.
 _BASES: Final[dict[type, Callable[[Any], object]]] = {

@@ -99,6 +99,12 @@ def all_of(): return Number.ONE, Text.A, {Number.ONE: Text.A}, Bits.X | Bits.Y
 """,
         "assert all_of() == (1, 'a', {1: 'a'}, 3)",
     ),
+    "the name of a class": (
+        "class Node: pass\nclass Leaf(Node): pass\ndef f(x): return Leaf() if x else Node()",
+        "assert f(0).__class__.__name__ == 'Node' and f(1).__class__.__name__ == 'Leaf'\n"
+        "assert f(1).__class__ == f(2).__class__ != f(0).__class__\n"
+        "assert not isinstance(f(1), (int, str, type, BaseException)) and isinstance(f(1), Node)",
+    ),
     "an iterator at its end": (
         "def count(): return iter([1])",
         """

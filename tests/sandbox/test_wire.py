@@ -226,6 +226,16 @@ def test_what_wraps_plain_data_and_equals_it_goes_as_that():
 
         __hash__ = None
 
+    class Table(UserDict):
+        def total(self):
+            return sum(self.values())
+
+    class Double(UserDict):
+        def __getitem__(self, key):
+            return 2 * super().__getitem__(key)
+
+    assert wire.encode(Table(a=1), refer) == ["dict", "a", 1]
+    assert wire.encode(Double(a=1), refer) == ["ref", 7, "Double"]
     lying = UserList()
     lying.data = Listed()
     assert wire.encode(Same([1]), refer) == ["ref", 7, "Same"]
