@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, NoReturn, SupportsIndex
 from sandbox import faults, named, wire
 from sandbox.candidate import SPECIAL
 from sandbox.crossing import (
+    TOLD,
     as_builtin,
     attributes_of,
     kinds_of,
@@ -42,7 +43,6 @@ _TELLING: Final = frozenset(
     __annotations__ __dict__ __doc__ __module__ __name__ __qualname__ __version__ _name_ _value_
     """.split()  # noqa: SIM905
 )
-_TOLD: Final = "told_by_the_program"  # the attribute of an error that was raised there
 _MAX_SHOWN_BITS: Final = 1000
 OUT_OF_PROTOCOL: Final = "the program answered out of protocol"
 _GONE: Final = "the program ended before its checks were through"
@@ -140,7 +140,7 @@ def _outcome(
     judging of all the others.
     """
     at = where(error, source)
-    if isinstance(told := getattr(error, _TOLD, None), _Told):
+    if isinstance(told := getattr(error, TOLD, None), _Told):
         return Outcome.RAISED, f"{told.detail}; {at}", told.kind
     if isinstance(error, NotData):
         # What was handed over may be made of an answer, by what the checks expected that to be.
@@ -402,7 +402,7 @@ class Program:
             raise
         except Exception as error:  # noqa: BLE001 - the program is told, as its own call would
             answer = self._thrown(error)
-            if isinstance(error, AssertionError) and _TOLD not in vars(error):
+            if isinstance(error, AssertionError) and TOLD not in vars(error):
                 failed[:] = [*failed[:1], error]  # two are enough to tell
         else:
             answer = ["returned", self._encode(result)]
@@ -466,7 +466,7 @@ class Program:
         if isinstance(error, _STOPS) and not may_stop:
             # As from a generator (PEP 479): `all(map(f, cases))` would end there, and hold.
             error = RuntimeError(f"the program raised {type(error).__name__}")
-        setattr(error, _TOLD, _Told(name, detail))
+        setattr(error, TOLD, _Told(name, detail))
         return error
 
     def _error_class(self, parts: list[Any]) -> Any:

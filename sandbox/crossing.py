@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sandbox import wire
 
+TOLD: Final = "told_by_the_program"  # the attribute of an error that was raised there
 _MAX_SAID: Final = 1000  # of an error
 _MAX_ARGUMENTS: Final = 8
 _MAX_BITS: Final = 64

@@ -6,6 +6,8 @@ Nothing about them can be read: neither what a function refers to, nor attribute
 underscore.
 """
 
+import functools
+import io
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FunctionType
@@ -88,6 +90,9 @@ class Handed:
 
 _CALL: Final = frozenset(("__call__",))
 _ITERATOR: Final = frozenset(("__iter__", "__next__"))
+_OF_FILES: Final = frozenset(("__enter__", "__exit__"))
+_OF_KEYS: Final = frozenset(f"__{name}__" for name in ("eq", "ge", "gt", "le", "lt"))
+_KEY: Final[type] = type(functools.cmp_to_key(lambda one, other: 0))
 _OF_ATTRIBUTES: Final = frozenset(("__getattr__", "__setattr__"))
 
 
@@ -106,6 +111,10 @@ def _methods_of(value: Any) -> frozenset[str]:
         return _OF_ATTRIBUTES.union(name for name in defined if callable(getattr(kind, name)))
     if kind is partial and any(value.func is each for each in named.POWERFUL):
         return frozenset()
+    if kind in (io.StringIO, io.BytesIO):
+        return _ITERATOR | _OF_FILES | _OF_ATTRIBUTES
+    if kind is _KEY:
+        return _CALL | _OF_KEYS
     if callable(value):
         return _CALL
     return _ITERATOR if isinstance(value, Iterator) else frozenset()

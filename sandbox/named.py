@@ -6,6 +6,7 @@ such a function runs. What a program returns never crosses over by name.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,6 +23,7 @@ from types import (
 from typing import Any, Final
 
 from sandbox import wire
+from sandbox.crossing import TOLD
 
 _OF_CLASSES: Final = (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)
 _BOUND: Final = (BuiltinFunctionType, MethodType)
@@ -35,12 +37,17 @@ POWERFUL: Final = (
 
 def describe(value: Any) -> wire.Json | None:
     """What is sent for a function or class of the standard library, for a method of a value that
-    cannot change, or for what `functools.partial` and the like make of these; None for all else."""
+    cannot change, for what `functools.partial` and the like make of these, for a pattern, or for a
+    plain error; None for all else."""
     if (name := _name_of(value)) is not None:
         return ["named", *name]
     kind = type(value)
     if kind is partial:
         return _made(partial, (value.func, *value.args), value.keywords)
+    if kind is re.Pattern:
+        return _made(re.compile, (value.pattern, value.flags), {})
+    if issubclass(kind, BaseException) and vars(value).keys() <= {TOLD}:
+        return _made(kind, value.args, {})
     if kind in (itemgetter, attrgetter, methodcaller):
         maker, given = value.__reduce__()
         return _made(maker, given, {}) if maker is kind else None
@@ -96,6 +103,8 @@ def _name_of(value: Any) -> tuple[str, str] | None:
 
 
 def _made(maker: object, given: tuple[Any, ...], named: dict[str, Any]) -> wire.Json | None:
+    if describe(maker) is None:
+        return None
     if not all(map(_is_fixed, (*given, *named.values()))):
         parts = [describe(each) for each in (*given, *named.values()) if not _is_fixed(each)]
         if None in parts:

@@ -26,7 +26,7 @@ from collections import (
     namedtuple,
 )
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from json import encoder
@@ -547,20 +547,45 @@ def _date_parts(value: date) -> tuple[int, int, int]:
     return value.year, value.month, value.day
 
 
-def _time_parts(value: time | datetime) -> tuple[int, int, int, int, int]:
-    if value.tzinfo is not None:
-        raise Unsendable("a time with a zone")
-    return value.hour, value.minute, value.second, value.microsecond, value.fold
+def _time_parts(value: time | datetime) -> tuple[int, ...]:
+    """The last three are those of the offset, if it has a fixed one."""
+    parts = value.hour, value.minute, value.second, value.microsecond, value.fold
+    if value.tzinfo is None:
+        return parts
+    if type(value.tzinfo) is not timezone:
+        raise Unsendable("a time of a zone that is more than an offset")
+    return *parts, *_delta_parts(value.tzinfo.utcoffset(None))
 
 
-def _folded(kind: Callable[..., Any], numbers: list[int]) -> Any:
-    *parts, fold = numbers
-    return kind(*parts, fold=fold)
+def _delta_parts(value: timedelta) -> tuple[int, int, int]:
+    return value.days, value.seconds, value.microseconds
+
+
+def _time(kind: Callable[..., Any], parts: list[Any], num_parts: int) -> Any:
+    numbers = _numbers(parts, *[int] * (len(parts) if len(parts) > num_parts else num_parts))
+    *parts, fold = numbers[:num_parts]
+    zone = timezone(timedelta(*numbers[num_parts:])) if len(numbers) > num_parts else None
+    return kind(*parts, fold=fold, tzinfo=zone)
+
+
+def _defaulting(parts: list[Any]) -> defaultdict[Any, Any]:
+    factory, *pairs = parts
+    if factory is not None and not isinstance(factory, type):
+        raise ValueError("no type that makes what is missing")
+    filled: Any = _mapping(defaultdict)(pairs)
+    filled.default_factory = factory
+    return filled  # type: ignore[no-any-return]
 
 
 def _without_values(parts: list[Any]) -> list[Any]:
     """What has these keys."""
     return [each for key in parts for each in (key, None)]
+
+
+def _default_of(value: defaultdict[Any, Any]) -> object:
+    """What makes its missing values, if that is a type that crosses over."""
+    factory = value.default_factory
+    return factory if type(factory) is type and factory in _TYPE_NAMES else None
 
 
 _TYPES: Final[dict[str, type]] = {
@@ -584,7 +609,7 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     deque: _tagged("deque", lambda value: (value.maxlen, *value)),
     Counter: _tagged("Counter", _pairs),
     OrderedDict: _tagged("OrderedDict", _pairs),
-    defaultdict: _tagged("defaultdict", _pairs),
+    defaultdict: _tagged("defaultdict", lambda value: (_default_of(value), *_pairs(value))),
     MappingProxyType: _tagged("dict", _pairs),
     type({}.keys()): _tagged("keys", iter),
     type({}.items()): _tagged("items", _pairs_of_items),
@@ -595,7 +620,7 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     date: _tagged("date", _date_parts),
     time: _tagged("time", _time_parts),
     datetime: _tagged("datetime", lambda value: (*_date_parts(value), *_time_parts(value))),
-    timedelta: _tagged("timedelta", lambda value: (value.days, value.seconds, value.microseconds)),
+    timedelta: _tagged("timedelta", _delta_parts),
 }
 
 # What is done with these tags where nobody says otherwise.
@@ -618,14 +643,14 @@ _DECODERS: Final[dict[str, Decoder]] = {
     "deque": lambda parts: deque(parts[1:], parts[0]),
     "Counter": _mapping(Counter),
     "OrderedDict": _mapping(OrderedDict),
-    "defaultdict": _mapping(defaultdict),
+    "defaultdict": _defaulting,
     "Decimal": lambda parts: Decimal(_one(parts, str)),
     "Fraction": lambda parts: Fraction(*_short(_numbers(parts, int, int))),
     "date": lambda parts: date(*_numbers(parts, *[int] * 3)),
     "keys": lambda parts: _mapping(dict)(_without_values(parts)).keys(),
     "items": lambda parts: _mapping(dict)(parts).items(),
     "constant": lambda parts: {"Ellipsis": ..., "NotImplemented": NotImplemented}[_one(parts, str)],
-    "time": lambda parts: _folded(time, _numbers(parts, *[int] * 5)),
-    "datetime": lambda parts: _folded(datetime, _numbers(parts, *[int] * 8)),
+    "time": lambda parts: _time(time, parts, 5),
+    "datetime": lambda parts: _time(datetime, parts, 8),
     "timedelta": lambda parts: timedelta(*_numbers(parts, *[int] * 3)),
 }

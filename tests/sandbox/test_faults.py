@@ -94,6 +94,9 @@ with raises(Base): f(-1)
     "raised by the program, through both": "assert catch(lambda: f(-4)) == -4\n"
     "try: let(lambda: f(0))\nexcept Missing: pass\nelse: assert False",
     "handed back": "try: f(-1)\nexcept Low as error: assert is_low(error)",
+    "builtin ones, handed back": "def raised():\n    try: f(7)\n"
+    "    except IndexError as error: return error\n"
+    "assert not is_low(raised()) and is_low(Low('x'))",
     "that do not happen": "try: x = f(9)\nexcept Low: assert False\nassert x == 9",
     "of what is returned": "assert not isinstance(f(9), Low) and not isinstance(ValueError(), Low)",
 }

@@ -137,6 +137,24 @@ HONEST = {
         "kept = []\ndef on(f): kept.append(f); return f\ndef emit(x): return [f(x) for f in kept]",
         "@on\ndef a(x): return x + 1\non(lambda x: -x)\nassert emit(3) == [4, -3] and a(1) == 2",
     ),
+    "files in memory": (
+        "import json\ndef save(x, file): json.dump(x, file); print('', end='.', file=file)\n"
+        "def load(file): return [line.strip() for line in file], file.read()",
+        "import io\nfile = io.StringIO()\nsave([1], file)\nassert file.getvalue() == '[1].'\n"
+        "assert load(io.StringIO('a\\nb')) == (['a', 'b'], '')",
+    ),
+    "patterns, and errors": (
+        "def f(pattern, error):\n    if not pattern.match('a'): raise error",
+        "import re\nf(re.compile('A', re.I), ValueError('no'))\n"
+        "try: f(re.compile('b'), ValueError('no', 2))\n"
+        "except ValueError as error: assert error.args == ('no', 2)\nelse: assert False\n"
+        "def same(x): return x\nassert re.fullmatch('a', same('a'))",
+    ),
+    "an order": (
+        "def f(xs, key): return sorted(xs, key=key)",
+        "import functools\n"
+        "assert f([1, 3, 2], functools.cmp_to_key(lambda a, b: b - a)) == [3, 2, 1]",
+    ),
     "output": (APPLY, "assert apply(print, 'x') is None"),
 }
 

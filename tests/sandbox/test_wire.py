@@ -3,8 +3,9 @@ import json
 import random
 import socket
 import struct
-import time
-from collections import Counter, UserDict, UserList, UserString, namedtuple
+import time as clock
+from collections import Counter, UserDict, UserList, UserString, defaultdict, namedtuple
+from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import given, settings
@@ -242,6 +243,32 @@ def test_what_wraps_plain_data_and_equals_it_goes_as_that():
     assert wire.encode(lying, refer) == ["ref", 7, "UserList"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        defaultdict(list, a=[1]), defaultdict(None, a=1), defaultdict(int),
+        datetime(2020, 1, 2, tzinfo=UTC), time(1, 2, tzinfo=timezone(timedelta(hours=-3))),
+        datetime(2020, 1, 2, 3, fold=1, tzinfo=timezone(timedelta(seconds=1))),
+    ],
+)  # fmt: skip
+def test_what_a_missing_value_is_and_an_offset_arrive(value):
+    arrived = there_and_back(value)
+    assert (type(arrived), arrived, repr(arrived)) == (type(value), value, repr(value))
+
+
+def test_a_mapping_that_calls_a_function_for_what_is_missing_arrives_without_it():
+    assert there_and_back(defaultdict(lambda: 1, a=2)).default_factory is None
+
+
+def test_a_zone_that_is_more_than_an_offset_stays():
+    class Zone(tzinfo):
+        def utcoffset(self, when):
+            return timedelta(hours=when.month)
+
+    with pytest.raises(wire.Unsendable):
+        wire.encode(datetime(2020, 1, 2, tzinfo=Zone()), no_reference)
+
+
 def test_named_tuples_go_with_their_fields():
     point = namedtuple("Point", "x y")(1, [2])
     data = wire.encode(point, no_reference)
@@ -329,11 +356,11 @@ def keys_in_each_others_way(bits):
 
 
 def seconds_to_decode(value):
-    started_s = time.thread_time()
+    started_s = clock.thread_time()
     decoded = None
     with contextlib.suppress(wire.ProtocolError):
         decoded = wire.decode(value, no_reference)
-    return decoded, time.thread_time() - started_s
+    return decoded, clock.thread_time() - started_s
 
 
 def test_keys_that_take_long_to_add_are_refused(monkeypatch):
