@@ -491,7 +491,7 @@ class Program:
         if (own := self._own_class(name, Exception)) is not None:
             above = [own]
         elif above == [None]:
-            above = [each if isinstance(each, type) else _base(each) for each in bases]
+            above = [_base(each) for each in bases]
         made = faults.make_class(self, key, name[:100], [each for each in above if each])
         self._kinds[key] = made
         self._objects[key] = made
@@ -671,8 +671,11 @@ _SHORT: Final = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
-def _base(name: object) -> type | None:
-    return faults.known_base(name, "builtins") if type(name) is str else None
+def _base(described: object) -> type | None:
+    """A class of errors: a builtin one's name, or a stand-in."""
+    if type(described) is str:
+        return faults.known_base(described, "builtins")
+    return described if type(described) is faults.ErrorKind else None
 
 
 def _said_of(error: BaseException) -> str:

@@ -22,7 +22,7 @@ CASES = {
     "objects": (OBJECT, "assert f() == Point(1)", "assert f().x == 1 and str(f()) == 'Point(x=1)'"),
     "operators": (OBJECT, "assert (f(1) + f(2)).x == 3", "assert f(1).x + f(2).x == 3"),
     "conversion": (OBJECT, "assert float(f()) == 1.0", "assert float(f().x) == 1.0"),
-    "membership": (OBJECT, "assert 1 in f()", "assert f().has(1) and 0 in f()"),
+    "membership": (OBJECT, "assert 1 in f()", "assert f().has(1) and next(iter(f())) == 0"),
     "identity": ("def f(x): return x", "x = [1]\nassert f(x) is x", "x = [1]\nassert f(x) == x"),
     "a function": (
         "def f(): return len",

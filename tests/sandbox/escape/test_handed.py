@@ -168,6 +168,12 @@ SAID = {
         'say(["raised own", ["error", 7, "ProgramLost", "sandbox.checker"], 8, [], "", "", ""])',
     "a class that cannot be": 'say(["raised own", ["error", 7, "E", "x", "OSError", "KeyError",'
         ' "SyntaxError"], 8, [], "", "", ""])',
+    "a class of numbers":
+        'say(["raised own", ["error", 7, "E", "x", ["type", "int"]], 8, [], "", "", ""])',
+    "a tuple for a class":
+        'say(["raised own", ["error", 7, "E", "x", ["tuple"]], 8, [], "", "", ""])',
+    "a class that is its own base":
+        'say(["raised own", ["error", 7, "E", "x", ["error", 7, "E", "x"]], 8, [], "", "", ""])',
     "no class": 'say(["raised own", ["ref", 7, "E"], 8, [], "", "", ""])',
     "an error among what it was given":
         'say(["raised own", ["error", 7, "E", "x"], 8, [], "", "", "", ["ref", 0, "x"]])',
