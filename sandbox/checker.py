@@ -273,7 +273,8 @@ class Program:
                 raise _Broken(outcome, kind, detail)
             case _:
                 self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
-        found = self.ask("names", sorted(names), others={"error": self._error_class})
+        decoders = self._decoders | {"error": self._error_class}
+        found = self.ask("names", sorted(names), others=decoders)
         if type(found) is not dict or not found.keys() <= set(names):
             self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
         self.has_answered = any(self.key_of(each) is None for each in found.values())

@@ -285,7 +285,7 @@ FIELDS = {
         "    def double(self): return 2 * self.a\n"
         "def f(x): return P(x, [Q(x)])\ndef g(q): return q.double(), type(q) is Q\n"
         "def h(p): return p.left + p.right, type(p).__name__, p._fields\n"
-        "def add(points): points.append(P(5, 6))",
+        "def add(points): points.append(P(5, 6))\nORIGIN = P(0, 0)",
         "from collections import namedtuple\nR = namedtuple('R', 'left right')\n"
         "assert f(1).x == 1 and f(1) == (1, [(1, 'z')]) and f(1).y[0].b == 'z'\n"
         "assert f(1)._fields == ('x', 'y') and f(1)._asdict()['x'] == 1 and f(2)[0] == 2\n"
@@ -293,7 +293,7 @@ FIELDS = {
         "x, y = f(3)\nassert x == 3 and y == [(3, 'z')] and f(4) in [(4, [(4, 'z')])]\n"
         "assert g(f(2).y[0]) == (4, True) and g(f(2).y[0]._replace(a=5)) == (10, True)\n"
         "assert h(R(1, 2)) == (3, 'R', ('left', 'right'))\n"
-        "points = [R(1, 2)]\nadd(points)\n"
+        "points = [R(1, 2)]\nadd(points)\nassert ORIGIN.y == 0\n"
         "assert points == [(1, 2), (5, 6)] and points[0].left == 1\n"
         "assert str(f(1)) == \"P(x=1, y=[Q(a=1, b='z')])\"",
     ),
