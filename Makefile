@@ -182,7 +182,7 @@ TRAINED_THERE = $(wildcard $(GPU_RUNS)/n4/checkpoints)
 A_MINUTE      := timeout 60
 ifneq ($(GPU),)
 SHAPES_SIZE    = --minutes $(if $(TRAINED_THERE),4.5,8)
-DECODED_SIZE  := --count 18 --max-new-tokens 96
+DECODED_SIZE  := --count 9 --max-new-tokens 96
 EXACT_SIZE    := --count 40 --others 10 --max-new-tokens 64 --drafts 1,3 --batches 1,8
 else
 SHAPES_SIZE   := --batches 1 --minutes 0.4

@@ -84,6 +84,20 @@ def require_replaceable(path: Path) -> None:
         raise InputError(f"{path}: {folder} cannot be written to; name a place that can")
 
 
+def require_near(path: Path) -> None:
+    """See to it that no folder but the file's own has to be made for it.
+
+    Where more are missing a name was most likely mistyped.
+
+    Raises:
+        InputError: they are, or no file may take `path`'s place.
+    """
+    require_replaceable(path)
+    above = path.absolute().parent.parent
+    if not above.exists():
+        raise InputError(f"{path}: there is no {above}; make that folder, or name another place")
+
+
 def _stands_for_an_open_file(path: Path) -> bool:
     """As /dev/stdout and /dev/fd/3 do: their place is in /proc."""
     places = [path, path.parent / path.readlink()] if path.is_symlink() else [path]

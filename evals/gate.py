@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -104,7 +104,7 @@ def gate(
     score: Score,
     tolerances: Tolerances | None = None,
     max_timed_out: float = MAX_TIMED_OUT,
-    samples: Mapping[str, KeptSample] | None = None,
+    samples: Callable[[], Mapping[str, KeptSample]] = dict,
     *,
     requires_sampling: bool = False,
 ) -> GateResult:
@@ -112,8 +112,9 @@ def gate(
 
     A metric's tolerance is the drop that nobody minds. Where a share of samples larger by more
     than `max_timed_out` times out than did for the baseline, the judge is doubted, not the model.
-    `samples` are the score's own, to show beside the baseline's. `requires_sampling` refuses what
-    does not say in full how its samples were drawn, which is noted otherwise.
+    `samples` gives the score's own, to show beside the baseline's, once the two are known to be
+    comparable. `requires_sampling` refuses what does not say in full how its samples were drawn,
+    which is noted otherwise.
 
     Raises:
         IncomparableError: the two differ in more than the model, or may, by what is required.
@@ -128,6 +129,7 @@ def gate(
     metrics = tuple(_metric_results(baseline, score, tolerances))
     problems = tuple(_problems(baseline, score, max_timed_out))
     outcome: Outcome = "unhealthy" if problems else _worst(metrics)
+    shown = samples()
     return GateResult(
         outcome=outcome,
         exit_status=EXIT_STATUS[outcome],
@@ -135,8 +137,8 @@ def gate(
         num_tasks=score.num_tasks,
         num_samples=score.num_samples,
         metrics=metrics,
-        newly_failing=_newly("failing", baseline, score, samples or {}),
-        newly_passing=_newly("passing", baseline, score, samples or {}),
+        newly_failing=_newly("failing", baseline, score, shown),
+        newly_passing=_newly("passing", baseline, score, shown),
         problems=problems,
         warnings=tuple(_warnings(metrics)),
         notes=tuple(_notes(baseline, score)),
@@ -324,6 +326,11 @@ def _notes(baseline: Baseline, score: Score) -> Iterator[str]:
         yield (
             f"bits per byte of the reference solutions: {baseline.bits_per_byte:.3f} for the "
             f"baseline, {score.bits_per_byte:.3f} now (lower is better)"
+        )
+    if score.weak:
+        yield (
+            f"{score.weak} of {score.num_samples} verdicts are weak, the programs' own word: their "
+            "checks ran beside them"
         )
     if score.references is None:
         yield "no reference solutions were judged beside these: nothing vouches for the judge"

@@ -173,6 +173,16 @@ def undeclared_names(task: Task) -> set[str]:
     return _names_taken(checks).difference(task.checked_names)
 
 
+def require_compiles(checks: str) -> None:
+    """
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: these do not: a `return` outside of a
+            function parses, for one.
+    """
+    with _no_warnings():
+        compile(checks, "<checks>", "exec", dont_inherit=True)
+
+
 def can_fail(checks: str, names: Iterable[str]) -> bool:
     """Whether anything in the checks could fail by itself, but for the program's own functions.
 

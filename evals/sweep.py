@@ -7,7 +7,7 @@ of the samples and scoring on the other takes that away.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -83,16 +83,19 @@ class _At(NamedTuple):
         return list(zip(self.drawn.tolist(), self.passed.tolist(), strict=True))
 
 
-def sweep(scores: Sequence[Score], ks: Sequence[int] = (1,)) -> Sweep:
-    """
+def sweep(scores: Mapping[str, Score], ks: Sequence[int] = (1,)) -> Sweep:
+    """`scores` by the names of their files, by which they are told of.
+
     Raises:
         IncomparableError: the scores differ in more than the temperature.
         InputError: they are not of several temperatures, or some k is more than a task's samples.
     """
-    by_temperature = _by_temperature(scores)
-    first = next(iter(by_temperature.values()))
-    for other in by_temperature.values():
-        _hold_to_same(first, other)
+    names = _names_by_temperature(scores)
+    by_temperature = {at: scores[name] for at, name in names.items()}
+    first_name, *_ = names.values()
+    first = scores[first_name]
+    for name in names.values():
+        _hold_to_same((first_name, first), (name, scores[name]))
     origins = first.origins
     of_tasks = [origins[task_id] for task_id in first.tasks] if origins else None
     assert first.sampling is not None
@@ -104,7 +107,7 @@ def sweep(scores: Sequence[Score], ks: Sequence[int] = (1,)) -> Sweep:
         num_samples={_key(at): score.num_samples for at, score in by_temperature.items()},
         by_k={
             str(k): _sweep_at_k(
-                [_counts(at, score, list(first.tasks), k) for at, score in by_temperature.items()],
+                [_counts(name, scores[name], list(first.tasks), k) for name in names.values()],
                 k,
                 of_tasks,
             )
@@ -113,24 +116,28 @@ def sweep(scores: Sequence[Score], ks: Sequence[int] = (1,)) -> Sweep:
     )
 
 
-def _by_temperature(scores: Sequence[Score]) -> dict[float, Score]:
-    found: dict[float, Score] = {}
-    for score in scores:
+def _names_by_temperature(scores: Mapping[str, Score]) -> dict[float, str]:
+    found: dict[float, str] = {}
+    for name, score in scores.items():
         if score.sampling is None:
             raise InputError(
-                f"{score.benchmark}: a score does not say at which temperature it was drawn; "
-                "put a sampling.json beside the samples, judge and score them again"
+                f"{name}: does not say at which temperature it was drawn; put a sampling.json "
+                "beside the samples, judge and score them again"
             )
         temperature = score.sampling.temperature
         if temperature in found:
-            raise InputError(f"two scores are of temperature {temperature:g}; give one of each")
-        found[temperature] = score
+            raise InputError(
+                f"{name}: of temperature {temperature:g}, as {found[temperature]} is; give one of "
+                "each"
+            )
+        found[temperature] = name
     if len(found) < 2:
         raise InputError("a sweep needs the scores of two temperatures or more")
     return dict(sorted(found.items()))
 
 
-def _hold_to_same(first: Score, other: Score) -> None:
+def _hold_to_same(one: tuple[str, Score], another: tuple[str, Score]) -> None:
+    (name_of_first, first), (name, other) = one, another
     assert first.sampling is not None
     assert other.sampling is not None
     # As if the other were drawn at the first's temperature, and as often.
@@ -142,20 +149,22 @@ def _hold_to_same(first: Score, other: Score) -> None:
         *differences(first.sampling.model, other.sampling.model, "sampling.model"),
     ):
         raise IncomparableError(
-            f"{one_line(field)} differs: {quoted(ours)} at temperature "
-            f"{first.sampling.temperature:g}, {quoted(theirs)} at {other.sampling.temperature:g}"
+            f"{name}: {one_line(field)} is {quoted(theirs)}, and {quoted(ours)} in "
+            f"{name_of_first}; sweep scores that differ in temperature alone"
         )
 
 
-def _counts(temperature: float, score: Score, task_ids: Sequence[str], k: int) -> _At:
+def _counts(name: str, score: Score, task_ids: Sequence[str], k: int) -> _At:
+    assert score.sampling is not None
+    temperature = score.sampling.temperature
     drawn, passed = np.array([score.tasks[task_id] for task_id in task_ids]).T
     if holds_copies(score):
         # Copies of one sample: as many more as are wanted would be the same.
         return _At(temperature, np.full_like(drawn, 2 * k), np.where(passed > 0, 2 * k, 0))
     if k > drawn.min():
         raise InputError(
-            f"k = {k} is more than the {drawn.min()} samples of a task at temperature "
-            f"{temperature:g}; draw more samples or ask for another k"
+            f"{name}: k = {k} is more than the {drawn.min()} samples of a task; draw more samples "
+            "or ask for another k"
         )
     return _At(temperature, drawn, passed)
 

@@ -613,6 +613,8 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     MappingProxyType: _tagged("dict", _pairs),
     type({}.keys()): _tagged("keys", iter),
     type({}.items()): _tagged("items", _pairs_of_items),
+    type(OrderedDict().keys()): _tagged("keys", iter),
+    type(OrderedDict().items()): _tagged("items", _pairs_of_items),
     type(...): lambda value, inner: ["constant", "Ellipsis"],
     type(NotImplemented): lambda value, inner: ["constant", "NotImplemented"],
     Decimal: _tagged("Decimal", lambda value: (str(value),)),

@@ -1,12 +1,16 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 import hypothesis
 import pytest
 
 import sandbox
+from mtp_code.cli import judging
 from tests import workers
 
 # Before torch is imported: no test uses a GPU by accident. TEST_CUDA_DEVICES=0 lends it one.
@@ -82,3 +86,32 @@ def needs_sandbox() -> None:
         sandbox.require()
     except sandbox.SandboxUnavailable as unavailable:
         pytest.skip(str(unavailable))
+
+
+@pytest.fixture(scope="session")
+def warm_incubators() -> Iterator[sandbox.Incubators]:
+    with closing(sandbox.Incubators()) as kept:
+        yield kept
+
+
+@pytest.fixture(scope="module")
+def shared_incubators(warm_incubators: sandbox.Incubators) -> Iterator[None]:
+    """Pools share two incubators, as they may, in place of warming up two of their own each.
+
+    Not for tests of what pools start, what they leave, or what of the harness they take along.
+    """
+
+    class Shared(sandbox.Incubators):
+        def __init__(self, interpreter: str | None = None) -> None:
+            super().__init__(interpreter)
+            self.is_shared = interpreter is None
+            if self.is_shared:
+                self.of_programs = warm_incubators.of_programs
+                self.of_checks = warm_incubators.of_checks
+
+        def close(self) -> None:
+            if not self.is_shared:
+                super().close()
+
+    with patch("sandbox.engine.Incubators", Shared), patch.object(judging, "Incubators", Shared):
+        yield

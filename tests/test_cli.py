@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from mtp_code.cli import _TOPICS, make_app
 from tests.commands import complaint, mtp_code, mtp_code_process
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 SOLVED = {"task_id": "HumanEval/53", "completion": "    return x + y\n"}
 WRONG = {"task_id": "HumanEval/53", "completion": "    return x - y\n"}
 
@@ -87,6 +89,7 @@ def test_the_version_is_said(tmp_path):
         (["trian"], "no such command 'trian'; did you mean 'train'?"),
         (["bench", "decod"], "bench: no such command 'decod'; did you mean 'decode'?"),
         (["train"], "train: missing argument 'RECIPE'; see mtp-code train --help"),
+        (["gate"], "gate check: missing argument 'SCORES'; see mtp-code gate check --help"),
         (["gate", "self-tst"], "gate: no such command 'self-tst'; did you mean 'self-test'?"),
         (["gate", "a.json"], "gate check: missing option '--baseline'; see mtp-code gate check"),
         (["train", "tiny", "--tokns", "x"], "train: no option --tokns; did you mean --tokens?"),

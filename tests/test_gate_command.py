@@ -77,6 +77,13 @@ def test_each_outcome_has_its_exit_status_and_its_files(
     assert f"**{outcome}**" in (folder / "out/gate.md").read_text()
 
 
+def test_what_is_refused_is_told_in_one_line_and_of_what_is_shown_nothing(baseline: Path) -> None:
+    held = gate(baseline.parent, score(BEFORE))
+    assert "samples.jsonl: not there" in held.stderr  # the control
+    refused = gate(baseline.parent, score(BEFORE, **OTHER_LIMITS))
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_a_summary_is_added_to(baseline: Path) -> None:
     summary = baseline.parent / "summary.md"
     summary.write_text("# Before\n")
@@ -166,6 +173,8 @@ def test_temperatures_are_swept(tmp_path: Path) -> None:
     assert "cross-fitted" in done.stdout
     assert json.loads((tmp_path / "sweep.json").read_text())["by_k"]["1"]["oracle"]["value"] == 0.75
     assert "two temperatures or more" in complaint(mtp_code("sweep", "0.2.json", cwd=tmp_path), 2)
+    twice = mtp_code("sweep", "0.2.json", "0.2.json", cwd=tmp_path)
+    assert "0.2.json: given twice" in complaint(twice, 2)
 
 
 TASK = {

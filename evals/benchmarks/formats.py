@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from evals.errors import RecordError, UnusableRowError
-from evals.program import can_fail, humaneval_checks, mbpp_checks
+from evals.program import can_fail, humaneval_checks, mbpp_checks, require_compiles
 from evals.prompts import (
     CHAT,
     CHAT_PLAIN,
@@ -216,7 +216,11 @@ def make_benchmark(
 
 def _task_of(kind: type[Row], row: Mapping[str, Any], where: str) -> Task | None:
     try:
-        return validated(kind, row, where).task()
+        task = validated(kind, row, where).task()
+        if task is not None and task.beside:
+            # What such checks break by is taken for a program's doing, so these would fail all.
+            require_compiles(task.checks)
+        return task
     except UnusableRowError as error:
         raise RecordError(f"{where}: {error}") from None
     except SyntaxError as error:

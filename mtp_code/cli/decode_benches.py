@@ -96,12 +96,16 @@ def bench_decode(
         "left_out": left_out,
     }
     path = out or figures_folder(run) / f"decode-{asked.name}.json"
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        write_json(path, record | {"rows": rows + found})
+
     for size in sizes:
         try:
             with progress_bar(f"decoding rounds, {size} side by side") as on_progress:
                 rows += measure(
                     model, tokenizer, requests, on_progress, others if size == 1 else {}, size,
-                    bandwidth,
+                    bandwidth, keep,
                 )  # fmt: skip
             if synthetic:
                 with progress_bar(f"drafts that stand as told, {size} side by side") as on_progress:

@@ -26,7 +26,9 @@ class CheckByDefault(TyperGroup):
     """`gate SCORES …` is short for `gate check SCORES …`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+        if not args:
+            args = ["check"]  # which says what it lacks
+        elif args[0] not in (*self.commands, *ctx.help_option_names):
             is_misspelt = difflib.get_close_matches(args[0], self.commands)
             if not is_misspelt or Path(args[0]).exists():
                 args = ["check", *args]
@@ -35,7 +37,6 @@ class CheckByDefault(TyperGroup):
 
 gate = typer.Typer(
     cls=CheckByDefault,
-    no_args_is_help=True,
     help="Tell a regression from noise. `gate SCORES …` is short for `gate check SCORES …`.",
 )
 commands.add_typer(gate, name="gate")
@@ -128,7 +129,7 @@ def gate_check(
             now,
             _tolerances(metric or ["pass@1"], tolerance),
             max_timed_out,
-            samples_beside(scores, now),
+            lambda: samples_beside(scores, now),
             requires_sampling=require_sampling,
         )
     except evals.errors.IncomparableError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+import evals.errors
 from evals.records import SCORES_FILE, VERDICTS_FILE
 from evals.text import one_line
 from mtp_code.cli.common import named_benchmark
@@ -209,7 +210,12 @@ def sweep(
     from evals.records import Score, read_record, write_record
     from evals.sweep import sweep as compare_temperatures
 
-    result = compare_temperatures([read_record(Score, path) for path in scores], k or [1])
+    by_name: dict[str, Score] = {}
+    for path in scores:
+        if str(path) in by_name:
+            raise evals.errors.InputError(f"{path}: given twice; give one of each temperature")
+        by_name[str(path)] = read_record(Score, path)
+    result = compare_temperatures(by_name, k or [1])
     if out is not None:
         write_record(out, result)
     for line in _sweep_lines(result):

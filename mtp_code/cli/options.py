@@ -122,14 +122,15 @@ Dtype = Annotated[
 def to_write(*names: str, what: str = "JSON file to write.") -> Any:
     """An option that takes a file to write.
 
-    One whose place no file may take is refused before the work is done, not when it is lost.
+    One whose place no file may take is refused before the work is done, not when it is lost. So is
+    one for which a tree of folders would have to be made.
     """
 
     def see_to_it(path: Path | None) -> Path | None:
-        from evals.files import require_replaceable
+        from evals.files import require_near
 
         if path is not None:
-            require_replaceable(path)
+            require_near(path)
         return path
 
     return typer.Option(*names, help=what, callback=see_to_it)

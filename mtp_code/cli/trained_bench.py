@@ -1,8 +1,10 @@
 """The part of `bench train` where a model is trained, asked, judged and decoded with."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from mtp_code.data.shards import ShardSet
     from mtp_code.recipe import Recipe
     from mtp_code.run_folder import TrainedModel
+
+log = logging.getLogger(__name__)
 
 BYTES_SHARE: Final = 0.3
 """Of the time of the section, for the model on bytes."""
@@ -133,24 +137,27 @@ class TrainedBench:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The corpus; of each number of heads, losses; acceptance; of each number, pass@1; of the
-        model on bytes, losses and acceptance.
+        model on bytes, losses and acceptance. What fails is a row with an `error`.
 
         Raises:
             OutOfTimeError: there is no time left for training, or for what comes after it.
         """
+        from mtp_code.errors import AskedToEnd
         from mtp_code.training.bench import OutOfTimeError
 
         if self._left_s() < LEAST_S:
             raise OutOfTimeError
         on_bytes_s = BYTES_SHARE * self._left_s()
-        is_late = False
+        failed: Exception | None = None
         try:
             yield from self._rows_of(self._plan.of_tokens, lambda: self._left_s() - on_bytes_s)
-        except OutOfTimeError:
-            is_late = True
+        except AskedToEnd:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised again behind the model on bytes
+            failed = error
         yield from self._rows_of((self._plan.on_bytes,), self._left_s)
-        if is_late:
-            raise OutOfTimeError
+        if failed is not None:
+            raise failed
 
     def _rows_of(
         self, models: Sequence[Trained], left_s: Callable[[], float]
@@ -168,16 +175,20 @@ class TrainedBench:
         if num_steps < LEAST_STEPS:
             raise OutOfTimeError
         about = {model: {**model.about, "num_steps": num_steps} for model in models}
+        are_trained = []
         for model in models:
-            yield about[model] | self._trained(model, num_steps)
-        for model in models:
+            row = _or_error(model, partial(self._trained, model, num_steps))
+            yield about[model] | row
+            if "error" not in row:
+                are_trained.append(model)
+        for model in are_trained:
             trained = self._load(model)
             # Decoding takes seconds on a GPU, judging a minute of the processor.
             parts = [self._decoded] if model.num_heads > 1 else []
             for part in [*parts, *([self._passed] if model.is_judged else [])]:
                 if left_s() < 0:
                     raise OutOfTimeError
-                yield about[model] | part(model, trained)
+                yield about[model] | _or_error(model, partial(part, model, trained))
 
     def _recipe(self, model: Trained, num_steps: int) -> "Recipe":
         from mtp_code.config import validate
@@ -338,6 +349,19 @@ class TrainedBench:
 
     def _run_dir(self, model: Trained) -> Path:
         return self._folder / model.name
+
+
+def _or_error(model: Trained, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A part's figures, or what it failed with: the others are worth having."""
+    from mtp_code.errors import AskedToEnd
+
+    try:
+        return part()
+    except AskedToEnd:
+        raise
+    except Exception as error:
+        log.exception("%s", model.name)
+        return {"error": f"{model.name}: {type(error).__name__}: {error}"}
 
 
 def trained_lines(row: dict[str, Any]) -> Iterator[str]:

@@ -54,6 +54,7 @@ def measure(
     peers: Mapping[str, Decode] = MappingProxyType({}),
     num_rows: int = 1,
     copy_bytes_per_s: float | None = None,
+    on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
 ) -> list[dict[str, Any]]:
     """A row for plain decoding, each number of drafts, `auto` and `tree`: time, acceptance,
     identity.
@@ -78,6 +79,7 @@ def measure(
         num_rows: requests that are answered side by side. Each round has as many at least: where
             there are too few for that, requests are asked in several rounds.
         copy_bytes_per_s: of the machine; None leaves `share_of_bandwidth` out.
+        on_rows: sees the rows once all but `parts_s` is there, which on a GPU takes long.
 
     Raises:
         MachineError: memory does not suffice for so many rows; it says how many fit.
@@ -101,12 +103,17 @@ def measure(
                 _decode(mode, requests, turn)
             num_turns += 1
         on_progress(number + 1, len(rounds) + num_timed)
+
+    def rows() -> list[dict[str, Any]]:
+        return [_row(mode, modes[0], model, num_rows, copy_bytes_per_s) for mode in modes]
+
+    on_rows(rows())
     for number, places in enumerate(rounds[:num_timed]):
         for mode in _in_turn(modes, number):
             if mode.clock is not None:
                 _time_parts(model, mode.clock, tokenizer, mode, [requests[i] for i in places])
         on_progress(len(rounds) + number + 1, len(rounds) + num_timed)
-    return [_row(mode, modes[0], model, num_rows, copy_bytes_per_s) for mode in modes]
+    return rows()
 
 
 def deal(count: int, num_rounds: int, at_least: int) -> list[list[int]]:

@@ -404,13 +404,16 @@ class Engine:
         """Rolls rounds back that memory did not suffice for, and has the newest rows wait again.
 
         What is there of their answers is read with their prompts then. A row that is alone fails,
-        and so do all rows of an engine whose rounds always have all of them.
+        and so do all rows of an engine whose rounds always have all of them; but not before they
+        had the memory of what was recorded as well.
         """
-        self._release()
+        has_more = self._release()
         num_live = self._num_live
         live = self._rows[:num_live]
         self._state.rows(0, num_live).roll_back([row.length for row in live])
         if num_live == 1 or self._shapes is Shapes.FIXED:
+            if has_more:
+                return []
             rows = "one row" if self._shapes is not Shapes.FIXED else f"all {self.num_rows} rows"
             events = [
                 self._fail(
@@ -436,13 +439,14 @@ class Engine:
 
     def _give_up_reading(self, first: int) -> list[Event]:
         """Has the rows from one on, whose prompts memory did not suffice for, read alone; one that
-        was alone fails."""
-        self._release()
+        was alone fails, but not before it had the memory of what was recorded as well."""
+        has_more = self._release()
         rows = self._rows[first:]
         del self._rows[first:]
         if len(rows) > 1:
             log.warning("out of memory reading %d prompts at once; reading them alone", len(rows))
             self._reads_together = False
+        if len(rows) > 1 or has_more:
             self._wait_again(rows)
             return []
         (row,) = rows
@@ -460,12 +464,13 @@ class Engine:
         self.stats.add(answer.completion)
         return Event(id_, completion=answer.completion)
 
-    def _release(self) -> None:
-        """Gives memory back that is only held to be fast."""
-        self._runner.forget()
+    def _release(self) -> bool:
+        """Gives memory back that is only held to be fast; whether rounds held any."""
+        had_any = self._runner.forget()
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        return had_any
 
     def stream(self, request: Request) -> Iterator[Event]:
         """The events of one request, beside whatever else is being answered.

@@ -7,18 +7,26 @@ from typing import Final, NamedTuple, Protocol
 
 from mtp_code.decoding.tree import MAX_NODES, MAX_RANKS, Tree
 
-_NUM_TIMES: Final = 15
-"""Newest step times of each choice that count; their median is robust to a slow one."""
+_NUM_COSTS: Final = 64
+"""Newest comparisons of each choice that count; their median is robust to a slow round."""
+_NUM_RECENT: Final = 20
+"""Looks before one that its rounds are compared with."""
+_NUM_TO_BEGIN: Final = 4
+"""Looks at each end, no drafts and most, that costs are first told from."""
+_FADING: Final = 0.998
+"""Weight of what catching up took a look ago."""
+_TOKENS_TO_TELL: Final = 32.0
+"""That come with drafts before what catching up took is held against them in full."""
 _DECAY: Final = 0.995
 """Weight of acceptance as it was a round ago: half after some 140 rounds."""
 _PRIOR_WEIGHT: Final = 8.0
 """Drafts that the acceptance of all requests counts as, beside a request's own."""
-_MARGIN_TO_BEGIN: Final = 0.05
-_MARGIN_TO_GO_ON: Final = 0.01
+_MARGIN_TO_BEGIN: Final = 0.08
+_MARGIN_TO_GO_ON: Final = 0.02
 """Gain over plain decoding that drafts must promise, where none or some were made so far: noise
 would turn them on and off, and each time they are turned on the heads must catch up."""
 _INTERVAL: Final = 32
-_LOOKING_SHARE: Final = 0.015
+_LOOKING_SHARE: Final = 0.01
 """After so many looks another choice may be tried again, if that took no more of all time."""
 _TREE_SIZES: Final = (4, 8, 16, MAX_NODES)
 _REGROWN_EVERY: Final = 128
@@ -120,14 +128,19 @@ class Auto:
     """The number that promises the most tokens a second, none at all if that is plain decoding.
 
     Expected tokens of a round with k drafts are 1 + a₂ + a₂a₃ + … over the rates at which drafts
-    stand behind those that stood, of each request with all requests' as its prior; what it takes
-    is the median of the newest looks' rounds with as many drafts and about as many rows. A number
-    that was never tried is taken to lie on the line between its neighbours. While one choice holds,
-    another is tried now and then, as long as trials have cost little: where drafts do not pay,
-    trials and warming up are all that `auto` loses. A batch of another size begins with the times
-    of the nearest size, so that one that empties does not warm up at each. Rounds with more drafts
-    than those up to the look before have no time of their own: in them heads catch up with what
-    they were not asked to read. Nor have those that were recorded.
+    stand behind those that stood, of each request with all requests' as its prior. What the round
+    costs is counted in plain rounds of as many rows: only rounds that follow one another are
+    compared, so that a machine that slows down, for a moment or for good, speaks for no choice. A
+    number that was never tried is taken to lie on the line between its neighbours. A batch
+    begins with the costs of the nearest larger size, so that one that empties does not warm up at
+    each; with those of a smaller one it would make drafts that cost little there and much here.
+
+    Rounds with more drafts than those up to the look before have no cost of their own: in them
+    heads catch up with what they were not asked to read. That is spread over the tokens that come
+    with drafts. Nor have rounds that were recorded.
+
+    While one choice holds, another is tried now and then, as long as trials have cost little: where
+    drafts do not pay, trials and warming up are all that `auto` loses.
 
     Which number is chosen depends on the clock; the tokens do not depend on the number.
     """
@@ -138,13 +151,15 @@ class Auto:
         self._each: dict[int, _Acceptance] = {}
         self._choices: list[DraftShape] = list(range(max_drafts + 1))
         # By size of the batch and tokens verified.
-        self._times_s: dict[int, dict[int, deque[float]]] = defaultdict(
-            lambda: defaultdict(lambda: deque(maxlen=_NUM_TIMES))
-        )
+        self._costs: dict[int, dict[int, _Cost]] = defaultdict(lambda: defaultdict(_Cost))
+        self._costs_by_choice: dict[int, list[float]] = {}  # of sizes that were asked for since
+        self._recent: deque[_Timed] = deque(maxlen=_NUM_RECENT)
+        self._catching_up = 0.0  # plain rounds that it took
+        self._drafted_tokens = 0.0  # that came with drafts
         self._trials: deque[int] = deque()  # places among the choices
         self._until_look = _INTERVAL
         self._elapsed_s, self._looking_s = 0.0, 0.0
-        self._s_per_token = 0.0  # of the favourite
+        self._rounds_per_token = 0.0  # of the favourite
         self._favourite = 0
         self._is_looking = True
         self._last = 0  # drafts up to the look before
@@ -154,9 +169,8 @@ class Auto:
             return 0
         size, self._is_looking = _size(len(keys)), True
         if self._measured_size(size) is None:
-            for choice in (self._choices[0], self._choices[-1]):
-                if len(self._times_s[size][num_verified(choice)]) < 2:
-                    return choice
+            num_plain = sum(one.size == size and one.num_verified == 1 for one in self._recent)
+            return self._choices[0 if num_plain < _NUM_TO_BEGIN else -1]
         if self._trials:
             return self._choices[self._trials.popleft()]
         self._is_looking = False
@@ -178,15 +192,25 @@ class Auto:
     ) -> None:
         num_drafts = num_drafts_of(shape)
         if elapsed_s is not None:
+            num_tokens = sum(sum(one.accepted) + len(one.accepted) for one in rounds)
             # Rows that are done before the look idle until it, which takes as long.
+            size, behind_s = _size(len(rounds[0].keys)), caught_up_s
+            plain_s = self._plain_round_s(size) if num_drafts or self._is_looking else 0.0
             if num_drafts <= self._last:
-                times_s = self._times_s[_size(len(rounds[0].keys))][num_verified(shape)]
-                times_s.append(elapsed_s / len(rounds))
+                self._compare(_Timed(size, num_verified(shape), elapsed_s / len(rounds)))
+            elif plain_s:
+                usual_s = plain_s * self._cost(size, num_verified(shape)) * len(rounds)
+                behind_s += elapsed_s - usual_s
             all_s = elapsed_s + caught_up_s
             self._elapsed_s += all_s
+            self._catching_up *= _FADING
+            self._drafted_tokens *= _FADING
             if self._is_looking:
-                num_tokens = sum(sum(one.accepted) + len(one.accepted) for one in rounds)
-                self._looking_s += max(0.0, all_s - num_tokens * self._s_per_token)
+                usual_s = num_tokens * self._rounds_per_token * plain_s
+                self._looking_s += max(0.0, all_s - usual_s)
+            elif num_drafts and plain_s:
+                self._catching_up += behind_s / plain_s
+                self._drafted_tokens += num_tokens
         self._last = num_drafts
         for one in rounds:
             for key, count in zip(one.keys, one.accepted, strict=True):
@@ -196,15 +220,52 @@ class Auto:
     def forget(self, key: int) -> None:
         self._each.pop(key, None)
 
+    def _compare(self, timed: "_Timed") -> None:
+        """Hold a round to those just before it that verified another number of tokens."""
+        others: dict[int, list[float]] = defaultdict(list)
+        for one in self._recent:
+            if one.size == timed.size and one.num_verified != timed.num_verified:
+                others[one.num_verified].append(one.round_s)
+        self._recent.append(timed)
+        if not others:
+            return
+        self._costs_by_choice.clear()
+        costs = self._costs[timed.size]
+        if timed.num_verified == 1:
+            for count, times_s in others.items():
+                costs[count].add(statistics.median(times_s) / timed.round_s)
+        else:
+            plain_s = [
+                round_s / self._cost(timed.size, count)
+                for count, times_s in others.items()
+                for round_s in times_s
+            ]
+            costs[timed.num_verified].add(timed.round_s / statistics.median(plain_s))
+
+    def _plain_round_s(self, size: int) -> float:
+        """What one takes at present; 0 if nothing is known of it."""
+        times_s = [
+            one.round_s / self._cost(size, one.num_verified)
+            for one in self._recent
+            if one.size == size
+        ]
+        return statistics.median(times_s) if times_s else 0.0
+
     def _best(self, keys: Sequence[int]) -> int:
         """The place of the choice that promises the most tokens a second."""
-        times_s = self._step_times(_size(len(keys)))
-        pairs = zip(self._expected(keys), times_s, strict=True)
-        tokens_s = [count / time_s for count, time_s in pairs]
-        best = max(range(len(tokens_s)), key=lambda place: tokens_s[place])
+        size = _size(len(keys))
+        behind = max(0.0, self._catching_up) / (self._drafted_tokens + _TOKENS_TO_TELL)
+        costs = self._costs_by_choice.get(size)
+        if costs is None:
+            costs = [self._cost(size, num_verified(choice)) for choice in self._choices]
+            self._costs_by_choice[size] = costs
+        pairs = zip(costs, self._expected(keys), strict=True)
+        rounds_per_token = [cost / count + behind for cost, count in pairs]
+        rounds_per_token[0] -= behind
+        best = min(range(len(costs)), key=rounds_per_token.__getitem__)
         margin = _MARGIN_TO_GO_ON if self._favourite else _MARGIN_TO_BEGIN
-        best = best if tokens_s[best] > (1 + margin) * tokens_s[0] else 0
-        self._s_per_token = 1 / tokens_s[best]
+        best = best if (1 + margin) * rounds_per_token[best] < rounds_per_token[0] else 0
+        self._rounds_per_token = rounds_per_token[best]
         return best
 
     def _expected(self, keys: Sequence[int]) -> list[float]:
@@ -220,39 +281,55 @@ class Auto:
                     reached *= prior if own is None else own.rate(k, prior, _PRIOR_WEIGHT)
         return [sum(tokens[: k + 1]) for k in range(self._max_drafts + 1)]
 
-    def _step_times(self, size: int) -> list[float]:
-        """By choice; what was not measured is interpolated, by tokens verified.
+    def _cost(self, size: int, count: int) -> float:
+        """Plain rounds that one of so many tokens verified takes.
 
-        Of a batch of another size what was not measured at all is as in the nearest size that was,
-        in proportion to what both have.
+        What was not measured is interpolated. Of a batch of another size what was not measured at
+        all is as in the nearest larger size that was.
         """
-        known = self._medians(size)
+        if count == 1:
+            return 1.0
+        known = self._costs[size]
+        if count in known:
+            return known[count].median
         nearest = self._measured_size(size)
         if nearest is not None and nearest != size:
-            theirs = self._medians(nearest)
-            both = [known[n] / theirs[n] for n in known.keys() & theirs.keys()]
-            scale = statistics.median(both) if both else 1.0
-            known = {n: scale * time_s for n, time_s in theirs.items()} | known
-        times_s = []
-        for choice in self._choices:
-            count = num_verified(choice)
-            below, above = max(n for n in known if n <= count), min(n for n in known if n >= count)
-            share = (count - below) / (above - below) if above > below else 0.0
-            times_s.append(known[below] + share * (known[above] - known[below]))
-        return times_s
-
-    def _medians(self, size: int) -> dict[int, float]:
-        return {n: statistics.median(times) for n, times in self._times_s[size].items() if times}
+            known = self._costs[nearest] | known
+        points = {1: 1.0} | {n: cost.median for n, cost in known.items()}
+        below = max(n for n in points if n <= count)
+        above = min((n for n in points if n >= count), default=below)
+        share = (count - below) / (above - below) if above > below else 0.0
+        return points[below] + share * (points[above] - points[below])
 
     def _measured_size(self, size: int) -> int | None:
-        """This size of batch or the nearest to it in which no drafts and most drafts were timed."""
-        ends = [num_verified(choice) for choice in (self._choices[0], self._choices[-1])]
+        """The nearest size of batch, no smaller, in which most drafts were held to none."""
+        most = num_verified(self._choices[-1])
         measured = [
             other
-            for other, times_s in self._times_s.items()
-            if all(len(times_s[n]) >= 2 for n in ends)
+            for other, costs in self._costs.items()
+            if other >= size and most in costs and len(costs[most].seen) >= _NUM_TO_BEGIN
         ]
-        return min(measured, key=lambda other: abs(other - size), default=None)
+        return min(measured, default=None)
+
+
+class _Cost:
+    """What rounds of a kind took, in plain rounds next to them."""
+
+    def __init__(self) -> None:
+        self.seen: deque[float] = deque(maxlen=_NUM_COSTS)
+        self.median = 0.0
+
+    def add(self, plain_rounds: float) -> None:
+        self.seen.append(plain_rounds)
+        self.median = statistics.median(self.seen)
+
+
+class _Timed(NamedTuple):
+    """What a round took."""
+
+    size: int
+    num_verified: int
+    round_s: float
 
 
 class AutoTree(Auto):
@@ -302,6 +379,7 @@ class AutoTree(Auto):
             now, then = (one.expected_tokens(rates) for one in (tree, grown))
             if then > (1 + _GAIN_TO_REGROW) * now:
                 self._choices[place] = grown
+                self._costs_by_choice.clear()
 
     def _expected(self, keys: Sequence[int]) -> list[float]:
         rates = self._rates()

@@ -64,8 +64,8 @@ class Runner(Protocol):
         not rely on where rows start.
         """
 
-    def forget(self) -> None:
-        """Gives up the memory of what is only kept for speed."""
+    def forget(self) -> bool:
+        """Gives up the memory of what is only kept for speed; whether there was anything."""
 
 
 class Direct:
@@ -79,13 +79,15 @@ class Direct:
             [self._advance(self._model, self._drafter, state, plan) for _ in range(num_rounds)]
         )
 
-    def forget(self) -> None:
-        pass
+    def forget(self) -> bool:
+        return False
 
 
 Rounds = Callable[[], list[Outcome]]
 Recorded = tuple[Callable[[], object], list[Outcome]]
 """What runs the rounds again, and where it leaves their outcomes."""
+Record = Callable[[Rounds], Recorded]
+"""Takes rounds down."""
 
 
 class _Kept(NamedTuple):
@@ -101,12 +103,14 @@ class Graphed:
     Has not run on a GPU yet.
     """
 
-    def __init__(self, direct: Direct, record: Callable[[Rounds], Recorded] | None = None) -> None:
+    def __init__(self, direct: Direct, recorder: Callable[[], Record] | None = None) -> None:
         """
         Args:
-            record: takes rounds down; by default as a CUDA graph.
+            recorder: makes what takes rounds down; by default as CUDA graphs, in memory that they
+                share.
         """
-        self._direct, self._record = direct, record or captures()
+        self._direct, self._recorder = direct, recorder or captures
+        self._record = self._recorder()
         self._recorded: dict[tuple[int, Plan, int], _Kept] = {}
 
     def run(self, state: DecodeState, plan: Plan, num_rounds: int) -> Ran:
@@ -129,11 +133,16 @@ class Graphed:
         replay()
         return Ran(outcomes, recording_s)
 
-    def forget(self) -> None:
+    def forget(self) -> bool:
+        had_any = bool(self._recorded)
         self._recorded.clear()
+        # torch refuses to record into a pool whose graphs are all gone while anything lives there
+        # still, as the workspace of a library's may.
+        self._record = self._recorder()
+        return had_any
 
 
-def captures() -> Callable[[Rounds], Recorded]:
+def captures() -> Record:
     """Takes rounds down as CUDA graphs, behind a run that has kernels chosen and workspaces made.
 
     One pool of memory does for all of them: they run one at a time, and what one leaves is read

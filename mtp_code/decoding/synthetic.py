@@ -30,7 +30,7 @@ from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Advance, Outcome, Plan, advance
 from mtp_code.decoding.tree import MAX_RANKS, Tree, TreeTensors
 from mtp_code.devices import choose_device, describe_device, is_failure, is_out_of_memory
-from mtp_code.errors import MachineError, first_line
+from mtp_code.errors import InteropError, MachineError, first_line
 from mtp_code.model.config import ModelConfig
 from mtp_code.model.mtp import MTPModel
 from mtp_code.recipe import load_recipe
@@ -174,13 +174,13 @@ def measure(
 def _left_out_if_it_fails(
     record: dict[str, Any], name: str, device: torch.device
 ) -> Iterator[None]:
-    """Notes what memory does not suffice for, or a GPU fails at, and goes on."""
+    """Notes what a GPU fails at, memory does not suffice for or others do not compute; goes on."""
     try:
         yield
     except Exception as error:
-        if not is_failure(error, device):
+        if not is_failure(error, device) and not isinstance(error, InteropError):
             raise
-        if not isinstance(error, MachineError) and not is_out_of_memory(error):
+        if not isinstance(error, MachineError | InteropError) and not is_out_of_memory(error):
             log.exception("%s", name)
         record["left_out"].append(f"{name}: {first_line(error)}")
     else:

@@ -14,6 +14,8 @@ from mtp_code.tokenizer import BytesTokenizer
 from tests.commands import complaint, mtp_code
 from tests.mtp_code.interop.runs import write_run
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 TASK = {
     "task_id": "Two/0",
     "prompt": "def f(x):\n    return",

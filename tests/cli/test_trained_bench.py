@@ -12,6 +12,8 @@ from mtp_code.run_folder import load_run
 from mtp_code.training.bench import Bench, OutOfTimeError
 from tests.commands import complaint, mtp_code
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
@@ -102,6 +104,36 @@ def test_no_part_begins_behind_the_time_that_is_reserved(tmp_path, monkeypatch):
     assert [next(rows).get("num_mtp_heads") for _ in range(3)] == [None, 4, 1]
     with pytest.raises(OutOfTimeError):
         next(rows)
+
+
+@pytest.mark.parametrize("fails", ["_trained", "_decoded", "_prepare", "_load"])
+def test_what_fails_costs_no_other_figure(tmp_path, monkeypatch, fails):
+    for name in ("_prepare", "_trained", "_load", "_decoded", "_passed"):
+
+        def part(bench: TrainedBench, model: Trained, *_: Any, name: str = name) -> dict[str, Any]:
+            if name == fails and model.name == "n4":
+                raise RuntimeError("CUDA error")
+            return {name: model.name}
+
+        monkeypatch.setattr(TrainedBench, name, part)
+    rows: list[dict[str, Any]] = []
+    try:
+        bench = TrainedBench(PLANS["gpu"], tmp_path, lambda: 100.0, lambda recipe: 1.0)
+        for row in bench.rows():
+            rows.append(row)  # noqa: PERF402 - what was there before it raises
+    except RuntimeError:
+        assert fails in ("_prepare", "_load")
+    found = [(key, row[key]) for row in rows for key in row if key[0] == "_" or key == "error"]
+    failed = ("error", "n4: RuntimeError: CUDA error")
+    of_bytes = [("_prepare", "bytes8"), ("_trained", "bytes8"), ("_decoded", "bytes8")]
+    prepared, trained = ("_prepare", "n4"), [("_trained", "n4"), ("_trained", "n1")]
+    expected = {
+        "_trained": [prepared, failed, trained[1], ("_passed", "n1")],
+        "_decoded": [prepared, *trained, failed, ("_passed", "n4"), ("_passed", "n1")],
+        "_prepare": [],
+        "_load": [prepared, *trained],
+    }
+    assert found == expected[fails] + of_bytes
 
 
 def test_sections_are_chosen_by_name():

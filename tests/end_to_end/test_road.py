@@ -8,6 +8,8 @@ import pytest
 
 from tests.commands import complaint, mtp_code
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 RECIPE = """
 base = "{tiny}"
 name = "short"

@@ -53,6 +53,8 @@ from sandbox import Ending, Examination, Execution, Limits, Outcome, Pool
 from sandbox.cgroup import Unavailable, find_cgroups
 from tests.commands import mtp_code
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 OURS = (SPLIT, BESIDE, FORK_ONLY, SPLIT_UNCONTAINED)
 
 

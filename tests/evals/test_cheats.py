@@ -22,6 +22,8 @@ from evals.records import Sample, Verdict, read_verdicts, write_samples
 from sandbox import Limits, Pool
 from tests.evals.loaded import loaded
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 LIMITS = Limits(cpu_s=1.0, wall_s=4.0)
 
 needs_data = pytest.mark.skipif(

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from evals.errors import InputError, RecordError
-from evals.files import Journal, cache_folder, require_replaceable, sole_writer, write_whole
+from evals.files import (
+    Journal,
+    cache_folder,
+    require_near,
+    require_replaceable,
+    sole_writer,
+    write_whole,
+)
 
 WRITERS: tuple[Any, ...] = (write_whole, sole_writer)
 
@@ -84,6 +91,18 @@ def test_nothing_but_a_file_is_replaced_by_one(tmp_path: Path) -> None:
                     file.write(b"new")
     left = {"folder", "device", "link", "open", "stdout", "new", "to a file"}
     assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_one_folder_is_made_for_a_file_that_was_asked_for_and_no_tree_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("new/file"), tmp_path / "new" / "file", Path("file")):
+        require_near(place)
+    for place in (Path("new/folders/file"), tmp_path / "new" / "folders" / "file"):
+        with pytest.raises(InputError, match=f"{place}: there is no {tmp_path}/new; make that"):
+            require_near(place)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_may_be_written_is_said_before_the_work(

@@ -199,6 +199,12 @@ def test_reference_solutions_that_fail_make_the_judge_unhealthy() -> None:
     assert "1 of 3 reference solutions do not pass (Toy/1 first: timed out)" in result.problems[0]
 
 
+def test_verdicts_that_are_the_programs_own_word_are_noted() -> None:
+    well = References(num_judged=len(LETTERS), failed={})
+    (note,) = gate(baseline(LETTERS), score(LETTERS, references=well, weak=2)).notes
+    assert note.startswith(f"2 of {sum(map(len, LETTERS))} verdicts are weak")
+
+
 def test_a_judge_of_unknown_health_is_noted() -> None:
     assert "nothing vouches" in gate(baseline(LETTERS), score(LETTERS)).notes[0]
     well = References(num_judged=3, failed={})
@@ -245,7 +251,7 @@ def test_tasks_that_changed_are_listed_with_both_samples() -> None:
         ["PPPP", "PWWW", "WWWW", "PPWW"], samples={"Toy/0": kept("was"), "Toy/2": kept("old")}
     )
     after = score(["WWWW", "WWWW", "PPWW", "PWWW"])
-    result = gate(before, after, samples={"Toy/0": kept("is")})
+    result = gate(before, after, samples=lambda: {"Toy/0": kept("is")})
     failing, less = result.newly_failing
     assert (failing.task_id, failing.passed_before, failing.passed_now) == ("Toy/0", 4, 0)
     assert (failing.before, failing.now) == (kept("was"), kept("is"))

@@ -15,7 +15,7 @@ HOSTILE = "</code></details>```````\x1b[31m\u202e<script>alert(1)</script>]]>\uf
 def dropped(text: str = "return 2", **changes: object):
     before = baseline(["PP"] * 20 + ["WW"], samples=SAMPLES)
     now = {"Toy/0": KeptSample(index=0, verdict="wrong answer", text=text)}
-    return gate(before, score(["WW"] * 20 + ["PW"], **changes), samples=now)
+    return gate(before, score(["WW"] * 20 + ["PW"], **changes), samples=lambda: now)
 
 
 def cases(document: bytes) -> dict[str, list[str]]:

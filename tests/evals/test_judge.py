@@ -29,6 +29,8 @@ from tests.evals.oracles.test_expected import toy as toy_plus
 from tests.evals.test_sampling import SETTINGS, by_seed
 from tests.evals.test_text import HOSTILE
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 
 def write(path: Path, *said: str) -> None:
     """Samples of which the fake pool finds what is said; the i-th is for task i % 3."""

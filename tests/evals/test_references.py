@@ -17,6 +17,8 @@ from evals.records import Sample, Verdict, read_verdicts, write_samples
 from sandbox import Checks, Limits, Outcome, Pool
 from tests.evals.loaded import loaded
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 
 @pytest.fixture(scope="module")
 def sandbox(needs_sandbox: None) -> Iterator[Pool]:

@@ -12,7 +12,7 @@ from evals.work import Finding, Here, Job, SecondTries
 from sandbox import Checks, Ending, Examination, Execution, Heard, Limits, Pool, Program
 from tests.evals.conftest import FakePool
 
-pytestmark = pytest.mark.usefixtures("needs_sandbox")
+pytestmark = pytest.mark.usefixtures("needs_sandbox", "shared_incubators")
 
 LIMITS = Limits(cpu_s=0.3)
 DOUBLES = tuple(StdinCase(stdin=f"{number}\n", stdout=f"{2 * number}\n") for number in range(5))

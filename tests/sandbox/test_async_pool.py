@@ -9,7 +9,7 @@ from sandbox.engine import Engine
 from sandbox.jobs import RunJob
 from sandbox.worker import Worker
 
-pytestmark = pytest.mark.usefixtures("needs_sandbox")
+pytestmark = pytest.mark.usefixtures("needs_sandbox", "shared_incubators")
 
 
 def test_many_wait_for_few_workers_and_the_loop_goes_on():

@@ -4,7 +4,7 @@ import pytest
 
 from sandbox import Ending, Limits, Opaque, call
 
-pytestmark = pytest.mark.usefixtures("needs_sandbox")
+pytestmark = pytest.mark.usefixtures("needs_sandbox", "shared_incubators")
 
 LIMITS = Limits(cpu_s=1, wall_s=5)
 

@@ -222,12 +222,15 @@ assert infinite()[:2] == (math.inf, -math.inf) and math.isnan(infinite()[2])
         "assert raised(f, 10 ** 5000)[0] is ValueError\n",
     ),
     "views of a dictionary": (
+        "from collections import OrderedDict\n"
         "from types import MappingProxyType\n"
+        "def ordered(x): return OrderedDict(x).keys(), OrderedDict(x).items()\n"
         "def keys(x): return dict.fromkeys(x).keys()\n"
         "def items(x): return {each: None for each in x}.items()\n"
         "def shown(x): return MappingProxyType(dict(x))",
         "assert keys([2, 1]) == {1, 2} and list(keys([2, 1])) == [2, 1]\n"
         "assert items('b') == {('b', None)} and keys({3: 4}.keys()) == {3}\n"
+        "assert ordered({1: 2}) == ({1}, {(1, 2)})\n"
         "assert shown([(1, 2)]) == {1: 2}",
     ),
     "constants": (
@@ -333,6 +336,8 @@ SWALLOWING = """
 class Held:
     def __enter__(self): return self
     def __exit__(self, *error): return True
+class Replaced(Held):
+    def __exit__(self, *error): raise KeyError
 def f(x): return x
 def g(x): return 1 / 0
 """
@@ -368,9 +373,30 @@ OUTCOMES = [
     ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.RAISED, "ended before"),
     ("f = 1", "f(1)", Outcome.RAISED, "not callable"),
     ("f = None", "assert f > 1", Outcome.RAISED, "TypeError"),
+    # What is told of an answer asks the program nothing.
+    (
+        "class A: pass\ndef f(x): return {A(): x}.keys()",
+        "assert f(1) == {1}",
+        Outcome.FAILED,
+        "gave dict_keys([<A>])",
+    ),
+    (
+        "class A: pass\ndef f(x): return {x: A()}.items()",
+        "assert f(1) == {1}",
+        Outcome.FAILED,
+        "gave dict_items([(1, <A>)])",
+    ),
     # A context manager of the program's swallows no error, neither the checks' nor its own.
     (SWALLOWING, "with Held(): assert f(1) == 2", Outcome.FAILED, "assert f(1) == 2"),
     (SWALLOWING, "with Held(): assert g(1) == 2", Outcome.RAISED, "ZeroDivisionError"),
+    # Nor does it put one in its place that the checks expect; without any, its own is its own.
+    (
+        SWALLOWING,
+        "try:\n    with Replaced(): assert f(1) == 2\nexcept KeyError: pass",
+        Outcome.FAILED,
+        "assert f(1) == 2",
+    ),
+    (SWALLOWING, "with Replaced(): pass", Outcome.RAISED, "KeyError"),
     ("def f(x): return f", "import copy\ncopy.deepcopy(f(1))", Outcome.RAISED, "stays with it"),
     ("def f(x):\n    raise ValueError('a\\ud800\\n\\x1bb')", "f(1)", Outcome.RAISED, "a b"),
 ]

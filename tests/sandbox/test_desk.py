@@ -7,7 +7,7 @@ import pytest
 from sandbox import Checks, Ending, Limits, Outcome, Pool, desk, desks, wire, worker
 from sandbox.desks import ChecksRoom, Desk
 
-pytestmark = pytest.mark.usefixtures("needs_sandbox")
+pytestmark = pytest.mark.usefixtures("needs_sandbox", "shared_incubators")
 
 PROGRAM = "def f(x): return x"
 FINE = Checks("assert f(1) == 1")

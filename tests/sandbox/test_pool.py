@@ -19,6 +19,7 @@ from sandbox import (
     Checks,
     Ending,
     Heard,
+    Incubators,
     Limits,
     Outcome,
     Pool,
@@ -35,7 +36,7 @@ from sandbox.pool import Setting
 from sandbox.room import Room
 from sandbox.worker import Worker
 
-pytestmark = pytest.mark.usefixtures("needs_sandbox")
+pytestmark = pytest.mark.usefixtures("needs_sandbox", "shared_incubators")
 
 
 def descendants(pid):
@@ -113,9 +114,13 @@ def test_limits_may_differ_by_program(pool):
 
 
 def test_a_worker_that_dies_is_replaced_and_its_program_run_again():
-    with Pool(Limits(cpu_s=5), 1) as pool:
-        rooms = descendants(os.getpid())
-        threading.Timer(0.3, lambda: [os.kill(room, signal.SIGKILL) for room in rooms]).start()
+    before = descendants(os.getpid())
+    with (
+        contextlib.closing(Incubators()) as incubators,
+        Pool(Limits(cpu_s=5), 1, incubators=incubators) as pool,
+    ):
+        all_of_it = descendants(os.getpid()) - before
+        threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGKILL) for pid in all_of_it]).start()
         executions = list(pool.run_all(["import time; time.sleep(1); print(1)", "print(2)"]))
     assert [execution.output_tail for execution in executions] == ["1\n", "2\n"]
 

@@ -17,7 +17,7 @@ from sandbox import (
     run,
 )
 
-pytestmark = pytest.mark.usefixtures("needs_sandbox")
+pytestmark = pytest.mark.usefixtures("needs_sandbox", "shared_incubators")
 
 
 def output_of(pool, program):

@@ -107,7 +107,8 @@ class StackedHeads:
         num_heads = len(self._out_KOD)
         mask = attending.mask_BQT
         assert not isinstance(mask, BlockMask)
-        if keys.stride(0) == keys.shape[1] * keys.stride(1):
+        num_rows = keys.shape[1]
+        if num_rows == 1 or keys.stride(0) == num_rows * keys.stride(1):
             mixed = attend_cached(
                 query_KBHTd.flatten(0, 1),
                 keys.flatten(0, 1),

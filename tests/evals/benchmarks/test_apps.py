@@ -16,6 +16,8 @@ from evals.records import Sample, StdinCase, read_verdicts, write_samples
 from sandbox import Outcome, Pool
 from tests.evals.benchmarks.test_mbpp import write_rows
 
+pytestmark = pytest.mark.usefixtures("shared_incubators")
+
 
 def row(number: int, tests: Any, **changes: Any) -> dict[str, Any]:
     return {

@@ -64,6 +64,11 @@ def test_the_fingerprint_is_of_the_rows_and_not_of_their_spelling() -> None:
     [
         ({"test": None}, "file:2: test: Input should be a valid string"),
         ({"test": "def check("}, "file:2: its tests are no Python"),
+        # It parses, and would fail every program.
+        (
+            {"test": "def check(f): assert f(1)\nreturn", "beside": True},
+            "file:2: its tests are no Python: 'return' outside function",
+        ),
         ({"task_id": "Toy/0"}, "file:2: task Toy/0 was given before"),
         ({"test": "x = '\ud800'"}, "file:2: Python cannot read its tests: 'utf-8' codec"),
         ({"test": f"x={'-' * 300_000}1"}, "file:2: Python cannot read its tests: "),

@@ -49,6 +49,14 @@ def test_rounds_of_a_fixed_number_of_drafts_are_known_by_their_parts(rows):
             assert row["share_of_bandwidth"] > 0
 
 
+def test_speed_is_told_before_rounds_are_taken_apart(small_model, tokenizer, monkeypatch):
+    told: list[Any] = []
+    monkeypatch.setattr(bench, "_time_parts", lambda *_: told.append(None))
+    rows = measure(small_model, tokenizer, [Request([5, 6], 3)], on_rows=told.append)
+    assert told == [rows, *[None] * 4]
+    assert [row["parts_s"] for row in rows[:4]] == [None] * 4
+
+
 def test_recording_is_no_part_of_what_decoding_takes(monkeypatch):
     now_s = 0.0
 

@@ -68,7 +68,7 @@ def test_recorded_rounds_in_buckets_of_shapes_change_no_token(
     """A GPU's path, with a recorder that needs none; rows idle, are read and freed in between."""
     engine = Engine(small_model, tokenizer, 5, num_drafts, 16, rounds_a_look=3)
     engine._shapes = Shapes.BUCKETS
-    engine._runner = Graphed(engine._runner, recorded_on_a_cpu)
+    engine._runner = Graphed(engine._runner, lambda: recorded_on_a_cpu)
     for _ in range(2):
         found = engine.generate(REQUESTS).completions
         assert [one.tokens for one in found] == plain
@@ -78,7 +78,7 @@ def test_recorded_rounds_in_buckets_of_shapes_change_no_token(
 def graphed(model, tokenizer, num_drafts, record=recorded_on_a_cpu):
     engine = Engine(model, tokenizer, 2, num_drafts, rounds_a_look=8)
     engine._shapes = Shapes.BUCKETS
-    engine._runner = Graphed(engine._runner, record)
+    engine._runner = Graphed(engine._runner, lambda: record)
     return engine
 
 
@@ -109,12 +109,7 @@ def test_what_recording_takes_counts_as_no_round(small_model, tokenizer, monkeyp
     assert num_looks <= stats.num_rounds <= 8 * num_looks
     assert policy._elapsed_s == num_looks - num_recorded > 0
     assert policy._looking_s <= policy._elapsed_s
-    times_s = [
-        time_s
-        for by_tokens in policy._times_s.values()
-        for times in by_tokens.values()
-        for time_s in times
-    ]
+    times_s = [timed.round_s for timed in policy._recent]
     assert set(times_s) <= {1 / 8, 1.0}
     assert 2 <= len(times_s) <= num_looks - num_recorded
 
@@ -205,3 +200,45 @@ def test_trees_and_one_shape_for_all_do_not_go_together(small_model, tokenizer):
         Engine(small_model, tokenizer, 1, "tree", exact=True)
     with pytest.raises(ValueError, match="rounds_a_look must be at least 1, got 0"):
         Engine(small_model, tokenizer, 1, rounds_a_look=0)
+
+
+@pytest.mark.parametrize("lacks", ["reading", "a round"])
+def test_no_request_fails_for_memory_that_recordings_hold(
+    small_model, tokenizer, plain, lacks, monkeypatch
+):
+    """And what is recorded behind them goes elsewhere: not every pool of memory is fit for more."""
+    recorders = []
+
+    def recorder():
+        recorders.append(weakref.WeakSet())
+        return record
+
+    def record(rounds):
+        if lacks == "a round":
+            lack()
+        replay, outcomes = recorded_on_a_cpu(rounds)
+        recorders[-1].add(outcomes[0].targets_BT)
+        return replay, outcomes
+
+    def lack():
+        gc.collect()
+        if any(recorders):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    read = small_model.read
+
+    def lacking(tokens_BT, attending):
+        if tokens_BT.numel() > 100:  # the longest prompt alone
+            lack()
+        return read(tokens_BT, attending)
+
+    engine = Engine(small_model, tokenizer, 1 if lacks == "a round" else 2, 2, rounds_a_look=3)
+    engine._shapes = Shapes.BUCKETS
+    engine._runner = Graphed(engine._runner, recorder)
+    if lacks == "reading":
+        monkeypatch.setattr(small_model, "read", lacking)
+    found = engine.generate(REQUESTS).completions
+    assert [one.error for one in found] == [None] * len(REQUESTS)
+    assert [one.tokens for one in found] == plain
+    assert len(recorders) > 1
+    assert not any(recorders[:-1])

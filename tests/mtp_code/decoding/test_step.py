@@ -11,7 +11,9 @@ from mtp_code.decoding.draft import build_drafter
 from mtp_code.decoding.state import DecodeState
 from mtp_code.decoding.step import Plan, advance, draft
 from mtp_code.decoding.tree import Tree, tensors_of
+from mtp_code.model.attention import attend_cached
 from mtp_code.model.config import HeadsKind
+from mtp_code.model.heads import parallel
 from mtp_code.model.mtp import MTPModel, build_model
 
 ELSEWHERE = torch.device("meta")
@@ -106,12 +108,23 @@ class Copying(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("num_live", [3, 4])
+@pytest.mark.parametrize("num_live, num_calls", [(1, 1), (3, 3), (4, 1)])
 @torch.no_grad()  # inference mode would hide what composite operators are made of
-def test_heads_copy_no_cache_however_many_of_its_rows_are_live(small_config, num_live):
+def test_heads_copy_no_cache_however_many_of_its_rows_are_live(
+    small_config, num_live, num_calls, monkeypatch
+):
+    """And attend all at once where the rows of all of them are one axis without a copy."""
+    calls = []
+
+    def noted(*args: Any) -> torch.Tensor:
+        calls.append(args)
+        return attend_cached(*args)
+
+    monkeypatch.setattr(parallel, "attend_cached", noted)
     model = build_model(small_config, seed=1).eval().requires_grad_(False)
     state = DecodeState(model, 4, 48, 3)
     with Copying() as copying:
         draft(model, build_drafter(model, 3), state.rows(0, num_live), Plan(3, window=6, end=200))
     held = state.cache.keys_LBHCd[0, :num_live, :, :200]
     assert max(copying.sizes) < held.numel()
+    assert len(calls) == num_calls

@@ -21,7 +21,7 @@ from mtp_code.decoding.synthetic import (
     rate_for,
     told_advance,
 )
-from mtp_code.errors import MachineError
+from mtp_code.errors import InteropError, MachineError
 from mtp_code.model.accounting import count_parameters
 from mtp_code.model.mtp import build_model
 
@@ -110,6 +110,17 @@ def test_a_batch_without_memory_leaves_the_others_their_turn(monkeypatch):
     assert record["left_out"] == ["smoke, 1 rows: no memory"]
     assert record["rows"] == [{"shape": "smoke", "rows": 2}]
     assert record["precision"] == [{"shape": "smoke", "prompts": 3}]
+
+
+def test_a_shape_that_others_do_not_compute_is_measured_without_them(monkeypatch):
+    def peers(model):
+        raise InteropError("no plain class has both")
+
+    monkeypatch.setattr(synthetic, "_rows", lambda *_: [{"rows": 1}])
+    monkeypatch.setattr(synthetic, "_add_parts", lambda *_: None)
+    record = measure("smoke", 2.0, limit_s=60, batches=(1,), peers=peers)
+    assert record["left_out"] == ["smoke, 1 rows, others: no plain class has both"]
+    assert record["rows"] == [{"shape": "smoke", "rows": 1}]
 
 
 def test_what_a_device_fails_at_is_left_out_and_each_figure_is_told_at_once(monkeypatch):
