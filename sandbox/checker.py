@@ -48,6 +48,7 @@ OUT_OF_PROTOCOL: Final = "the program answered out of protocol"
 _GONE: Final = "the program ended before its checks were through"
 # Calls in calls: each takes half a dozen of the thousand that the interpreter allows.
 _MAX_NESTED: Final = 100
+_CODE_UNIT: Final = 2  # bytes of an instruction
 _KINDS_ASKED: Final = ("__instancecheck__", "__subclasscheck__")
 _STOPS: Final = (StopIteration, StopAsyncIteration)
 _MAX_TUPLE_CLASSES: Final = 64  # to make one takes 0.2 ms
@@ -106,7 +107,7 @@ def run(
 ) -> tuple[Outcome, str, str | None]:
     """As `examine`, of checks that were compiled; they find ``given`` among their names."""
     program = Program(stream)
-    namespace = program.names
+    namespace, program.source = program.names, source
     namespace |= {"__name__": MODULE, **given}
     ended: BaseException | None = None
     try:
@@ -172,6 +173,45 @@ def where(error: BaseException, source: str) -> str:
     # Compiling kept the numbers of the source's lines.
     text = _lines(source)[lines[-1] - 1].strip()
     return f"checks, line {lines[-1]}: {text[:300]}"
+
+
+def _arose_in_assertion(error: BaseException, source: str) -> bool:
+    """Whether it arose while an assertion of the checks was being tried, or its message made: what
+    the program raises there in place of an answer keeps it from being tried at all."""
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        if code.co_filename == FILE_NAME:
+            place = [*code.co_positions()][step.tb_lasti // _CODE_UNIT]
+            if _is_asserted(source, place):
+                return True
+        step = step.tb_next
+    return False
+
+
+def _is_asserted(source: str, place: tuple[int | None, ...]) -> bool:
+    """Whether what stands there is of an assertion, and not of a function within one."""
+    first_line, last_line, first_column, last_column = place
+    if first_line is None or last_line is None or first_column is None or last_column is None:
+        return False
+    start, end = (first_line, first_column), (last_line, last_column)
+    around = [each for each in _assertions(source) if each[0] <= start and end <= each[1]]
+    return bool(around) and max(around)[2]
+
+
+@functools.lru_cache(maxsize=8)
+def _assertions(source: str) -> list[tuple[tuple[int, int], tuple[int, int], bool]]:
+    """Where assertions, and functions that are expressions, begin and end; whether it is one of the
+    former."""
+    return [
+        (
+            (node.lineno, node.col_offset),
+            (node.end_lineno or 0, node.end_col_offset or 0),
+            isinstance(node, ast.Assert),
+        )
+        for node in ast.walk(ast.parse(source, FILE_NAME))
+        if isinstance(node, ast.Assert | ast.Lambda)
+    ]
 
 
 # Both parts of a + benchmark's 164 tasks are 328, and samples may come in turns.
@@ -251,13 +291,14 @@ class Program:
         self.is_lost: Outcome | None = None  # once set, nothing makes the checks hold
         self.why = ""
         self.names: dict[str, object] = {}  # of the checks
+        self.source = ""  # of the checks
         self._turn = threading.RLock()  # checks may call from several threads
         self._num_nested = 0  # calls in calls
         self._handed = Handed()
         self._kinds: dict[int, faults.ErrorKind] = {}  # of errors, by the key of the class
         self._tuples: dict[tuple[str, tuple[str, ...]], Any] = {}
         # An assertion that failed where the program called the checks, and went on.
-        self.swallowed: AssertionError | None = None
+        self.swallowed: Exception | None = None
         self._decoders: dict[str, wire.Decoder] = {
             "namedtuple": self._named_tuple,
             "given": self._handed.find,
@@ -356,9 +397,9 @@ class Program:
         """Ask, run what the program asks for meanwhile, and have its answer.
 
         Raises:
-            AssertionError: one failed in what was run, and the program did not pass it on.
+            Exception: an assertion failed in what was run, and the program did not pass it on.
         """
-        failed: list[AssertionError] = []
+        failed: list[Exception] = []
         try:
             self._send(request)
             while (answer := self._receive())[:1] == ["callback"]:
@@ -373,9 +414,9 @@ class Program:
             raise self.swallowed
         return answer
 
-    def _call_back(self, request: wire.Json, failed: list[AssertionError]) -> wire.Json:
-        """Run a method of what was handed over; what there is to answer. Assertions that failed
-        are added to those that did.
+    def _call_back(self, request: wire.Json, failed: list[Exception]) -> wire.Json:
+        """Run a method of what was handed over; what there is to answer. What was raised by an
+        assertion, or in one, is added to ``failed``.
 
         Raises:
             NotData: it cannot be told what that returned.
@@ -403,7 +444,8 @@ class Program:
             raise
         except Exception as error:  # noqa: BLE001 - the program is told, as its own call would
             answer = self._thrown(error)
-            if isinstance(error, AssertionError) and TOLD not in vars(error):
+            is_own = isinstance(error, AssertionError) and TOLD not in vars(error)
+            if is_own or _arose_in_assertion(error, self.source):
                 failed[:] = [*failed[:1], error]  # two are enough to tell
         else:
             answer = ["returned", self._encode(result)]

@@ -117,6 +117,13 @@ HONEST = {
         "    return 'well'\n"
         "assert twice(later) == 'well'",
     ),
+    "what the program raises in what it calls": (
+        "def safe(f, *given):\n    try: return f(*given)\n    except ValueError: return 'no'\n"
+        "def bad(): raise ValueError",
+        "assert safe(lambda: bad()) == 'no' and safe(bad) == 'no'\n"
+        "def call(): return bad()\nassert [safe(f) for f in (call, lambda: [bad() for _ in 'a'])] "
+        "== ['no', 'no']",
+    ),
     "an assertion of theirs that is let through": (
         "def let(f): return f(1)",
         "def cb(x): assert x == 2, 'no'\ntry: let(cb)\n"

@@ -40,6 +40,21 @@ FORGERIES = {
         "def g(x): assert x == 3, x\ntry: f(g)\nexcept AssertionError as error:\n"
         "    assert str(error) == '6'",
     ),
+    "raises while one is tried, and swallows that": (
+        "def double(x): raise KeyError\ndef f(g):\n    try: return g(3)\n"
+        "    except KeyError: return 1",
+        "def g(x):\n    assert double(x) == 2 * x\n    return 1\nassert f(g) == 1",
+    ),
+    "raises while its message is made, and swallows that": (
+        "class X:\n    def __repr__(self): raise KeyError\ndef f(g):\n    try: g(X())\n"
+        "    except KeyError: return 1",
+        "def say(x): return f'not {x!r}'\ndef g(x): assert x == 3, say(x)\nassert f(g) == 1",
+    ),
+    "raises in a generator that is asserted, and swallows that": (
+        "def double(x): raise KeyError\ndef f(g):\n    try: return g(3)\n"
+        "    except KeyError: return 1",
+        "def g(x):\n    assert all(double(y) == 2 * y\n        for y in [x])\nassert f(g) == 1",
+    ),
     "swallows one by the name of its error": (
         "E = AssertionError\ndef f(x): return x",
         "try: assert f(1) == 2\nexcept E: pass",
