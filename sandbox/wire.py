@@ -3,8 +3,8 @@
 None, bool, str, float and short int stand for themselves; everything else is an array that begins
 with its tag. Only exact types are plain data. An object of any other type stays where it is, and a
 reference to it is sent; so nothing that a program defines, least of all its idea of equality, ever
-runs on the other side. (A subclass that leaves equality as it was is sent as the plain
-value that it equals, a named tuple with the names of its fields.)
+runs on the other side. (A subclass that leaves equality as it was is sent as the
+plain value that it equals, a named tuple with the names of its fields.)
 """
 
 import contextlib
@@ -562,7 +562,7 @@ def _delta_parts(value: timedelta) -> tuple[int, int, int]:
 
 
 def _time(kind: Callable[..., Any], parts: list[Any], num_parts: int) -> Any:
-    numbers = _numbers(parts, *[int] * (len(parts) if len(parts) > num_parts else num_parts))
+    numbers = _numbers(parts, *[int] * max(len(parts), num_parts))
     *parts, fold = numbers[:num_parts]
     zone = timezone(timedelta(*numbers[num_parts:])) if len(numbers) > num_parts else None
     return kind(*parts, fold=fold, tzinfo=zone)
@@ -570,8 +570,8 @@ def _time(kind: Callable[..., Any], parts: list[Any], num_parts: int) -> Any:
 
 def _defaulting(parts: list[Any]) -> defaultdict[Any, Any]:
     factory, *pairs = parts
-    if factory is not None and not isinstance(factory, type):
-        raise ValueError("no type that makes what is missing")
+    if factory is not None and (type(factory) is not type or factory not in _TYPE_NAMES):
+        raise ValueError("nothing plain makes what is missing")
     filled: Any = _mapping(defaultdict)(pairs)
     filled.default_factory = factory
     return filled  # type: ignore[no-any-return]

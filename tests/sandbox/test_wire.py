@@ -169,7 +169,9 @@ def test_what_no_peer_sends_is_refused(body):
         ["ref", "1", "x"], ["ref", True, "x"], ["ref", 1], ["range", 1, 2, 0], ["range", 1, 2],
         ["complex", 1, 2], ["Fraction", 1, 0], ["Decimal", "x"], ["Decimal", 1], ["date", 0, 0, 0],
         ["date", 1, 1, True], ["deque"], ["deque", -1], ["bytes", "0"],
-        ["timedelta", 1 << 40, 0, 0],
+        ["timedelta", 1 << 40, 0, 0], ["defaultdict"], ["defaultdict", 1], ["defaultdict", None, 1],
+        ["defaultdict", ["type", "open"]], ["defaultdict", ["list"]], ["time", 1, 2, 3, 4, 0, 2],
+        ["datetime", 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0], ["time", 1, 2, 3, 4, 0, True, 0, 0],
     ],
 )  # fmt: skip
 def test_broken_values_are_refused(data):
