@@ -284,19 +284,23 @@ class _Server:
                         self._serve(request)
 
     def _thrown(
-        self, kinds: list[str], said: str, given: list[Any], more: wire.Json = None
+        self, kinds: list[Any], said: str, given: list[Any], more: wire.Json = None
     ) -> BaseException:
-        """What the checks raised: one of the program's by its key, or of its class by their name;
-        else the nearest builtin one. ``more`` is that key, or what attributes it has."""
+        """What the checks raised: one of the program's by its key; else of the nearest class that
+        there is, by the name that it has in the program, or handle. ``more`` is that key, or what
+        attributes it has."""
         if type(more) is int:
             held = self._held[more]
             return held if isinstance(held, BaseException) else as_builtin(kinds, said, given)
-        kind = vars(self._module).get(kinds[0])
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            return as_builtin(kinds, said, given)
-        error = bare(kind, said, given)
-        vars(error).update(self._decode(more) or {})
-        return error
+        for name in kinds:
+            if name in vars(builtins):
+                break
+            kind = self._given.get(name) if type(name) is int else vars(self._module).get(name)
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                error = bare(kind, said, given)
+                vars(error).update(self._decode(more) or {})
+                return error
+        return as_builtin(kinds, said, given)
 
     def _encode(self, value: object) -> wire.Json:
         return wire.encode(value, self._refer)
@@ -330,6 +334,8 @@ class _Server:
             return ["error", *parts[:2], "builtins"]
         bases = [each for each in kind.__bases__ if issubclass(each, BaseException)]
         told = [e.__name__ if _is_builtin(e) else self._describe_class(e) for e in bases]
+        if id(kind) in self._sent_as:  # a class of the checks'
+            told = [self._sent_as[id(kind)][1]]
         return ["error", *parts, *told]
 
     def _key_of(self, value: object) -> int:

@@ -26,7 +26,6 @@ from sandbox.crossing import (
     TOLD,
     as_builtin,
     attributes_of,
-    kinds_of,
     plain_arguments,
     take_on,
     text_of,
@@ -463,8 +462,9 @@ class Program:
         number = self._handed.keep_error(error)
         key = faults.key_of(error)
         if isinstance(error, AssertionError) and key is None:  # may say what is expected
-            return ["threw", number, kinds_of(error), "", []]
-        told = number, kinds_of(error), text_of(error), [*plain_arguments(error)]
+            return ["threw", number, self._handed.kinds_of(error), "", []]
+        kinds = self._handed.kinds_of(error)
+        told = number, kinds, text_of(error), [*plain_arguments(error)]
         if key is not None:
             return ["threw", *told, key]
         return ["threw", *told, self._encode(attributes_of(error))]
@@ -492,7 +492,8 @@ class Program:
                 pass
             case ["raised own", described, int(key), [*kinds], str(said), str(name), str(detail),
                   *given] if type(key) is int:  # fmt: skip
-                kind = self._decode(described, {"error": self._error_class})
+                decoders = {"error": self._error_class, "given": self._handed.find}
+                kind = self._decode(described, decoders)
             case _:
                 self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
         if any(type(each) is list for each in given):
@@ -725,10 +726,11 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 def _base(described: object) -> type | None:
-    """A class of errors: a builtin one's name, or a stand-in."""
+    """A class of errors: a builtin one by its name, a stand-in, or one that was handed over."""
     if type(described) is str:
         return faults.known_base(described, "builtins")
-    return described if type(described) is faults.ErrorKind else None
+    is_one = isinstance(described, type) and issubclass(described, Exception)
+    return described if is_one else None  # type: ignore[return-value]
 
 
 def _said_of(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 Functions look as the checks' own do (name, parameters), for programs go by that.
 """
 
+import builtins
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
@@ -30,9 +31,13 @@ class Ask(Protocol):
 
 
 def stand_in(parts: list[Any], ask: Ask) -> object:
-    """For the object that was handed over so: handle, name, its methods, its parameters if it is a
-    function. See `sandbox.handed`."""
+    """For the object that was handed over so: handle, name, its methods (none of a class of
+    errors), its parameters if it is a function, the classes above if it is one of errors. See
+    `sandbox.handed`."""
     handle, label, methods, *parameters = parts
+    if not methods:
+        base = next(vars(builtins)[name] for name in parameters if name in vars(builtins))
+        return type(label, (base,), {"__module__": "checks"})
     if methods == "__call__":
         return _function(handle, label, parameters, ask)
     found: object = object.__new__(_class(label, methods))

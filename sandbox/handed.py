@@ -35,16 +35,23 @@ class Handed:
         handle = self._handles.get(id(value))
         if handle is None:
             methods = _methods_of(value)
-            if not methods:
+            if not methods and not _is_error_class(value):
                 return None
             handle = self._handles[id(value)] = len(self._objects)
             self._objects.append(value)  # and so its id stays its own
             self._methods.append(methods)
         methods = self._methods[handle]
+        if _is_error_class(value):
+            names = [kind.__name__ for kind in value.__mro__]  # type: ignore[attr-defined]
+            return ["given", handle, names[0][:_MAX_LABEL], "", *names[1:]]
         label = getattr(value, "__name__", None) if methods == _CALL else type(value).__name__
         parts = ["given", handle, (label if type(label) is str else "function")[:_MAX_LABEL]]
         parts.append(" ".join(sorted(methods)))
         return [*parts, *given.describe_parameters(value)] if type(value) is FunctionType else parts
+
+    def kinds_of(self, error: BaseException) -> list[int | str]:
+        """Its classes, nearest first: handles of those that were handed over, names of others."""
+        return [self._handles.get(id(kind), kind.__name__) for kind in type(error).__mro__]
 
     def find(self, parts: list[Any]) -> object:
         """What was handed over and comes back.
@@ -102,9 +109,15 @@ def _checked(handle: wire.Json) -> int:
     return handle
 
 
+def _is_error_class(value: object) -> bool:
+    return type(value) is type and issubclass(value, Exception) and value.__module__ == MODULE
+
+
 def _methods_of(value: Any) -> frozenset[str]:
-    """What a program may ask of it."""
+    """What a program may ask of it. A class of errors it can raise, and catch, by itself."""
     kind = type(value)
+    if _is_error_class(value):
+        return frozenset()
     if kind.__module__ == MODULE and not isinstance(value, type):
         own = [each for each in kind.__mro__ if each.__module__ == MODULE]
         defined = given.METHODS & {name for each in own for name in vars(each)}

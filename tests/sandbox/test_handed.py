@@ -117,6 +117,21 @@ HONEST = {
         "    return 'well'\n"
         "assert twice(later) == 'well'",
     ),
+    "classes of errors": (
+        "def fail(kind): raise kind('x', 2)\n"
+        "def retry(f, kinds, times=3):\n    for _ in range(times):\n        try: return f()\n"
+        "        except kinds: pass\n    return 'never'\n"
+        "def above(kind): return issubclass(kind, ValueError), kind.__name__",
+        "class Own(ValueError):\n    def __init__(self, *given): super().__init__(*given)\n"
+        "class Sub(Own): pass\n"
+        "def test():\n    class Inner(Exception): pass\n    for kind in Own, Inner, KeyError:\n"
+        "        try: fail(kind)\n        except kind as error: assert error.args == ('x', 2)\n"
+        "        else: assert False\n    n = []\n    def flaky():\n        n.append(1)\n"
+        "        if len(n) < 3: raise [Inner, Sub][len(n) - 1]\n        return n\n"
+        "    assert retry(flaky, (Inner, Own)) == [1, 1, 1] and retry(fail, TypeError) == 'never'\n"
+        "    try: retry(lambda: fail(Own), Inner)\n    except Own: pass\n    else: assert False\n"
+        "test()\nassert above(Own) == (True, 'Own')",
+    ),
     "what the program raises in what it calls": (
         "def safe(f, *given):\n    try: return f(*given)\n    except ValueError: return 'no'\n"
         "def bad(): raise ValueError",

@@ -191,6 +191,8 @@ SAID = {
         'say(["raised own", ["error", 7, "E", "x", ["error", 7, "E", "x"]], 8, [], "", "", ""])',
     "a class of errors that makes what is missing":
         'say(["value", ["defaultdict", ["given", 0]]])',
+    "a function for a class":
+        'say(["raised own", ["error", 7, "E", "x", ["given", 0]], 8, [], "", "", ""])',
     "no class": 'say(["raised own", ["ref", 7, "E"], 8, [], "", "", ""])',
     "an error among what it was given":
         'say(["raised own", ["error", 7, "E", "x"], 8, [], "", "", "", ["ref", 0, "x"]])',
