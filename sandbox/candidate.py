@@ -165,48 +165,35 @@ class _Server:
         self._module = module
         self._held: list[object] = []
         self._keys: dict[int, int] = {}
-        self._raised_last: deque[tuple[int, BaseException]] = deque()
-        # What came from the checks: stand-ins by handle; what they were sent as, by identity; and
-        # the errors that they were told to have raised, with their numbers.
-        self._given: dict[int, object] = {}
-        self._sent_as: dict[int, tuple[object, wire.Json]] = {}
-        self._told: deque[tuple[BaseException, int]] = deque(maxlen=_MAX_HELD)
-        self._others: dict[str, wire.Decoder] = {
-            "namedtuple": self._named_tuple,
-            "given": self._stand_in,
-            "named": self._named,
-            "made": self._named,
-        }
-        # Threads of the program may all call the checks, while these wait for an answer.
-        self._turn = threading.RLock()
-        self._num_asked = 0
+        self._num_asked = 0  # what the checks wait for
+        # None for most: each page of memory that is touched has to be copied.
+        self._lent: _Lent | None = None
+        self._raised_last: list[BaseException] | None = None
 
     def answer(self, requests: Iterable[wire.Json], *, until_raised: bool = False) -> bool:
         """Answer all of them, or up to one that raised something; whether it was all."""
         for message in requests:
-            is_well = self._serve(message)
-            if until_raised and not is_well:
-                return False
-        return True
-
-    def _serve(self, message: wire.Json) -> bool:
-        """Answer one; whether nothing was raised."""
-        is_well = True
-        self._num_asked += 1
-        try:
-            answer = self._answer(message)
-        except SystemExit as exit_:
-            leave(exit_code(exit_))
-        except BaseException as error:  # noqa: BLE001 - it belongs to the checks
-            answer, is_well = self._raised(error), False
-        with self._turn:
+            raised = False
+            self._num_asked += 1
+            try:
+                answer = self._answer(message)
+            except SystemExit as exit_:
+                leave(exit_code(exit_))
+            except BaseException as error:  # noqa: BLE001 - it belongs to the checks
+                answer, raised = self._raised(error), True
+            if self._lent is not None:  # no thread may be asking for something of the checks'
+                self._lent.turn.acquire()
             self._num_asked -= 1
             try:
                 wire.send(self._stream, answer)
             except wire.Unsendable as error:
                 wire.send(self._stream, self._raised(error))
-                is_well = False
-        return is_well
+                raised = True
+            if self._lent is not None:
+                self._lent.turn.release()
+            if raised and until_raised:
+                return False
+        return True
 
     def _answer(self, request: wire.Json) -> wire.Json:
         match request:
@@ -219,7 +206,11 @@ class _Server:
                 places = range(len(names) - 1, -1, -1)
                 self._keys = {id(self._held[place]): place for place in places}
                 found = {name: known[name] for name in names if name in known}
-                return ["value", wire.encode(found, self._refer_by_name)]
+                refer = self._refer
+                for each in found.values():
+                    if isinstance(each, type):
+                        refer = self._refer_or_describe
+                return ["value", wire.encode(found, refer)]
             case ["getattr", key, name]:
                 return ["value", self._encode(getattr(self._held[key], name))]
             case ["setattr", key, name, value]:
@@ -248,9 +239,10 @@ class _Server:
         result = function(*arguments[:num_positional], **named)
         answer = ["value", self._encode(result)]
         if may_change:
-            after = wire.encode(given, self._refer_as_sent)
+            refer = self._refer if self._lent is None else self._refer_as_sent
+            after = wire.encode(given, refer)
             if wire.dump(after) != before:
-                answer.append(self._encode(given) if self._sent_as else after)
+                answer.append(after if self._lent is None else self._encode(given))
         return answer
 
     def _ask(
@@ -262,7 +254,8 @@ class _Server:
             Exception: what they raised.
             RuntimeError: they do not wait.
         """
-        with self._turn:
+        assert self._lent is not None
+        with self._lent.turn:
             if not self._num_asked:
                 raise RuntimeError("what the checks hand over can be used in calls of theirs only")
             passed = (*positional, *by_name.values())
@@ -278,10 +271,10 @@ class _Server:
                         return self._decode(result)
                     case ["threw", number, kinds, said, given, *more]:
                         error = self._thrown(kinds, said, given, *more)
-                        self._told.append((error, number))
+                        self._lent.told.append((error, number))
                         raise error
                     case request:
-                        self._serve(request)
+                        self.answer((request,))
 
     def _thrown(
         self, kinds: list[Any], said: str, given: list[Any], more: wire.Json = None
@@ -292,10 +285,12 @@ class _Server:
         if type(more) is int:
             held = self._held[more]
             return held if isinstance(held, BaseException) else as_builtin(kinds, said, given)
+        assert self._lent is not None
         for name in kinds:
             if name in vars(builtins):
                 break
-            kind = self._given.get(name) if type(name) is int else vars(self._module).get(name)
+            by_handle = type(name) is int
+            kind = self._lent.given[name] if by_handle else vars(self._module).get(name)
             if isinstance(kind, type) and issubclass(kind, Exception):
                 error = bare(kind, said, given)
                 vars(error).update(self._decode(more) or {})
@@ -306,7 +301,7 @@ class _Server:
         return wire.encode(value, self._refer)
 
     def _decode(self, data: wire.Json) -> Any:
-        return wire.decode(data, self._resolve, 0, self._others)
+        return wire.decode(data, self._resolve, 0, self._decoder)
 
     def _resolve(self, key: int, label: str) -> object:
         return self._held[key]
@@ -314,52 +309,54 @@ class _Server:
     def _refer(self, value: object) -> wire.Json:
         if (plain := _plain_number(value)) is not None:
             return self._encode(plain)
-        if id(value) in self._sent_as and (data := self._sent_as[id(value)][1])[0] == "given":
+        if self._lent is not None and (data := self._lent.of_checks(value)) is not None:
             return data
-        return wire.reference(self._key_of(value), type(value).__name__[:100])
+        key = self._keys.get(id(value))
+        if key is None:
+            key = self._keys[id(value)] = len(self._held)
+            self._held.append(value)  # and so its id stays its own
+        return wire.reference(key, type(value).__name__[:100])
 
     def _refer_as_sent(self, value: object) -> wire.Json:
         """As `_refer`, but what was sent by name is told by that."""
-        return self._sent_as[id(value)][1] if id(value) in self._sent_as else self._refer(value)
+        assert self._lent is not None
+        sent = self._lent.sent_as.get(id(value))
+        return self._refer(value) if sent is None else sent[1]
 
-    def _refer_by_name(self, value: object) -> wire.Json:
+    def _refer_or_describe(self, value: object) -> wire.Json:
         """As `_refer`, but classes of errors are described."""
         is_error = isinstance(value, type) and issubclass(value, BaseException)
         return self._describe_class(value) if is_error else self._refer(value)
 
     def _describe_class(self, kind: Any) -> wire.Json:
         """A class of errors: key, name, module, and its bases unless it is a builtin one."""
-        parts = [self._key_of(kind), kind.__name__[:100], str(kind.__module__)[:100]]
+        key, name = self._key_of(kind), kind.__name__[:100]
         if _is_builtin(kind):
-            return ["error", *parts[:2], "builtins"]
+            return ["error", key, name, "builtins"]
+        of_checks = self._lent and self._lent.of_checks(kind)
         bases = [each for each in kind.__bases__ if issubclass(each, BaseException)]
         told = [e.__name__ if _is_builtin(e) else self._describe_class(e) for e in bases]
-        if id(kind) in self._sent_as:  # a class of the checks'
-            told = [self._sent_as[id(kind)][1]]
-        return ["error", *parts, *told]
+        return [
+            "error",
+            key,
+            name,
+            str(kind.__module__)[:100],
+            *([of_checks] if of_checks else told),
+        ]
 
     def _key_of(self, value: object) -> int:
-        key = self._keys.get(id(value))
-        if key is None:
-            key = self._keys[id(value)] = len(self._held)
-            self._held.append(value)  # and so its id stays its own
-        return key
+        if id(value) not in self._keys:
+            self._keys[id(value)] = len(self._held)
+            self._held.append(value)
+        return self._keys[id(value)]
 
-    def _stand_in(self, parts: list[Any]) -> object:
-        """For something that the checks keep."""
-        found = self._given.get(parts[0])
-        if found is None:
-            found = self._given[parts[0]] = given.stand_in(parts, self._ask)
-            self._sent_as[id(found)] = found, ["given", *parts]
-        return found
-
-    def _named(self, parts: list[Any]) -> object:
-        """What goes by its name here, too."""
-        is_made = len(parts) == _PARTS_OF_MADE
-        found = named.DECODERS["made" if is_made else "named"](parts)
-        if (described := named.describe(found)) is not None:
-            self._sent_as[id(found)] = found, described
-        return found
+    def _decoder(self, tag: str) -> wire.Decoder | None:
+        """Of tags that only the checks send, or whose values are of the program's classes."""
+        if tag == "namedtuple":
+            return self._named_tuple
+        if self._lent is None:
+            self._lent = _Lent(self._ask)
+        return self._lent.decoders.get(tag)
 
     def _named_tuple(self, parts: list[Any]) -> object:
         """Of the program's own class, if it is one; else of a class that is like it."""
@@ -373,24 +370,65 @@ class _Server:
 
     def _raised(self, error: BaseException) -> wire.Json:
         told = kinds_of(error), text_of(error), kind_of(error), describe(error)
-        for known, number in self._told:
-            if known is error:
-                return ["raised again", number, *told, *plain_arguments(error)]
+        number = None if self._lent is None else self._lent.number_of(error)
+        if number is not None:
+            return ["raised again", number, *told, *plain_arguments(error)]
         if _is_builtin(type(error)):
             return ["raised", *told, *plain_arguments(error)]
-        key = self._hold_raised(error)
         described = self._describe_class(type(error))
-        return ["raised own", described, key, *told, *plain_arguments(error)]
+        return ["raised own", described, self._hold(error), *told, *plain_arguments(error)]
 
-    def _hold_raised(self, error: BaseException) -> int:
+    def _hold(self, error: BaseException) -> int:
         """Its key, for as long as it is one of the last ones: it holds all that its frames did."""
+        self._raised_last = self._raised_last or []
         if id(error) not in self._keys:
-            self._raised_last.append((self._key_of(error), error))
+            self._raised_last.append(error)
             if len(self._raised_last) > _MAX_HELD:
-                key, gone = self._raised_last.popleft()
-                self._held[key] = None
-                del self._keys[id(gone)]
+                gone = self._raised_last.pop(0)
+                self._held[self._keys.pop(id(gone))] = None
         return self._key_of(error)
+
+
+class _Lent:
+    """What came from the checks, and stays with them."""
+
+    def __init__(self, ask: given.Ask) -> None:
+        # Threads of the program may all ask for something, while the checks wait for an answer.
+        self.turn = threading.RLock()
+        self.given: dict[int, object] = {}  # stand-ins, by handle
+        self.sent_as: dict[int, tuple[object, wire.Json]] = {}  # by identity
+        # Errors that the checks raised when they were asked, and the numbers that these have there.
+        self.told: deque[tuple[BaseException, int]] = deque(maxlen=_MAX_HELD)
+        self.decoders: dict[str, wire.Decoder] = {
+            "given": self._stand_in,
+            "named": self._named,
+            "made": self._named,
+        }
+        self._ask = ask
+
+    def of_checks(self, value: object) -> wire.Json | None:
+        """What it was sent as, if it stands for something that stays with the checks."""
+        sent = self.sent_as.get(id(value))
+        return sent[1] if sent is not None and sent[1][0] == "given" else None
+
+    def number_of(self, error: BaseException) -> int | None:
+        """None where it is not one that the checks raised."""
+        return next((number for known, number in self.told if known is error), None)
+
+    def _stand_in(self, parts: list[Any]) -> object:
+        found = self.given.get(parts[0])
+        if found is None:
+            found = self.given[parts[0]] = given.stand_in(parts, self._ask)
+            self.sent_as[id(found)] = found, ["given", *parts]
+        return found
+
+    def _named(self, parts: list[Any]) -> object:
+        """What goes by its name here, too."""
+        is_made = len(parts) == _PARTS_OF_MADE
+        found = named.DECODERS["made" if is_made else "named"](parts)
+        if (described := named.describe(found)) is not None:
+            self.sent_as[id(found)] = found, described
+        return found
 
 
 def _is_builtin(kind: type) -> bool:

@@ -587,7 +587,7 @@ class Program:
 
     def _decode(self, data: wire.Json, others: Mapping[str, wire.Decoder] | None = None) -> Any:
         try:
-            return wire.decode(data, self._resolve, 0, others or self._decoders)
+            return wire.decode(data, self._resolve, 0, (others or self._decoders).get)
         except wire.ProtocolError as error:
             self._lose(Outcome.RAISED, f"{OUT_OF_PROTOCOL}: {error}")
 

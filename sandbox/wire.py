@@ -25,7 +25,7 @@ from collections import (
     deque,
     namedtuple,
 )
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -280,11 +280,14 @@ def encode(value: Any, refer: Refer, depth: int = 0) -> Json:
 
 
 def decode(
-    data: Json, resolve: Resolve, depth: int = 0, others: Mapping[str, Decoder] | None = None
+    data: Json,
+    resolve: Resolve,
+    depth: int = 0,
+    others: Callable[[str], Decoder | None] | None = None,
 ) -> Any:
     """The value that `encode` was given; ``resolve`` gives the object for a reference, and
-    ``others`` what stands behind tags that are not of plain data (or the class of named tuples,
-    which are plain ones without it).
+    ``others`` what decodes tags that are not of plain data (or named tuples, which are plain ones
+    without it).
 
     Raises:
         ProtocolError: ``data`` is nothing that `encode` returns.
@@ -302,7 +305,7 @@ def decode(
             case [int(key), str(label)] if type(key) is int:
                 return resolve(key, label)
         raise ProtocolError("a broken reference")
-    decoder = _DECODERS.get(tag) or (others or _OTHERS).get(tag)
+    decoder = _DECODERS.get(tag) or (others or _OTHERS.get)(tag)
     if decoder is None:
         raise ProtocolError(f"unknown tag {tag[:20]!r}")
     try:

@@ -276,7 +276,7 @@ def test_named_tuples_go_with_their_fields():
     data = wire.encode(point, no_reference)
     assert data == ["namedtuple", "Point", "x y", 1, ["list", 2]]
     assert exactly(wire.decode(data, no_reference)) == exactly((1, [2]))  # who asks for no more
-    found = wire.decode(data, no_reference, others={"namedtuple": wire.named_parts})
+    found = wire.decode(data, no_reference, others=lambda tag: wire.named_parts)
     assert found == ("Point", ("x", "y"), (1, [2]))
     made = wire.tuple_class(*found[:2])._make(found[2])
     assert made == point
