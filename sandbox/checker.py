@@ -295,7 +295,7 @@ class Program:
         self._num_nested = 0  # calls in calls
         self._handed = Handed()
         self._kinds: dict[int, faults.ErrorKind] = {}  # of errors, by the key of the class
-        self._tuples: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._tuples: dict[tuple[Any, ...], Any] = {}  # classes, by name and fields
         # An assertion that failed where the program called the checks, and went on.
         self.swallowed: Exception | None = None
         self._decoders: dict[str, wire.Decoder] = {
@@ -548,15 +548,16 @@ class Program:
         Raises:
             ValueError: it is not described as one.
         """
+        known: Any = self._tuples.get((*parts[:2],))
+        if known is not None and len(known._fields) == len(parts) - 2:
+            return tuple.__new__(known, parts[2:])
         name, fields, values = wire.named_parts(parts)
-        kind: Any = self._tuples.get((name, fields))
-        if kind is None:
-            if len(self._tuples) >= _MAX_TUPLE_CLASSES:
-                return values
-            kind = self._own_class(name, tuple)
-            if getattr(kind, "_fields", None) != fields:
-                kind = wire.tuple_class(name, fields)
-            self._tuples[name, fields] = kind
+        if len(self._tuples) >= _MAX_TUPLE_CLASSES:
+            return values
+        kind: Any = self._own_class(name, tuple)
+        if getattr(kind, "_fields", None) != fields:
+            kind = wire.tuple_class(name, fields)
+        self._tuples[name, parts[1]] = kind
         return tuple.__new__(kind, values)
 
     def _own_class(self, name: str, above: type) -> Any:

@@ -556,7 +556,7 @@ def _time_parts(value: time | datetime) -> tuple[int, ...]:
     if value.tzinfo is None:
         return parts
     if type(value.tzinfo) is not timezone:
-        raise Unsendable("a time of a zone that is more than an offset")
+        raise Unsendable("a time with a zone that is more than an offset")
     return *parts, *_delta_parts(value.tzinfo.utcoffset(None))
 
 

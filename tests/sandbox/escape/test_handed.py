@@ -233,7 +233,7 @@ def h(): return 4242
 @pytest.mark.parametrize(
     "said",
     [
-        '["value", ["list", *(["namedtuple", f"T{n}", "x", 1] for n in range(200_000))]]',
+        '["value", ["list", *(["namedtuple", f"T{n}", "x", 1] for n in range(100_000))]]',
         '["raised own", ["error", 1, "E", "x", *(["error", n, "E", "x"] for n in range(2, 200000))]'
         ', 8, ["E"], "", "", ""]',
         '["value", ["namedtuple", "int", "x", ["namedtuple", "RemoteObject", "bit_length", 1]]]',
@@ -246,8 +246,8 @@ def test_no_classes_keep_the_checks_busy(said, pool):
     limits = replace(LIMITS, cpu_s=2)
     checks = "assert f(lambda: 1) == 3"
     (found,) = pool.examine_all([(program, Checks(checks), limits)])
-    assert found.outcome in (Outcome.FAILED, Outcome.RAISED), found
-    assert time.monotonic() - started_s < 30
+    assert found.outcome in (Outcome.FAILED, Outcome.RAISED, Outcome.ENDED), found
+    assert time.monotonic() - started_s < 30  # the limit is two seconds; a busy machine takes more
 
 
 def test_what_misleads_is_shown_as_it_is(pool):
