@@ -32,35 +32,43 @@ class Peer(Protocol):
 
 
 class ErrorKind(type):
-    """The class of the stand-ins."""
+    """The class of the stand-ins, and of what the checks derive from them."""
 
     def __call__(cls, /, *positional: Any, **named: Any) -> Any:
         """One that the program makes; it can be raised here."""
-        program: Peer = cls.__dict__[_PROGRAM]
-        made = program.call(cls.__dict__[_KEY], cls.__name__, positional, named)
-        key = program.key_of(made)
-        if key is None:
+        if _KEY not in cls.__dict__:
+            return super().__call__(*positional, **named)  # of a class of the checks'
+        key, program = _origin(cls)
+        made = program.call(key, cls.__name__, positional, named)
+        key_made = program.key_of(made)
+        if key_made is None:
             return made
-        given = program.get_attribute(key, "args")
-        said = program.special(key, "__str__", ())
-        return make(cls, key, said, given if type(given) is tuple else ())
+        given = program.get_attribute(key_made, "args")
+        said = program.special(key_made, "__str__", ())
+        return make(cls, key_made, said, given if type(given) is tuple else ())
 
     def __getattr__(cls, name: str) -> Any:
         _refuse_private(cls, name)
-        program: Peer = cls.__dict__[_PROGRAM]
-        return program.get_attribute(cls.__dict__[_KEY], name)
+        key, program = _origin(cls)
+        return program.get_attribute(key, name)
 
     def __setattr__(cls, name: str, value: object) -> None:
-        program: Peer = cls.__dict__[_PROGRAM]
-        program.set_attribute(cls.__dict__[_KEY], name, value)
+        key, program = _origin(cls)
+        program.set_attribute(key, name, value)
 
     def __instancecheck__(cls, instance: object) -> bool:
         """By its class; of an object that stays with the program, by the program's word."""
-        program: Peer = cls.__dict__[_PROGRAM]
-        if not isinstance(instance, BaseException) and program.key_of(instance) is not None:
-            said = program.special(cls.__dict__[_KEY], "__instancecheck__", (instance,))
-            return said is True
+        key, program = _origin(cls)
+        is_asked = _KEY in cls.__dict__ and not isinstance(instance, BaseException)
+        if is_asked and program.key_of(instance) is not None:
+            return program.special(key, "__instancecheck__", (instance,)) is True
         return type.__instancecheck__(cls, instance)
+
+
+def _origin(kind: type) -> tuple[int, Peer]:
+    """Key and program of the stand-in that it is, or is derived from."""
+    found = next(each for each in kind.__mro__ if _KEY in each.__dict__)
+    return found.__dict__[_KEY], found.__dict__[_PROGRAM]
 
 
 def make_class(program: Peer, key: int, name: str, bases: Sequence[type]) -> ErrorKind:
@@ -92,7 +100,7 @@ def key_of(value: object) -> int | None:
     if isinstance(value, BaseException):
         key: int | None = vars(value).get(_KEY)
         return key
-    return value.__dict__[_KEY] if type(value) is ErrorKind else None
+    return value.__dict__.get(_KEY) if type(value) is ErrorKind else None
 
 
 def known_base(name: str, module: str) -> type | None:
@@ -117,15 +125,14 @@ def known_base(name: str, module: str) -> type | None:
 
 
 def _text(error: BaseException) -> str:
-    return str(vars(error).get(SAID, ""))
+    return str(vars(error).get(SAID, "")) if _KEY in vars(error) else Exception.__str__(error)
 
 
 def _get_attribute(error: BaseException, name: str) -> Any:
     _refuse_private(type(error), name)
-    kind: Any = type(error)
-    while type(kind) is not ErrorKind or _PROGRAM not in kind.__dict__:
-        kind = kind.__base__
-    program: Peer = kind.__dict__[_PROGRAM]
+    if _KEY not in vars(error):
+        raise AttributeError(f"a {type(error).__name__} has no {name}", name=name)
+    _, program = _origin(type(error))
     return program.get_attribute(vars(error)[_KEY], name)
 
 

@@ -97,6 +97,12 @@ with raises(Base): f(-1)
     "builtin ones, handed back": "def raised():\n    try: f(7)\n"
     "    except IndexError as error: return error\n"
     "assert not is_low(raised()) and is_low(Low('x'))",
+    "a class of the checks' below one": "class Own(Low): pass\n"
+    "try: raise Own('x', 2)\nexcept Base as error: assert isinstance(error, Own)\n"
+    "assert Own.LIMIT == 3 and issubclass(Own, Low) and not isinstance(f(9), Own)\n"
+    "class Lost(KeyError): pass\nassert hasattr(Low('a'), 'code')\n"
+    "assert not hasattr(Lost('a'), 'code')\n"
+    "try: f(-1)\nexcept Own: assert False\nexcept Low: pass",
     "that do not happen": "try: x = f(9)\nexcept Low: assert False\nassert x == 9",
     "of what is returned": "assert not isinstance(f(9), Low) and not isinstance(ValueError(), Low)",
 }
