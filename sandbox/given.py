@@ -8,8 +8,8 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
-# Of the checks' objects, what a program may use: what operators and builtins look for, and (under
-# the names of the methods that Python has for it) attributes. In whatever class one was found.
+# Of the checks' objects, what a program may use if their classes define it: what operators and
+# builtins look for, and attributes, by the names of the methods that Python has for these.
 METHODS: Final = frozenset(
     f"__{name}__"
     for name in """
