@@ -1,6 +1,7 @@
 """`bench decode` and `bench decode-shapes`, as a terminal has them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_words_tell_speed_parts_and_agreement(measured):
         assert f"{part} " in parts
     told = [line for line in lines if " as told, " in line]
     assert len(told) == 6
-    assert all(" within 3 %, " in line or " too far apart for 3 %, " in line for line in told)
+    assert all(re.search(r" (within|apart for) 3 %, ", line) for line in told)
 
 
 @pytest.mark.parametrize(
