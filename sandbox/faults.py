@@ -14,6 +14,14 @@ from typing import Any, Final, Protocol
 from sandbox.crossing import RemoteError, bare
 
 MAX_CLASSES: Final = 100  # for one program
+# Whose errors say no more than that something is wrong. One of `unittest` skips a test.
+_LIBRARIES: Final = frozenset(
+    """
+    _csv _queue _struct argparse array binascii calendar configparser copy csv dataclasses decimal
+    fractions getopt graphlib ipaddress json json.decoder pickle queue re sqlite3 statistics struct
+    subprocess tomllib urllib.error xml.etree.ElementTree zipfile zlib zoneinfo zoneinfo._common
+    """.split()  # noqa: SIM905
+)
 _KEY: Final = "key of the program's"  # no name that a program could ask for, nor checks write
 _PROGRAM: Final = "whose class it is"
 SAID: Final = "said by the program's"
@@ -104,14 +112,14 @@ def key_of(value: object) -> int | None:
 
 
 def known_base(name: str, module: str) -> type | None:
-    """The class of the interpreter's, or of a library that the checks may have imported, to derive
-    a stand-in from; None where there is none.
+    """The class of the interpreter's, or of some libraries that the checks may have imported, to
+    derive a stand-in from; None where there is none.
 
     What ends an iteration is a RuntimeError here, and what is no Exception is one: see `Program`.
     """
     if module == "builtins":
         found = vars(builtins).get(name)
-    elif module.partition(".")[0] in sys.stdlib_module_names:
+    elif module in _LIBRARIES:
         found = vars(sys.modules.get(module, builtins)).get(name)
     else:
         return None

@@ -80,6 +80,15 @@ FORGERIES = {
         "class E(Exception, metaclass=K): pass\ndef f(x): return x",
         "try: assert f(1) == 2\nexcept Exception as error: assert isinstance(error, E)",
     ),
+    "has its test skipped": (
+        "import unittest\nclass E(unittest.SkipTest): pass\n"
+        "def f(x): raise unittest.SkipTest\ndef g(x): raise E",
+        "import io, unittest\nclass Test(unittest.TestCase):\n"
+        "    def test_f(self): self.assertEqual(f(1), 2)\n"
+        "    def test_g(self): self.assertEqual(g(1), 2)\n"
+        "tests = unittest.defaultTestLoader.loadTestsFromTestCase(Test)\n"
+        "assert unittest.TextTestRunner(io.StringIO()).run(tests).wasSuccessful()",
+    ),
     "swallows one by suppress": (
         "E = AssertionError\ndef f(x): return x",
         "import contextlib\nwith contextlib.suppress(E): assert f(1) == 2",
