@@ -95,6 +95,7 @@ class Handed:
         return self._errors.get(number)
 
 
+_OPEN: Final = (MODULE, "builtins", "collections", "enum", "_io")  # where plain classes come from
 _CALL: Final = frozenset(("__call__",))
 _ITERATOR: Final = frozenset(("__iter__", "__next__"))
 _OF_FILES: Final = frozenset(("__enter__", "__exit__"))
@@ -134,20 +135,28 @@ def _methods_of(value: Any) -> frozenset[str]:
 
 
 def _get(value: object, name: str) -> Any:
-    return getattr(value, _public(name))
+    _require_public(value, name)
+    return getattr(value, name)
 
 
 def _set(value: object, name: str, new: object) -> None:
-    setattr(value, _public(name), new)
+    _require_public(value, name)
+    if callable(getattr(type(value), name, None)):  # the checks may call it
+        raise AttributeError(f"{name} is a method of the checks'", name=name)
+    setattr(value, name, new)
 
 
-def _public(name: str) -> str:
-    """Raises:
-    AttributeError: it is not for others.
+def _require_public(value: object, name: str) -> None:
+    """
+    Raises:
+        AttributeError: it is not for others. Nor are methods that a library gives a class of the
+            checks': those of `unittest.TestCase` decide whether a test counts.
     """
     if type(name) is not str or name.startswith("_"):
         raise AttributeError("attributes with an underscore stay with the checks")
-    return name
+    owner = next((each for each in type(value).__mro__ if name in vars(each)), None)
+    if owner is not None and owner.__module__ not in _OPEN:
+        raise AttributeError(f"{name} stays with the checks", name=name)
 
 
 _USES: Final[dict[str, Callable[..., Any]]] = {"__getattr__": _get, "__setattr__": _set}

@@ -117,6 +117,14 @@ HONEST = {
         "    return 'well'\n"
         "assert twice(later) == 'well'",
     ),
+    "enumerations and data classes": (
+        "def name(x): return x.name, x.value\n"
+        "def move(p):\n    p.x += 1\n    p.note = 'moved'\n    return p.x, p == p",
+        "import dataclasses, enum\nclass Color(enum.Enum): RED = 3\n"
+        "@dataclasses.dataclass\nclass P:\n    x: int = 0\n"
+        "p = P(1)\nassert name(Color.RED) == ('RED', 3) and move(p) == (2, True)\n"
+        "assert p.x == 2 and p.note == 'moved'",
+    ),
     "classes of errors": (
         "def fail(kind): raise kind('x', 2)\n"
         "def retry(f, kinds, times=3):\n    for _ in range(times):\n        try: return f()\n"

@@ -89,6 +89,25 @@ FORGERIES = {
         "tests = unittest.defaultTestLoader.loadTestsFromTestCase(Test)\n"
         "assert unittest.TextTestRunner(io.StringIO()).run(tests).wasSuccessful()",
     ),
+    "skips the test that it is handed": (
+        "def f(case): case.skipTest('')",
+        "import io, unittest\nclass Test(unittest.TestCase):\n"
+        "    def test(self): self.assertEqual(f(self), 2)\n"
+        "tests = unittest.defaultTestLoader.loadTestsFromTestCase(Test)\n"
+        "assert unittest.TextTestRunner(io.StringIO()).run(tests).wasSuccessful()",
+    ),
+    "changes the test that it is handed": (
+        "def f(case): case.assertEqual = lambda *_: None",
+        "import io, unittest\nclass Test(unittest.TestCase):\n"
+        "    def test(self):\n        answer = f(self)\n        self.assertEqual(answer, 2)\n"
+        "tests = unittest.defaultTestLoader.loadTestsFromTestCase(Test)\n"
+        "assert unittest.TextTestRunner(io.StringIO()).run(tests).wasSuccessful()",
+    ),
+    "puts a method of its own in place of one": (
+        "def f(judge): judge.same = lambda *_: True",
+        "class Judge:\n    def same(self, x, y): return x == y\n"
+        "judge = Judge()\nanswer = f(judge)\nassert judge.same(answer, 2)",
+    ),
     "swallows one by suppress": (
         "E = AssertionError\ndef f(x): return x",
         "import contextlib\nwith contextlib.suppress(E): assert f(1) == 2",
