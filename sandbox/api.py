@@ -61,8 +61,8 @@ def call(
     that the program chose it, sizes included (up to 8 MB as it travels).
 
     Raises:
-        ValueError: an argument is no plain data, is nested too deep, or is a time with a zone, or
-            the arguments are too large.
+        ValueError: an argument is no plain data, is nested too deep, or is a time with a zone that
+            is more than an offset, or the arguments are too large.
         SandboxUnavailable: the machine cannot contain it; see `Pool`.
     """
     setting = Setting(limits, profile, tier, unsafe_no_sandbox)

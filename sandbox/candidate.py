@@ -5,6 +5,7 @@ likes; what it cannot do is see or touch the checks that its answers are compare
 """
 
 import atexit
+import builtins
 import contextlib
 import errno
 import gc
@@ -14,18 +15,20 @@ import os
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Final, NoReturn
 
-from sandbox import wire
+from sandbox import given, named, wire
+from sandbox.crossing import as_builtin, bare, kinds_of, plain_arguments, take_on, text_of
 
 FILE_NAME: Final = "program.py"
 MODULE: Final = "program"
 _MAX_SAID: Final = 1000  # of an error
-_MAX_ARGUMENTS: Final = 8
-_MAX_BITS: Final = 64
+_PARTS_OF_MADE: Final = 3
+_MAX_HELD: Final = 64  # of what was raised last
 _MUTABLE: Final = frozenset(
     "list dict set bytearray deque Counter OrderedDict defaultdict".split()  # noqa: SIM905
 )
@@ -112,7 +115,11 @@ def serve(source: str, stream: wire.Stream) -> NoReturn:
     """Run a program as a module, then answer calls to it until killed."""
     with contextlib.suppress(ConnectionError):
         answer(source, wire.ReadAhead(stream))
-    # The checks are through, or know that there is nothing to call. What is left is to be killed.
+    wait_for_the_end()
+
+
+def wait_for_the_end() -> NoReturn:
+    """The checks are through, or know that there is nothing to call: all else is to be killed."""
     while True:
         threading.Event().wait()
 
@@ -158,22 +165,32 @@ class _Server:
         self._module = module
         self._held: list[object] = []
         self._keys: dict[int, int] = {}
+        self._num_asked = 0  # what the checks wait for
+        # None for most: each page of memory that is touched has to be copied.
+        self._lent: _Lent | None = None
+        self._raised_last: list[BaseException] | None = None
 
     def answer(self, requests: Iterable[wire.Json], *, until_raised: bool = False) -> bool:
         """Answer all of them, or up to one that raised something; whether it was all."""
         for message in requests:
             raised = False
+            self._num_asked += 1
             try:
                 answer = self._answer(message)
             except SystemExit as exit_:
                 leave(exit_code(exit_))
             except BaseException as error:  # noqa: BLE001 - it belongs to the checks
                 answer, raised = self._raised(error), True
+            if self._lent is not None:  # no thread may be asking for something of the checks'
+                self._lent.turn.acquire()
+            self._num_asked -= 1
             try:
                 wire.send(self._stream, answer)
             except wire.Unsendable as error:
                 wire.send(self._stream, self._raised(error))
                 raised = True
+            if self._lent is not None:
+                self._lent.turn.release()
             if raised and until_raised:
                 return False
         return True
@@ -189,7 +206,11 @@ class _Server:
                 places = range(len(names) - 1, -1, -1)
                 self._keys = {id(self._held[place]): place for place in places}
                 found = {name: known[name] for name in names if name in known}
-                return ["value", self._encode(found)]
+                refer = self._refer
+                for each in found.values():
+                    if isinstance(each, type):
+                        refer = self._refer_or_describe
+                return ["value", wire.encode(found, refer)]
             case ["getattr", key, name]:
                 return ["value", self._encode(getattr(self._held[key], name))]
             case ["setattr", key, name, value]:
@@ -218,16 +239,69 @@ class _Server:
         result = function(*arguments[:num_positional], **named)
         answer = ["value", self._encode(result)]
         if may_change:
-            after = self._encode(given)
+            refer = self._refer if self._lent is None else self._refer_as_sent
+            after = wire.encode(given, refer)
             if wire.dump(after) != before:
-                answer.append(after)
+                answer.append(after if self._lent is None else self._encode(given))
         return answer
+
+    def _ask(
+        self, handle: int, method: str, positional: tuple[Any, ...], by_name: dict[str, Any]
+    ) -> Any:
+        """Use something of the checks', who wait for an answer of this program.
+
+        Raises:
+            Exception: what they raised.
+            RuntimeError: they do not wait.
+        """
+        assert self._lent is not None
+        with self._lent.turn:
+            if not self._num_asked:
+                raise RuntimeError("what the checks hand over can be used in calls of theirs only")
+            passed = (*positional, *by_name.values())
+            request = ["callback", handle, method, self._encode(passed), [*by_name]]
+            wire.send(self._stream, request)
+            while True:
+                match wire.receive(self._stream):
+                    case None:
+                        wait_for_the_end()
+                    case ["returned", result, *after]:
+                        if after:
+                            take_on(passed, self._decode(after[0]))
+                        return self._decode(result)
+                    case ["threw", number, kinds, said, given, *more]:
+                        error = self._thrown(kinds, said, given, *more)
+                        self._lent.told.append((error, number))
+                        raise error
+                    case request:
+                        self.answer((request,))
+
+    def _thrown(
+        self, kinds: list[Any], said: str, given: list[Any], more: wire.Json = None
+    ) -> BaseException:
+        """What the checks raised: one of the program's by its key; else of the nearest class that
+        there is, by the name that it has in the program, or handle. ``more`` is that key, or what
+        attributes it has."""
+        if type(more) is int:
+            held = self._held[more]
+            return held if isinstance(held, BaseException) else as_builtin(kinds, said, given)
+        assert self._lent is not None
+        for name in kinds:
+            if name in vars(builtins):
+                break
+            by_handle = type(name) is int
+            kind = self._lent.given[name] if by_handle else vars(self._module).get(name)
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                error = bare(kind, said, given)
+                vars(error).update(self._decode(more) or {})
+                return error
+        return as_builtin(kinds, said, given)
 
     def _encode(self, value: object) -> wire.Json:
         return wire.encode(value, self._refer)
 
     def _decode(self, data: wire.Json) -> Any:
-        return wire.decode(data, self._resolve)
+        return wire.decode(data, self._resolve, 0, self._decoder)
 
     def _resolve(self, key: int, label: str) -> object:
         return self._held[key]
@@ -235,29 +309,130 @@ class _Server:
     def _refer(self, value: object) -> wire.Json:
         if (plain := _plain_number(value)) is not None:
             return self._encode(plain)
+        if self._lent is not None and (data := self._lent.of_checks(value)) is not None:
+            return data
         key = self._keys.get(id(value))
         if key is None:
             key = self._keys[id(value)] = len(self._held)
             self._held.append(value)  # and so its id stays its own
         return wire.reference(key, type(value).__name__[:100])
 
+    def _refer_as_sent(self, value: object) -> wire.Json:
+        """As `_refer`, but what was sent by name is told by that."""
+        assert self._lent is not None
+        sent = self._lent.sent_as.get(id(value))
+        return self._refer(value) if sent is None else sent[1]
+
+    def _refer_or_describe(self, value: object) -> wire.Json:
+        """As `_refer`, but classes of errors are described."""
+        is_error = isinstance(value, type) and issubclass(value, BaseException)
+        return self._describe_class(value) if is_error else self._refer(value)
+
+    def _describe_class(self, kind: Any) -> wire.Json:
+        """A class of errors: key, name, module, and its bases unless it is a builtin one."""
+        key, name = self._key_of(kind), kind.__name__[:100]
+        if _is_builtin(kind):
+            return ["error", key, name, "builtins"]
+        of_checks = self._lent and self._lent.of_checks(kind)
+        bases = [each for each in kind.__bases__ if issubclass(each, BaseException)]
+        told = [e.__name__ if _is_builtin(e) else self._describe_class(e) for e in bases]
+        return [
+            "error",
+            key,
+            name,
+            str(kind.__module__)[:100],
+            *([of_checks] if of_checks else told),
+        ]
+
+    def _key_of(self, value: object) -> int:
+        if id(value) not in self._keys:
+            self._keys[id(value)] = len(self._held)
+            self._held.append(value)
+        return self._keys[id(value)]
+
+    def _decoder(self, tag: str) -> wire.Decoder | None:
+        """Of tags that only the checks send, or whose values are of the program's classes."""
+        if tag == "namedtuple":
+            return self._named_tuple
+        if self._lent is None:
+            self._lent = _Lent(self._ask)
+        return self._lent.decoders.get(tag)
+
+    def _named_tuple(self, parts: list[Any]) -> object:
+        """Of the program's own class, if it is one; else of a class that is like it."""
+        name, fields, values = wire.named_parts(parts)
+        kind: Any = vars(self._module).get(name)
+        if not (isinstance(kind, type) and issubclass(kind, tuple)):
+            kind = None
+        if getattr(kind, "_fields", None) != fields:
+            kind = wire.tuple_class(name, fields)
+        return tuple.__new__(kind, values)
+
     def _raised(self, error: BaseException) -> wire.Json:
-        kinds = [kind.__name__ for kind in type(error).__mro__]
-        said = _text_of(error)[:_MAX_SAID], kind_of(error), describe(error)
-        return ["raised", kinds, *said, *_plain_arguments(error)]
+        told = kinds_of(error), text_of(error), kind_of(error), describe(error)
+        number = None if self._lent is None else self._lent.number_of(error)
+        if number is not None:
+            return ["raised again", number, *told, *plain_arguments(error)]
+        if _is_builtin(type(error)):
+            return ["raised", *told, *plain_arguments(error)]
+        described = self._describe_class(type(error))
+        return ["raised own", described, self._hold(error), *told, *plain_arguments(error)]
+
+    def _hold(self, error: BaseException) -> int:
+        """Its key, for as long as it is one of the last ones: it holds all that its frames did."""
+        self._raised_last = self._raised_last or []
+        if id(error) not in self._keys:
+            self._raised_last.append(error)
+            if len(self._raised_last) > _MAX_HELD:
+                gone = self._raised_last.pop(0)
+                self._held[self._keys.pop(id(gone))] = None
+        return self._key_of(error)
 
 
-def _plain_arguments(error: BaseException) -> tuple[wire.Json, ...]:
-    """What it was raised with, if that is short and stands for itself as JSON."""
-    given = error.args
-    is_short = len(given) <= _MAX_ARGUMENTS and all(
-        each is None
-        or type(each) is bool
-        or (type(each) is int and each.bit_length() <= _MAX_BITS)
-        or (type(each) is str and len(each) <= _MAX_SAID)
-        for each in given
-    )
-    return given if is_short else ()
+class _Lent:
+    """What came from the checks, and stays with them."""
+
+    def __init__(self, ask: given.Ask) -> None:
+        # Threads of the program may all ask for something, while the checks wait for an answer.
+        self.turn = threading.RLock()
+        self.given: dict[int, object] = {}  # stand-ins, by handle
+        self.sent_as: dict[int, tuple[object, wire.Json]] = {}  # by identity
+        # Errors that the checks raised when they were asked, and the numbers that these have there.
+        self.told: deque[tuple[BaseException, int]] = deque(maxlen=_MAX_HELD)
+        self.decoders: dict[str, wire.Decoder] = {
+            "given": self._stand_in,
+            "named": self._named,
+            "made": self._named,
+        }
+        self._ask = ask
+
+    def of_checks(self, value: object) -> wire.Json | None:
+        """What it was sent as, if it stands for something that stays with the checks."""
+        sent = self.sent_as.get(id(value))
+        return sent[1] if sent is not None and sent[1][0] == "given" else None
+
+    def number_of(self, error: BaseException) -> int | None:
+        """None where it is not one that the checks raised."""
+        return next((number for known, number in self.told if known is error), None)
+
+    def _stand_in(self, parts: list[Any]) -> object:
+        found = self.given.get(parts[0])
+        if found is None:
+            found = self.given[parts[0]] = given.stand_in(parts, self._ask)
+            self.sent_as[id(found)] = found, ["given", *parts]
+        return found
+
+    def _named(self, parts: list[Any]) -> object:
+        """What goes by its name here, too."""
+        is_made = len(parts) == _PARTS_OF_MADE
+        found = named.DECODERS["made" if is_made else "named"](parts)
+        if (described := named.describe(found)) is not None:
+            self.sent_as[id(found)] = found, described
+        return found
+
+
+def _is_builtin(kind: type) -> bool:
+    return vars(builtins).get(kind.__name__) is kind
 
 
 def _plain_number(value: Any) -> object:
@@ -288,7 +463,7 @@ def describe(error: BaseException) -> str:
     """The error, with the line of the program where it arose."""
     if isinstance(error, SyntaxError) and error.filename == FILE_NAME:
         return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
-    text = f"{type(error).__name__}: {_text_of(error)}"[:_MAX_SAID].removesuffix(": ")
+    text = f"{type(error).__name__}: {text_of(error)}"[:_MAX_SAID].removesuffix(": ")
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__, limit=-50)
@@ -297,21 +472,13 @@ def describe(error: BaseException) -> str:
     return f"{text} (line {lines[-1]})" if lines else text
 
 
-def _text_of(error: BaseException) -> str:
-    """What it says; nothing where that raises, as with a number of too many digits."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the program's own, and an error about an error
-        return ""
-
-
 def kind_of(error: BaseException) -> str:
     """What an uncaught error says about containment, else the name of its type."""
     if isinstance(error, MemoryError):
         return "MemoryError"
     if isinstance(error, PermissionError) and error.errno == errno.EPERM:
         return "EPERM"
-    if isinstance(error, BlockingIOError) or "can't start new thread" in _text_of(error)[:100]:
+    if isinstance(error, BlockingIOError) or "can't start new thread" in text_of(error)[:100]:
         return "EAGAIN"
     return type(error).__name__[:100]
 

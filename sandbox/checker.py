@@ -6,11 +6,9 @@ rebuilt as plain data of exact types by `wire.decode`, and compared here.
 
 import ast
 import builtins
-import contextlib
 import functools
 import json
 import linecache
-import operator
 import os
 import re
 import reprlib
@@ -22,8 +20,17 @@ from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import Any, Final, NamedTuple, NoReturn, SupportsIndex
 
-from sandbox import wire
+from sandbox import faults, named, wire
 from sandbox.candidate import SPECIAL
+from sandbox.crossing import (
+    TOLD,
+    as_builtin,
+    attributes_of,
+    plain_arguments,
+    take_on,
+    text_of,
+)
+from sandbox.handed import MODULE, Handed
 from sandbox.outcome import Outcome
 
 FILE_NAME: Final = "checks.py"
@@ -35,14 +42,15 @@ _TELLING: Final = frozenset(
     __annotations__ __dict__ __doc__ __module__ __name__ __qualname__ __version__ _name_ _value_
     """.split()  # noqa: SIM905
 )
-_TOLD: Final = "told_by_the_program"  # the attribute of an error that was raised there
 _MAX_SHOWN_BITS: Final = 1000
 OUT_OF_PROTOCOL: Final = "the program answered out of protocol"
 _GONE: Final = "the program ended before its checks were through"
-
-
-class RemoteError(Exception):
-    """The program raised something that is no builtin Exception, nor a subclass of one."""
+# Calls in calls: each takes half a dozen of the thousand that the interpreter allows.
+_MAX_NESTED: Final = 100
+_CODE_UNIT: Final = 2  # bytes of an instruction
+_KINDS_ASKED: Final = ("__instancecheck__", "__subclasscheck__")
+_STOPS: Final = (StopIteration, StopAsyncIteration)
+_MAX_TUPLE_CLASSES: Final = 64  # to make one takes 0.2 ms
 
 
 class ProgramLost(BaseException):
@@ -98,7 +106,9 @@ def run(
 ) -> tuple[Outcome, str, str | None]:
     """As `examine`, of checks that were compiled; they find ``given`` among their names."""
     program = Program(stream)
-    namespace: dict[str, object] = {"__name__": "checks", **given}
+    namespace, program.source = program.names, source
+    namespace |= {"__name__": MODULE, **given}
+    ended: BaseException | None = None
     try:
         namespace |= program.load(used)
         hide_builtins(namespace, used)
@@ -106,10 +116,11 @@ def run(
     except _Broken as broken:
         return broken.outcome, broken.detail, broken.kind
     except BaseException as error:  # noqa: BLE001 - whatever ended the checks, it has an outcome
-        if program.is_lost is None:
-            return _outcome(error, program, used - namespace.keys(), source)
+        ended = error
     if program.is_lost is not None:
         return program.is_lost, program.why, None
+    if (ended := program.swallowed or ended) is not None:
+        return _outcome(ended, program, used - namespace.keys(), source)
     return Outcome.HELD, "", None
 
 
@@ -129,7 +140,7 @@ def _outcome(
     judging of all the others.
     """
     at = where(error, source)
-    if isinstance(told := getattr(error, _TOLD, None), _Told):
+    if isinstance(told := getattr(error, TOLD, None), _Told):
         return Outcome.RAISED, f"{told.detail}; {at}", told.kind
     if isinstance(error, NotData):
         # What was handed over may be made of an answer, by what the checks expected that to be.
@@ -161,6 +172,45 @@ def where(error: BaseException, source: str) -> str:
     # Compiling kept the numbers of the source's lines.
     text = _lines(source)[lines[-1] - 1].strip()
     return f"checks, line {lines[-1]}: {text[:300]}"
+
+
+def _arose_in_assertion(error: BaseException, source: str) -> bool:
+    """Whether it arose while an assertion of the checks was being tried, or its message made: what
+    the program raises there in place of an answer keeps it from being tried at all."""
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        if code.co_filename == FILE_NAME:
+            place = [*code.co_positions()][step.tb_lasti // _CODE_UNIT]
+            if _is_asserted(source, place):
+                return True
+        step = step.tb_next
+    return False
+
+
+def _is_asserted(source: str, place: tuple[int | None, ...]) -> bool:
+    """Whether what stands there is of an assertion, and not of a function within one."""
+    first_line, last_line, first_column, last_column = place
+    if first_line is None or last_line is None or first_column is None or last_column is None:
+        return False
+    start, end = (first_line, first_column), (last_line, last_column)
+    around = [each for each in _assertions(source) if each[0] <= start and end <= each[1]]
+    return bool(around) and max(around)[2]
+
+
+@functools.lru_cache(maxsize=8)
+def _assertions(source: str) -> list[tuple[tuple[int, int], tuple[int, int], bool]]:
+    """Where assertions, and functions that are expressions, begin and end; whether it is one of the
+    former."""
+    return [
+        (
+            (node.lineno, node.col_offset),
+            (node.end_lineno or 0, node.end_col_offset or 0),
+            isinstance(node, ast.Assert),
+        )
+        for node in ast.walk(ast.parse(source, FILE_NAME))
+        if isinstance(node, ast.Assert | ast.Lambda)
+    ]
 
 
 # Both parts of a + benchmark's 164 tasks are 328, and samples may come in turns.
@@ -234,12 +284,24 @@ class Program:
 
     def __init__(self, stream: wire.Stream) -> None:
         self._stream = stream
-        self._objects: dict[int, RemoteObject] = {}
+        self._objects: dict[int, Any] = {}  # stand-ins by the program's keys
         self._last_call: tuple[str, tuple[Any, ...], dict[str, Any], object] | None = None
         self.has_answered = False  # more than that it has what it was asked for
         self.is_lost: Outcome | None = None  # once set, nothing makes the checks hold
         self.why = ""
-        self._turn = threading.Lock()  # checks may call from several threads
+        self.names: dict[str, object] = {}  # of the checks
+        self.source = ""  # of the checks
+        self._turn = threading.RLock()  # checks may call from several threads
+        self._num_nested = 0  # calls in calls
+        self._handed = Handed()
+        self._kinds: dict[int, faults.ErrorKind] = {}  # of errors, by the key of the class
+        self._tuples: dict[tuple[Any, ...], Any] = {}  # classes, by name and fields
+        # An assertion that failed where the program called the checks, and went on.
+        self.swallowed: Exception | None = None
+        self._decoders: dict[str, wire.Decoder] = {
+            "namedtuple": self._named_tuple,
+            "given": self._handed.find,
+        }
 
     def load(self, names: Iterable[str]) -> dict[str, object]:
         """Wait until the program is loaded; what it defines of ``names``."""
@@ -251,10 +313,11 @@ class Program:
                 raise _Broken(outcome, kind, detail)
             case _:
                 self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
-        found = self.ask("names", sorted(names))
+        decoders = self._decoders | {"error": self._error_class}
+        found = self.ask("names", sorted(names), others=decoders)
         if type(found) is not dict or not found.keys() <= set(names):
             self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
-        self.has_answered = any(type(each) is not RemoteObject for each in found.values())
+        self.has_answered = any(self.key_of(each) is None for each in found.values())
         return found
 
     def call(self, key: int, label: str, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -277,8 +340,15 @@ class Program:
         self.ask("setattr", key, name, self._encode(value))
 
     def special(self, key: int, method: str, operands: tuple[Any, ...]) -> Any:
+        if method in _KINDS_ASKED and any(map(self._is_own_error, operands)):
+            return False  # or a context manager of the checks' could swallow one by its word
         encoded = map(self._encode, operands)
         return self.ask("special", key, method, *encoded, may_stop=method == "__next__")
+
+    def _is_own_error(self, value: object) -> bool:
+        """Whether it is an error, or a class of some, that is none of the program's."""
+        kind = value if isinstance(value, type) else type(value)
+        return issubclass(kind, BaseException) and type(kind) is not faults.ErrorKind
 
     def last_answer(self) -> str:
         """The last call and its answer, for people."""
@@ -289,10 +359,17 @@ class Program:
         arguments += [f"{name}={_SHORT.repr(value)}" for name, value in named.items()]
         return f"; {label}({', '.join(arguments)}) gave {_SHORT.repr(answer)}"
 
-    def ask(self, *message: wire.Json, changes: object = None, may_stop: bool = False) -> Any:
+    def ask(
+        self,
+        *message: wire.Json,
+        changes: object = None,
+        may_stop: bool = False,
+        others: Mapping[str, wire.Decoder] | None = None,
+    ) -> Any:
         """The answer to one request; ``changes`` takes on the state that a call left it in.
 
-        ``may_stop`` says that StopIteration is a proper answer.
+        ``may_stop`` says that StopIteration is a proper answer, ``others`` what else may be in it
+        (see `wire.decode`).
 
         Raises:
             Exception: what the program raised, as the nearest builtin class, else RemoteError.
@@ -301,26 +378,199 @@ class Program:
         with self._turn:
             if self.is_lost is not None:
                 raise ProgramLost(self.why)
-            try:
-                wire.send(self._stream, message)
-            except OSError:
-                self._lose(Outcome.ENDED, _GONE)
-            answer = self._receive()
+            if self._num_nested >= _MAX_NESTED:
+                raise RecursionError("calls of the program and of the checks in each other")
+            answer = self._exchange(wire.frame(message))
         self.has_answered = True
         match answer:
             case ["value", data]:
-                return self._decode(data)
+                return self._decode(data, others)
             case ["value", data, after]:
-                _take_on(changes, self._decode(after))
+                take_on(changes, self._decode(after))
                 return self._decode(data)
-            case ["raised", [*kinds], str(said), str(kind), str(detail), *given]:
-                error = _as_builtin(kinds, said, given)
-                if isinstance(error, StopIteration | StopAsyncIteration) and not may_stop:
-                    # As from a generator (PEP 479): `all(map(f, cases))` would end there, and hold.
-                    error = RuntimeError(f"the program raised {type(error).__name__}")
-                setattr(error, _TOLD, _Told(kind, detail))
-                raise error
+            case ["raised" | "raised own" | "raised again", *_]:
+                raise self._error(answer, may_stop=may_stop)
         return self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+
+    def _exchange(self, request: bytes) -> wire.Json:
+        """Ask, run what the program asks for meanwhile, and have its answer.
+
+        Raises:
+            Exception: an assertion failed in what was run, and the program did not pass it on.
+        """
+        failed: list[Exception] = []
+        try:
+            self._send(request)
+            while (answer := self._receive())[:1] == ["callback"]:
+                self._send(wire.frame(self._call_back(answer, failed)))
+        except BaseException as error:  # or the next answer would be taken for another request's
+            if self.is_lost is None:
+                self.is_lost = Outcome.RAISED
+                self.why = f"{_said_of(error)}, when the program called the checks"
+            raise
+        if failed and any(each is not self._raised_again(answer) for each in failed):
+            self.swallowed = self.swallowed or failed[0]
+            raise self.swallowed
+        return answer
+
+    def _call_back(self, request: wire.Json, failed: list[Exception]) -> wire.Json:
+        """Run a method of what was handed over; what there is to answer. What was raised by an
+        assertion, or in one, is added to ``failed``.
+
+        Raises:
+            NotData: it cannot be told what that returned.
+        """
+        self.has_answered = True
+        match request:
+            case [_, handle, name, data, [*names]]:
+                given = self._decode(data)
+            case _:
+                self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+        if type(given) is not tuple or not all(type(each) is str for each in names):
+            self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+        if len(names) > len(given):
+            self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+        try:
+            method = self._handed.method(handle, name)
+        except LookupError as error:
+            self._lose(Outcome.RAISED, f"{OUT_OF_PROTOCOL}: {error}")
+        num_positional = len(given) - len(names)
+        by_name = dict(zip(names, given[num_positional:], strict=True))
+        self._num_nested += 1
+        try:
+            result = method(*given[:num_positional], **by_name)
+        except (NotData, wire.Unsendable):
+            raise
+        except Exception as error:  # noqa: BLE001 - the program is told, as its own call would
+            answer = self._thrown(error)
+            is_own = isinstance(error, AssertionError) and TOLD not in vars(error)
+            if is_own or _arose_in_assertion(error, self.source):
+                failed[:] = [*failed[:1], error]  # two are enough to tell
+        else:
+            answer = ["returned", self._encode(result)]
+            after = self._encode(given)
+            if wire.dump(after) != wire.dump(data):
+                answer.append(after)
+        finally:
+            self._num_nested -= 1
+        if self.is_lost is not None:  # whatever the checks made of that
+            raise ProgramLost(self.why)
+        return answer
+
+    def _thrown(self, error: Exception) -> wire.Json:
+        """What the program is told of an error: its own by its key."""
+        number = self._handed.keep_error(error)
+        key = faults.key_of(error)
+        if isinstance(error, AssertionError) and key is None:  # may say what is expected
+            return ["threw", number, self._handed.kinds_of(error), "", []]
+        kinds = self._handed.kinds_of(error)
+        told = number, kinds, text_of(error), [*plain_arguments(error)]
+        if key is not None:
+            return ["threw", *told, key]
+        return ["threw", *told, self._encode(attributes_of(error))]
+
+    def _raised_again(self, answer: wire.Json) -> BaseException | None:
+        """The checks' own error that the program let through, if that is its answer."""
+        match answer:
+            case ["raised again", int(number), *_] if type(number) is int:
+                try:
+                    return self._handed.error(number)
+                except LookupError as error:
+                    self._lose(Outcome.RAISED, f"{OUT_OF_PROTOCOL}: {error}")
+        return None
+
+    def _error(self, answer: wire.Json, *, may_stop: bool) -> BaseException:
+        """What the program raised, as it is to be raised here."""
+        own = self._raised_again(answer)
+        if own is not None and (may_stop or not isinstance(own, _STOPS)):
+            return own
+        kind, key = None, 0
+        match answer:
+            case ["raised", [*kinds], str(said), str(name), str(detail), *given]:
+                pass
+            case ["raised again", _, [*kinds], str(said), str(name), str(detail), *given]:
+                pass
+            case ["raised own", described, int(key), [*kinds], str(said), str(name), str(detail),
+                  *given] if type(key) is int:  # fmt: skip
+                decoders = {"error": self._error_class, "given": self._handed.find}
+                kind = self._decode(described, decoders)
+            case _:
+                self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+        if any(type(each) is list for each in given):
+            self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
+        is_stop = any(each.__name__ in kinds for each in _STOPS)
+        if type(kind) is faults.ErrorKind and not (is_stop and may_stop):
+            error = self._objects.get(key)
+            if type(error) is not kind:
+                error = faults.make(kind, key, said, given)
+                self._objects.setdefault(key, error)
+            assert isinstance(error, Exception)
+        else:
+            error = as_builtin(kinds, said, given)
+        if isinstance(error, _STOPS) and not may_stop:
+            # As from a generator (PEP 479): `all(map(f, cases))` would end there, and hold.
+            error = RuntimeError(f"the program raised {type(error).__name__}")
+        setattr(error, TOLD, _Told(name, detail))
+        return error
+
+    def _error_class(self, parts: list[Any]) -> Any:
+        """The stand-in for a class of errors, or an object's where that would be too many.
+
+        Raises:
+            ValueError, TypeError: it is not described as one.
+        """
+        key, name, module, *bases = parts
+        if type(key) is not int or type(name) is not str or type(module) is not str:
+            raise ValueError("no class of errors")
+        if (known := self._kinds.get(key)) is not None:
+            return known
+        if module == "builtins":
+            found = faults.known_base(name, module)
+            # Not where an assertion of the checks' own could be taken for the program's error.
+            harmless = found not in (None, Exception, AssertionError)
+            return found if harmless else self._resolve(key, name)
+        if len(self._kinds) >= faults.MAX_CLASSES:
+            return self._resolve(key, name)
+        above = [faults.known_base(name, module)]
+        if (own := self._own_class(name, Exception)) is not None:
+            above = [own]
+        elif above == [None]:
+            above = [_base(each) for each in bases]
+        made = faults.make_class(self, key, name[:100], [each for each in above if each])
+        self._kinds[key] = made
+        self._objects[key] = made
+        return made
+
+    def _named_tuple(self, parts: list[Any]) -> object:
+        """A tuple with the names that the program has for its fields, of the checks' own class if
+        they have one.
+
+        Raises:
+            ValueError: it is not described as one.
+        """
+        known: Any = self._tuples.get((*parts[:2],))
+        if known is not None and len(known._fields) == len(parts) - 2:
+            return tuple.__new__(known, parts[2:])
+        name, fields, values = wire.named_parts(parts)
+        if len(self._tuples) >= _MAX_TUPLE_CLASSES:
+            return values
+        kind: Any = self._own_class(name, tuple)
+        if getattr(kind, "_fields", None) != fields:
+            kind = wire.tuple_class(name, fields)
+        self._tuples[name, parts[1]] = kind
+        return tuple.__new__(kind, values)
+
+    def _own_class(self, name: str, above: type) -> Any:
+        """The class that the checks define by that name, as where both have it of the prompt."""
+        found = self.names.get(name)
+        is_one = type(found) is type and issubclass(found, above)
+        return found if is_one and found.__module__ == MODULE else None
+
+    def _send(self, request: bytes) -> None:
+        try:
+            self._stream.sendall(request)
+        except OSError:
+            self._lose(Outcome.ENDED, _GONE)
 
     def _receive(self) -> wire.Json:
         try:
@@ -329,21 +579,32 @@ class Program:
             self._lose(Outcome.RAISED, f"{OUT_OF_PROTOCOL}: {error}")
         if message is None:
             self._lose(Outcome.ENDED, _GONE)
+        if type(message) is not list:
+            self._lose(Outcome.RAISED, OUT_OF_PROTOCOL)
         return message
 
     def _encode(self, value: object) -> wire.Json:
         return wire.encode(value, self.refer)
 
-    def _decode(self, data: wire.Json) -> Any:
+    def _decode(self, data: wire.Json, others: Mapping[str, wire.Decoder] | None = None) -> Any:
         try:
-            return wire.decode(data, self._resolve)
+            return wire.decode(data, self._resolve, 0, (others or self._decoders).get)
         except wire.ProtocolError as error:
             self._lose(Outcome.RAISED, f"{OUT_OF_PROTOCOL}: {error}")
 
     def refer(self, value: object) -> wire.Json:
         if type(value) is RemoteObject:
             return value._reference()
-        raise NotData(f"the checks hand over a {type(value).__name__}, which is no plain data")
+        if (key := faults.key_of(value)) is not None:
+            return wire.reference(key, type(value).__name__)
+        described = named.describe(value) or self._handed.describe(value)
+        if described is None:
+            raise NotData(f"the checks hand over a {type(value).__name__}, which is no plain data")
+        return described
+
+    def key_of(self, value: object) -> int | None:
+        """What the program knows it by, if it stands for something of the program's."""
+        return value._reference()[1] if type(value) is RemoteObject else faults.key_of(value)
 
     def _resolve(self, key: int, label: str) -> object:
         held = self._objects.get(key)
@@ -373,6 +634,11 @@ class RemoteObject:
         object.__setattr__(self, "_RemoteObject__key", key)
         object.__setattr__(self, "_RemoteObject__label", label)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """One that has the name of the program's, and is no other class."""
+        return _class_called(self.__label[:100])
+
     def __call__(self, /, *positional: Any, **named: Any) -> Any:
         return self.__program.call(self.__key, self.__label, positional, named)
 
@@ -400,6 +666,11 @@ class RemoteObject:
         return wire.reference(self.__key, self.__label)
 
 
+@functools.lru_cache(maxsize=256)
+def _class_called(name: str) -> type:
+    return type(name if name.isidentifier() else "object", (), {})
+
+
 def _special(method: str) -> Callable[..., Any]:
     def forward(self: RemoteObject, /, *operands: Any) -> Any:
         program: Program = self._RemoteObject__program
@@ -416,6 +687,14 @@ RemoteObject.__doc__ = property(lambda self: self.__getattr__("__doc__"))  # typ
 
 class _Short(reprlib.Repr):
     """Never asks the program, nor fails, whatever the value."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        # By its class: a program chooses names of classes, and what their objects say.
+        if isinstance(x, tuple):
+            return self.repr_tuple(x, level)
+        if isinstance(x, BaseException | type):
+            return f"<{getattr(x, '__name__', type(x).__name__)}>"
+        return super().repr1(x, level)
 
     def repr_RemoteObject(self, value: RemoteObject, level: int) -> str:  # noqa: N802
         return f"<{value._reference()[2]}>"
@@ -437,7 +716,8 @@ class _Short(reprlib.Repr):
 
     def repr_instance(self, value: object, level: int) -> str:
         try:
-            return super().repr_instance(value, level)
+            # Where it is in memory would make a verdict another one each time.
+            return re.sub(" at 0x[0-9a-f]+", "", super().repr_instance(value, level))
         except ValueError:  # an integer inside, as of a range
             return f"<a {type(value).__name__}>"
 
@@ -446,45 +726,13 @@ _SHORT: Final = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
-def _as_builtin(kinds: list[Any], said: str, given: list[Any]) -> Exception:
-    """The exception to raise here for one whose classes, nearest first, have these names; raised
-    with what was ``given``, if it says the same then."""
-    for kind in kinds:
-        known = vars(builtins).get(kind) if type(kind) is str else None
-        if isinstance(known, type) and issubclass(known, Exception):
-            with contextlib.suppress(Exception):  # others take other arguments
-                error = known(*given)
-                if str(error) == said:
-                    return error
-            try:
-                return known(said)
-            except TypeError:  # UnicodeDecodeError and its like want more
-                continue
-    return RemoteError(f"{kinds[:1]}: {said}")
+def _base(described: object) -> type | None:
+    """A class of errors: a builtin one by its name, a stand-in, or one that was handed over."""
+    if type(described) is str:
+        return faults.known_base(described, "builtins")
+    is_one = isinstance(described, type) and issubclass(described, Exception)
+    return described if is_one else None  # type: ignore[return-value]
 
 
-def _take_on(old: object, new: object) -> object:
-    """What takes the place of ``old``: a container itself, changed to match ``new``, or ``new``."""
-    if type(old) is not type(new):
-        return new
-    match old, new:
-        case (tuple(), tuple()) if len(old) == len(new):
-            parts = tuple(map(_take_on, old, new))
-            return old if all(map(operator.is_, parts, old)) else new
-        case list(), list():
-            old[:] = [*map(_take_on, old, new), *new[len(old) :]]
-        case bytearray(), bytearray():
-            old[:] = new
-        case dict(), dict():
-            state = {key: _take_on(old.get(key), value) for key, value in new.items()}
-            old.clear()
-            old.update(state)
-        case set(), set():
-            old.clear()
-            old.update(new)
-        case deque(), deque():
-            old.clear()
-            old.extend(new)
-        case _:
-            return new
-    return old
+def _said_of(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()

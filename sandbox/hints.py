@@ -96,7 +96,10 @@ class Look:
             case "Fraction", [int(numerator), int(denominator)]:
                 self.forms.update(map(_rounded, (numerator, denominator)))
                 return _rounded(Fraction(numerator, denominator))
-            case "deque", [_, *inside]:
+            case "deque" | "defaultdict", [_, *inside]:
+                parts = tuple(inside)
+            case "namedtuple", [_, _, *inside]:
+                self.forms.update(map(self._take_in, parts[:2]))
                 parts = tuple(inside)
             case "range", [int(start), int(stop), int(step)]:
                 numbers = range(start, stop, step)

@@ -656,6 +656,8 @@ class CallJob(Job[Answer]):
                     return ended
                 case ["raised", [*_], str(), str(kind), str(detail), *_]:
                     return None, one_line(detail[:1000]), kind
+                case ["raised own", _, _, [*_], str(), str(kind), str(detail), *_]:
+                    return None, one_line(detail[:1000]), kind
                 case ["value", data, *_]:
                     return wire.decode(data, lambda _, label: Opaque(label[:100])), "", ""
         except wire.ProtocolError as error:

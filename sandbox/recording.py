@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-from sandbox import checker, wire
+from sandbox import checker, named, wire
 from sandbox.hints import Hints, Look
 
 _MAX_BYTES: Final = 32 << 20
@@ -166,7 +166,7 @@ class _Recorder(checker.Program):
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
 
-    def ask(self, *message: wire.Json, changes: object = None, may_stop: bool = False) -> Any:
+    def ask(self, *message: wire.Json, **_: Any) -> Any:
         if message[0] != "call" or threading.get_ident() != self._thread or self._has_escaped:
             self.give_up()
         _, _, (_, *arguments), _, names = message
@@ -181,7 +181,9 @@ class _Recorder(checker.Program):
         return ""
 
     def refer(self, value: object) -> wire.Json:
-        self.give_up()
+        if (described := named.describe(value)) is None:
+            self.give_up()  # it will be asked for, or is an answer
+        return described
 
     def go_blind(self, answers: Iterable["Unknown"]) -> None:
         """What these answers are compared with is not seen any more."""

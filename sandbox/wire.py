@@ -3,8 +3,8 @@
 None, bool, str, float and short int stand for themselves; everything else is an array that begins
 with its tag. Only exact types are plain data. An object of any other type stays where it is, and a
 reference to it is sent; so nothing that a program defines, least of all its idea of equality, ever
-runs on the other side. (A subclass that leaves equality as it was, such as a named tuple, is sent
-as the plain value that it equals.)
+runs on the other side. (A subclass that leaves equality as it was is sent as the
+plain value that it equals, a named tuple with the names of its fields.)
 """
 
 import contextlib
@@ -23,12 +23,14 @@ from collections import (
     UserString,
     defaultdict,
     deque,
+    namedtuple,
 )
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from json import encoder
+from keyword import iskeyword
 from time import thread_time
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeVar
@@ -49,6 +51,8 @@ _LEAST_S: Final = 0.005
 _HASHED_AGAIN: Final = 3  # a tuple keeps no hash
 _PART: Final = 16
 _MAX_FRACTION_BITS: Final = 1 << 15
+_MAX_FIELDS: Final = 64  # of a named tuple
+_MAX_NAME: Final = 100
 
 READ_AHEAD_BYTES: Final = 1 << 13
 
@@ -60,6 +64,7 @@ CUT: Final = _HEADER.pack(0xFFFFFFFF)
 Json = Any  # what json.dumps takes
 Refer = Callable[[object], Json]
 Resolve = Callable[[int, str], object]
+Decoder = Callable[[list[Any]], Any]
 
 
 class ProtocolError(Exception):
@@ -266,11 +271,23 @@ def encode(value: Any, refer: Refer, depth: int = 0) -> Json:
     if kind in (type, ABCMeta) and value in _TYPE_NAMES:
         return ["type", _TYPE_NAMES[value]]
     plain = _plain_base(value)
-    return refer(value) if plain is None else encode(plain, refer, depth + 1)
+    if plain is None:
+        return refer(value)
+    if type(plain) is tuple and (fields := _fields(kind, len(plain))):
+        parts = [encode(part, refer, depth + 1) for part in plain]
+        return ["namedtuple", kind.__name__[:_MAX_NAME], fields, *parts]
+    return encode(plain, refer, depth + 1)
 
 
-def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
-    """The value that `encode` was given; ``resolve`` gives the object for a reference.
+def decode(
+    data: Json,
+    resolve: Resolve,
+    depth: int = 0,
+    others: Callable[[str], Decoder | None] | None = None,
+) -> Any:
+    """The value that `encode` was given; ``resolve`` gives the object for a reference, and
+    ``others`` what decodes tags that are not of plain data (or named tuples, which are plain ones
+    without it).
 
     Raises:
         ProtocolError: ``data`` is nothing that `encode` returns.
@@ -288,12 +305,15 @@ def decode(data: Json, resolve: Resolve, depth: int = 0) -> Any:
             case [int(key), str(label)] if type(key) is int:
                 return resolve(key, label)
         raise ProtocolError("a broken reference")
-    decoder = _DECODERS.get(tag)
+    decoder = _DECODERS.get(tag) or (others or _OTHERS.get)(tag)
     if decoder is None:
         raise ProtocolError(f"unknown tag {tag[:20]!r}")
     try:
         return decoder(
-            [decode(part, resolve, depth + 1) if type(part) is list else part for part in parts]
+            [
+                decode(part, resolve, depth + 1, others) if type(part) is list else part
+                for part in parts
+            ]
         )
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ProtocolError(f"a broken {tag} ({error})") from None
@@ -332,15 +352,64 @@ def _plain_base(value: object) -> object:
     kind = type(value)
     for base, convert in _BASES.items():
         if issubclass(kind, base):
-            same = all(
-                _defined(kind, method) is _defined(base, method)
-                for method in ("__eq__", "__ne__", "__iter__")
-                if hasattr(base, method)
-            )
-            return convert(value) if same else None
-    # These equal whatever the plain value in them equals.
-    held = value.data if kind in _WRAPPERS else None  # type: ignore[attr-defined]
-    return held if kind in _WRAPPERS and type(held) is _WRAPPERS[kind] else None
+            return convert(value) if _compares_alike(kind, base) else None
+    for base, inside in _WRAPPERS.items():
+        if issubclass(kind, base) and _compares_alike(kind, base):
+            # These equal whatever the plain value in them equals.
+            held: object = value.data  # type: ignore[attr-defined]
+            return held if type(held) is inside else None
+    return None
+
+
+def _compares_alike(kind: type, base: type) -> bool:
+    """Whether the subclass left alone what equality is made of."""
+    return kind is base or all(
+        _defined(kind, method) is _defined(base, method)
+        for method in ("__eq__", "__ne__", "__iter__", *(_OF_MAPPINGS if base is UserDict else ()))
+        if hasattr(base, method)
+    )
+
+
+def _fields(kind: Any, length: int) -> str:
+    """The names of a named tuple's fields, in one text; nothing where there are none that a class
+    could be made of."""
+    names = getattr(kind, "_fields", None)
+    if type(names) is not tuple or len(names) != length or len(names) > _MAX_FIELDS:
+        return ""
+    if not all(type(name) is str and len(name) <= _MAX_NAME for name in names):
+        return ""
+    return " ".join(names) if are_fields(names) and len({*names}) == length else ""
+
+
+def are_fields(names: Sequence[str]) -> bool:
+    """Whether a named tuple's fields may be called so."""
+    return all(
+        name.isascii() and name.isidentifier() and name[0] != "_" and not iskeyword(name)
+        for name in names
+    )
+
+
+def named_parts(parts: list[Any]) -> tuple[str, tuple[str, ...], tuple[Any, ...]]:
+    """Name, fields and values of a named tuple, as they came.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    name, fields, *values = parts
+    if type(name) is not str or type(fields) is not str:
+        raise ValueError("no names")
+    names = (*fields.split(" "),)
+    if not are_fields(names) or len(names) != len(values) or len({*names}) != len(values):
+        raise ValueError("other fields than values")
+    if len(values) > _MAX_FIELDS or max(map(len, (name, *names))) > _MAX_NAME:
+        raise ValueError("too many or too long")
+    return name, names, (*values,)
+
+
+def tuple_class(name: str, fields: tuple[str, ...]) -> Any:
+    """A class of named tuples; ``fields`` are as `named_parts` gives them."""
+    name = name if are_fields((name,)) else "Tuple"
+    return namedtuple(name, fields, module="program")
 
 
 def _defined(kind: type, method: str) -> object:
@@ -348,6 +417,7 @@ def _defined(kind: type, method: str) -> object:
     return next((vars(each)[method] for each in kind.__mro__ if method in vars(each)), None)
 
 
+_OF_MAPPINGS: Final = ("__getitem__", "items", "__len__")
 _WRAPPERS: Final[dict[type, type]] = {UserList: list, UserDict: dict, UserString: str}
 # Not through str(value) and the like: those a subclass may override.
 _BASES: Final[dict[type, Callable[[Any], object]]] = {
@@ -480,20 +550,45 @@ def _date_parts(value: date) -> tuple[int, int, int]:
     return value.year, value.month, value.day
 
 
-def _time_parts(value: time | datetime) -> tuple[int, int, int, int, int]:
-    if value.tzinfo is not None:
-        raise Unsendable("a time with a zone")
-    return value.hour, value.minute, value.second, value.microsecond, value.fold
+def _time_parts(value: time | datetime) -> tuple[int, ...]:
+    """The last three are those of the offset, if it has a fixed one."""
+    parts = value.hour, value.minute, value.second, value.microsecond, value.fold
+    if value.tzinfo is None:
+        return parts
+    if type(value.tzinfo) is not timezone:
+        raise Unsendable("a time with a zone that is more than an offset")
+    return *parts, *_delta_parts(value.tzinfo.utcoffset(None))
 
 
-def _folded(kind: Callable[..., Any], numbers: list[int]) -> Any:
-    *parts, fold = numbers
-    return kind(*parts, fold=fold)
+def _delta_parts(value: timedelta) -> tuple[int, int, int]:
+    return value.days, value.seconds, value.microseconds
+
+
+def _time(kind: Callable[..., Any], parts: list[Any], num_parts: int) -> Any:
+    numbers = _numbers(parts, *[int] * max(len(parts), num_parts))
+    *parts, fold = numbers[:num_parts]
+    zone = timezone(timedelta(*numbers[num_parts:])) if len(numbers) > num_parts else None
+    return kind(*parts, fold=fold, tzinfo=zone)
+
+
+def _defaulting(parts: list[Any]) -> defaultdict[Any, Any]:
+    factory, *pairs = parts
+    if factory is not None and (type(factory) is not type or factory not in _TYPE_NAMES):
+        raise ValueError("nothing plain makes what is missing")
+    filled: Any = _mapping(defaultdict)(pairs)
+    filled.default_factory = factory
+    return filled  # type: ignore[no-any-return]
 
 
 def _without_values(parts: list[Any]) -> list[Any]:
     """What has these keys."""
     return [each for key in parts for each in (key, None)]
+
+
+def _default_of(value: defaultdict[Any, Any]) -> object:
+    """What makes its missing values, if that is a type that crosses over."""
+    factory = value.default_factory
+    return factory if type(factory) is type and factory in _TYPE_NAMES else None
 
 
 _TYPES: Final[dict[str, type]] = {
@@ -517,7 +612,7 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     deque: _tagged("deque", lambda value: (value.maxlen, *value)),
     Counter: _tagged("Counter", _pairs),
     OrderedDict: _tagged("OrderedDict", _pairs),
-    defaultdict: _tagged("defaultdict", _pairs),
+    defaultdict: _tagged("defaultdict", lambda value: (_default_of(value), *_pairs(value))),
     MappingProxyType: _tagged("dict", _pairs),
     type({}.keys()): _tagged("keys", iter),
     type({}.items()): _tagged("items", _pairs_of_items),
@@ -530,10 +625,13 @@ _ENCODERS: Final[dict[type, Callable[[Any, Encode], Json]]] = {
     date: _tagged("date", _date_parts),
     time: _tagged("time", _time_parts),
     datetime: _tagged("datetime", lambda value: (*_date_parts(value), *_time_parts(value))),
-    timedelta: _tagged("timedelta", lambda value: (value.days, value.seconds, value.microseconds)),
+    timedelta: _tagged("timedelta", _delta_parts),
 }
 
-_DECODERS: Final[dict[str, Callable[[list[Any]], Any]]] = {
+# What is done with these tags where nobody says otherwise.
+_OTHERS: Final[dict[str, Decoder]] = {"namedtuple": lambda parts: named_parts(parts)[2]}
+
+_DECODERS: Final[dict[str, Decoder]] = {
     "int": lambda parts: int(_one(parts, str), 16),
     "float": lambda parts: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[_one(parts, str)],
     "str": lambda parts: bytes.fromhex(_one(parts, str)).decode("utf-32-be", "surrogatepass"),
@@ -550,14 +648,14 @@ _DECODERS: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "deque": lambda parts: deque(parts[1:], parts[0]),
     "Counter": _mapping(Counter),
     "OrderedDict": _mapping(OrderedDict),
-    "defaultdict": _mapping(defaultdict),
+    "defaultdict": _defaulting,
     "Decimal": lambda parts: Decimal(_one(parts, str)),
     "Fraction": lambda parts: Fraction(*_short(_numbers(parts, int, int))),
     "date": lambda parts: date(*_numbers(parts, *[int] * 3)),
     "keys": lambda parts: _mapping(dict)(_without_values(parts)).keys(),
     "items": lambda parts: _mapping(dict)(parts).items(),
     "constant": lambda parts: {"Ellipsis": ..., "NotImplemented": NotImplemented}[_one(parts, str)],
-    "time": lambda parts: _folded(time, _numbers(parts, *[int] * 5)),
-    "datetime": lambda parts: _folded(datetime, _numbers(parts, *[int] * 8)),
+    "time": lambda parts: _time(time, parts, 5),
+    "datetime": lambda parts: _time(datetime, parts, 8),
     "timedelta": lambda parts: timedelta(*_numbers(parts, *[int] * 3)),
 }

@@ -45,7 +45,7 @@ URL: Final = "hf://datasets/codeparrot/apps/test.jsonl"
 # data of known types is anything asked but `==`: a recording (sandbox.recording) sees no more.
 _AGREE: Final = f"""
 def __mtp_code_agree__(answer, right):
-    if type(right) is list and (type(answer) is list or type(answer) is tuple):
+    if type(right) is list and (type(answer) is list or isinstance(answer, tuple)):
         return len(answer) == len(right) and all(map(__mtp_code_agree__, answer, right))
     if type(right) is dict and type(answer) is dict:
         return (

@@ -230,12 +230,15 @@ def _parts_line(row: dict[str, Any], names_batch: bool) -> str:
 
 
 def _told_line(row: dict[str, Any], names_batch: bool) -> str:
+    from mtp_code.decoding.synthetic import AGREEMENT
+
     rows = _batch(row) if names_batch else ""
     drafts = f"{row['drafts']} draft{'s' if row['drafts'] > 1 else ''}"
+    agrees = {True: "within", False: "NOT within", None: "its rounds too far apart for"}
     return (
         f"{drafts} as told{rows}: {row['ratio']:.3f}× "
         f"({row['ratio_low']:.3f}–{row['ratio_high']:.3f}) the heads' tokens a second, "
-        f"{row['cpu_ratio']:.3f}× by CPU time "
+        f"{agrees[row['agrees']]} {100 * AGREEMENT:.0f} %, {row['cpu_ratio']:.3f}× by CPU time "
         f"| {row['tokens_per_forward_told']:.3f} a forward, theirs {row['tokens_per_forward']:.3f}"
     )
 

@@ -48,6 +48,8 @@ _NUM_TOLD: Final = 4096
 _NUM_TIMED: Final = 16
 """Rounds that are taken apart by a clock, which takes a GPU long: nothing is captured."""
 _TREE_NODES: Final = 16
+AGREEMENT: Final = 0.03
+"""Share by which drafts as told may be faster or slower than trained heads' that stand as often."""
 _PEERS_WITHIN: Final = 0.25
 """Of the time: others' decoding begins no round behind that share of it, for what it takes of one
 shape is a multiple of all else there."""
@@ -504,7 +506,8 @@ def agreement(
     Both on the same weights and prompts, greedily, to answers of the same lengths, in turn first
     in paired rounds. What is told is how often the heads' own drafts stood, offset by offset, in a
     run before. `ratio` is the median over rounds of told ÷ real tokens a second behind the prompts;
-    `cpu_ratio` of tokens per second of CPU time, prompts included.
+    `cpu_ratio` of tokens per second of CPU time, prompts included. `agrees` says whether the ratio
+    is within `AGREEMENT` of 1; None where it is not, but some round's is, so that nothing is shown.
     """
     most, device = model.num_mtp_heads - 1, model.unembedding.weight.device
     rounds = deal(len(requests), NUM_ROUNDS, num_rows)
@@ -533,19 +536,28 @@ def agreement(
             on_progress((num_drafts - 1) * len(rounds) + number + 1, most * len(rounds))
         of_real, of_told = ways
         ratios = _ratios(of_told.tokens_per_s, of_real.tokens_per_s)
+        ratio = statistics.median(ratios)
         yield {
             "drafts": num_drafts,
             "batch_rows": num_rows,
             "reached": reached,
             "tokens_per_forward": of_real.tokens_per_forward,
             "tokens_per_forward_told": of_told.tokens_per_forward,
-            "ratio": statistics.median(ratios),
+            "ratio": ratio,
             "ratio_low": min(ratios),
             "ratio_high": max(ratios),
+            "agrees": agrees(ratio, min(ratios), max(ratios)),
             "cpu_ratio": statistics.median(
                 _ratios(of_told.tokens_per_cpu_s, of_real.tokens_per_cpu_s)
             ),
         }
+
+
+def agrees(ratio: float, low: float, high: float) -> bool | None:
+    """See `agreement`; ``low`` and ``high`` are the ratios of single rounds."""
+    if abs(ratio - 1) <= AGREEMENT:
+        return True
+    return False if low > 1 + AGREEMENT or high < 1 - AGREEMENT else None
 
 
 @dataclass

@@ -99,6 +99,12 @@ def all_of(): return Number.ONE, Text.A, {Number.ONE: Text.A}, Bits.X | Bits.Y
 """,
         "assert all_of() == (1, 'a', {1: 'a'}, 3)",
     ),
+    "the name of a class": (
+        "class Node: pass\nclass Leaf(Node): pass\ndef f(x): return Leaf() if x else Node()",
+        "assert f(0).__class__.__name__ == 'Node' and f(1).__class__.__name__ == 'Leaf'\n"
+        "assert f(1).__class__ == f(2).__class__ != f(0).__class__\n"
+        "assert not isinstance(f(1), (int, str, type, BaseException)) and isinstance(f(1), Node)",
+    ),
     "an iterator at its end": (
         "def count(): return iter([1])",
         """
@@ -273,6 +279,59 @@ def test_an_honest_program_passes(case, pool):
     assert examination.outcome is Outcome.HELD, examination
 
 
+# As above; these pass in one process too.
+FIELDS = {
+    "fields of named tuples": (
+        "from collections import namedtuple\nfrom typing import NamedTuple\n"
+        "P = namedtuple('P', 'x y')\n"
+        "class Q(NamedTuple):\n    a: int\n    b: str = 'z'\n"
+        "    def double(self): return 2 * self.a\n"
+        "def f(x): return P(x, [Q(x)])\ndef g(q): return q.double(), type(q) is Q\n"
+        "def h(p): return p.left + p.right, type(p).__name__, p._fields\n"
+        "def add(points): points.append(P(5, 6))\nORIGIN = P(0, 0)",
+        "from collections import namedtuple\nR = namedtuple('R', 'left right')\n"
+        "assert f(1).x == 1 and f(1) == (1, [(1, 'z')]) and f(1).y[0].b == 'z'\n"
+        "assert f(1)._fields == ('x', 'y') and f(1)._asdict()['x'] == 1 and f(2)[0] == 2\n"
+        "assert f(1)._replace(y=3) == (1, 3) and P(1, 2).y == 2 and len(f(1)) == 2\n"
+        "x, y = f(3)\nassert x == 3 and y == [(3, 'z')] and f(4) in [(4, [(4, 'z')])]\n"
+        "assert g(f(2).y[0]) == (4, True) and g(f(2).y[0]._replace(a=5)) == (10, True)\n"
+        "assert h(R(1, 2)) == (3, 'R', ('left', 'right'))\n"
+        "points = [R(1, 2)]\nadd(points)\nassert ORIGIN.y == 0\n"
+        "assert points == [(1, 2), (5, 6)] and points[0].left == 1\n"
+        "assert str(f(1)) == \"P(x=1, y=[Q(a=1, b='z')])\"",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIELDS.values(), ids=FIELDS.keys())
+def test_what_passes_in_one_process_passes(case, pool):
+    program, checks = case
+    exec(f"{program}\n{checks}", {"__name__": "checks"})  # the control
+    (found,) = pool.examine_all([(program, Checks(checks))])
+    assert found.outcome is Outcome.HELD, found
+
+
+@pytest.mark.parametrize("checks", ["assert f(1).x == 2", "assert f(1).z == 1", "assert f(1) == 1"])
+def test_fields_of_a_wrong_program_fail(checks, pool):
+    program = (
+        "from collections import namedtuple\nP = namedtuple('P', 'x y')\ndef f(x): return P(x, 2)"
+    )
+    (found,) = pool.examine_all([(program, Checks(checks))])
+    assert found.outcome in (Outcome.FAILED, Outcome.RAISED), found
+
+
+def test_classes_of_named_tuples_are_bounded(pool):
+    """Beyond that they are plain tuples."""
+    program = (
+        "from collections import namedtuple\n"
+        "def f(n): return [namedtuple(f'P{i}', 'x')(i) for i in range(n)]"
+    )
+    checks = "many = f(500)\nassert many == [(n,) for n in range(500)] and many[0].x == 0\n"
+    checks += "assert not hasattr(many[-1], 'x')"
+    (found,) = pool.examine_all([(program, Checks(checks))])
+    assert found.outcome is Outcome.HELD, found
+
+
 SWALLOWING = """
 class Held:
     def __enter__(self): return self
@@ -301,10 +360,15 @@ OUTCOMES = [
     ("import sys\nsys.exit(3)", "f(1)", Outcome.ENDED, ""),
     ("def f(x): exit()", "f(1)", Outcome.ENDED, ""),
     ("def f(x): return x", "def f(:", Outcome.CHECKS_BROKEN, ""),
-    ("def f(x): return x", "f(lambda: 1)", Outcome.CHECKS_BROKEN, "function"),
+    ("def f(x): return x", "f({}.values())", Outcome.CHECKS_BROKEN, "dict_values"),
     # What is handed over may come of an answer, or of what a name was bound to.
-    ("def f(x): return x", "f(1)\nf(lambda: 1)", Outcome.RAISED, "no plain data"),
-    ("def f(x): raise ValueError", "try: f(1)\nexcept: f(lambda: 1)", Outcome.RAISED, "plain data"),
+    ("def f(x): return x", "f(1)\nf({}.values())", Outcome.RAISED, "no plain data"),
+    (
+        "def f(x): raise ValueError",
+        "try: f(1)\nexcept: f({}.values())",
+        Outcome.RAISED,
+        "plain data",
+    ),
     ("f, Basket = len, dict", "f(Basket(a=1).values())", Outcome.RAISED, "dict_values"),
     ("def f(x): return x", "import os\nf(1)\nos._exit(0)", Outcome.RAISED, "ended before"),
     ("f = 1", "f(1)", Outcome.RAISED, "not callable"),

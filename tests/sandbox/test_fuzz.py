@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import checker, desk, messages, recording, wire
+from sandbox import checker, desk, handed, messages, recording, wire
 from sandbox.outcome import Outcome
 from sandbox.scratch import Note
 
@@ -40,6 +40,27 @@ drawn = settings(
 
 # What every check below demands in the end, and no peer can know: so none of them may hold.
 SECRET = secrets.randbits(200)
+NAMES = ("E", "f")
+# Checks that the program can call back; what they tell it is no secret.
+HANDING_OVER = (
+    "assert f(lambda x: x) == SECRET",
+    "def g(x=1, *y, z=2, **w): return (x, y, z, w)\nassert f(g)[0] == f([g], k=g) == SECRET",
+    "def g(x): assert x == SECRET\ntry: f(g)\nexcept Exception: pass\nassert f(g) == SECRET",
+    "seen = []\nf(seen.append)\nassert seen == [SECRET]",
+    "def numbers():\n    yield 1\n    assert False\nassert f(numbers()) == SECRET",
+    "class Thing:\n    x = 1\n    def __len__(self): return 2\n    def get(self, *_): return self\n"
+    "thing = Thing()\nassert f(thing) is thing and f(thing.get) == SECRET",
+    "def g(x): return f(g) if x == 1 else x\nassert f(g) == SECRET",
+    "assert f(len, str.upper, {}.get) == SECRET",
+    "try: f(lambda x: {}[x])\nexcept KeyError as e: assert e.args == (SECRET,)\n"
+    "else: assert f(1) == SECRET",
+    "try: f(1)\nexcept E as e: assert e.code == SECRET\nelse: assert f(2) == SECRET",
+    "try: assert f(1) == SECRET\nexcept E as e: assert str(e) == 'SECRET'",
+    "assert isinstance(f(1), E) and f(1).x == SECRET",
+    "p = f(1)\nassert p._replace(x=1) == p and p.x == p.y == SECRET",
+)
+# What such checks are asked for, with the arguments to it.
+METHODS = ("__call__", "__next__", "__iter__", "__getattr__", "__setattr__", "__len__", "__eq__")
 CHECKS = [
     source.replace("SECRET", str(SECRET))
     for source in (
@@ -69,6 +90,7 @@ CHECKS = [
         "try: f(1)\nexcept ValueError as e: assert 'SECRET' in str(e)\nelse: assert f(2) == SECRET",
         "try: f(1)\nexcept BaseException: pass\nassert f(2) == SECRET",
         "def check(candidate):\n    for n in range(5): assert candidate(n) == SECRET\ncheck(f)",
+        *HANDING_OVER,
     )
 ]
 
@@ -98,7 +120,7 @@ def frame(body: bytes, size: int | None = None) -> bytes:
 
 def stands(source: str, stream: wire.Stream) -> Outcome:
     """The outcome of checks that no peer can meet, after making sure that it is a proper one."""
-    outcome, detail, kind = checker.examine(source, ("f",), stream)
+    outcome, detail, kind = checker.examine(source, NAMES, stream)
     assert type(outcome) is Outcome
     assert type(detail) is str
     assert kind is None or type(kind) is str
@@ -112,7 +134,7 @@ def stands(source: str, stream: wire.Stream) -> Outcome:
 @functools.cache
 def recorded(source: str) -> bytes | None:
     """The calls that the checks make; None where they cannot be recorded."""
-    found = recording.record(source, ("f",))
+    found = recording.record(source, NAMES)
     return None if found is None else found.requests
 
 
@@ -136,8 +158,24 @@ def stands_replayed(source: str, sent: bytes) -> Outcome | None:
         os.close(answers)
 
 
-TAGS = [*wire._DECODERS, "ref"]
-WORDS = [*TAGS, "value", "raised", "ready", "broken", "names", "f", "x", "__eq__", "program", ""]
+TAGS = [*wire._DECODERS, "ref", "given", "named", "made", "error", "namedtuple"]
+WORDS = [
+    *TAGS,
+    "callback",
+    "raised own",
+    "raised again",
+    *METHODS,
+    "value",
+    "raised",
+    "ready",
+    "broken",
+    "names",
+    "f",
+    "x",
+    "__eq__",
+    "program",
+    "",
+]
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3, 1 << 53, -(1 << 63), 10**400, 0.5, -0.0, 1e308, 1e-320,
     float("nan"), float("inf"), "", "f", "\0", "ä", "\ud800", "0x" + "f" * 5000, "-0x1", "ff" * 300,
@@ -160,7 +198,7 @@ def ordinary_value(chance: random.Random, depth: int = 0) -> Any:
         )
     parts = [ordinary_value(chance, depth + 1) for _ in range(chance.randrange(4))]
     tag = chance.choice(
-        ["list", "tuple", "list", "tuple", "set", "dict", "deque", "ref", "Counter"]
+        "list tuple list tuple set dict deque ref Counter given namedtuple".split()  # noqa: SIM905
     )
     match tag:
         case "dict" | "Counter":
@@ -169,12 +207,28 @@ def ordinary_value(chance: random.Random, depth: int = 0) -> Any:
             return [tag, None, *parts]
         case "ref":
             return [tag, chance.randrange(4), "Thing"]
+        case "given":
+            return [tag, chance.randrange(3)]
+        case "namedtuple":
+            return [tag, "P", " ".join("xyzw"[: len(parts)]), *parts]
     return [tag, *parts]
 
 
 def ordinary_reply(chance: random.Random) -> list[Any]:
     drawn_number = chance.random()
+    if drawn_number < 0.12:
+        given = [ordinary_value(chance) for _ in range(chance.randrange(3))]
+        names = ["k"] if given and chance.random() < 0.3 else []
+        method = chance.choice([*METHODS, *["__call__"] * 6])
+        return ["callback", chance.choice([0, 0, 0, 1, 2]), method, ["tuple", *given], names]
     if drawn_number < 0.15:
+        described = ["error", chance.randrange(4), "E", "program", chance.choice(["KeyError", "E"])]
+        own = [
+            ["raised again", chance.randrange(3)],
+            ["raised own", described, chance.randrange(9)],
+        ]
+        return [*chance.choice(own), ["E", "ValueError"], "said", "kind", "detail"]
+    if drawn_number < 0.25:
         kinds = chance.choice([["ValueError", "Exception"], ["Odd", "KeyError"], ["Odd"], []])
         return ["raised", kinds, "said", "kind", "detail (line 1)"]
     if drawn_number < 0.35:
@@ -184,7 +238,12 @@ def ordinary_reply(chance: random.Random) -> list[Any]:
 
 def ordinary_session(chance: random.Random) -> list[Any]:
     replies = [ordinary_reply(chance) for _ in range(chance.randrange(1, 6))]
-    return [["ready"], ["value", ["dict", "f", ["ref", 0, "function"]]], *replies]
+    if chance.random() < 0.3:  # a call that most checks expect which can be called at all
+        method, *given = chance.choice([("__call__", 1), ("__call__", 1), ("__next__",)])
+        replies.insert(0, ["callback", 0, method, ["tuple", *given], []])
+    kinds = [["error", 0, "E", "program", "ValueError"], ["error", 0, "KeyError", "builtins"]]
+    found = ["dict", "f", ["ref", 1, "function"], "E", chance.choice(kinds)]
+    return [["ready"], ["value", found if chance.random() < 0.5 else found[:3]], *replies]
 
 
 def nodes(tree: Any, path: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
@@ -295,18 +354,29 @@ def test_no_malformed_session_passes_or_breaks_the_checks(seed: int) -> None:
         stands_replayed(source, peer.sent)
 
 
-def test_the_sessions_tried_are_of_every_kind() -> None:
+def test_the_sessions_tried_are_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: they get as far as the checks' assertions, and end in each way."""
     chance = random.Random(1)
     live: Counter[Outcome] = Counter()
     replayed: Counter[Outcome | None] = Counter()
-    for _ in range(2000):
+    run: Counter[str] = Counter()
+    find = handed.Handed.method
+
+    def counting(self: handed.Handed, handle: Any, name: Any) -> Any:
+        found = find(self, handle, name)
+        run[name] += 1
+        return found
+
+    monkeypatch.setattr(handed.Handed, "method", counting)
+    for _ in range(3000):
         source, peer = chance.choice(CHECKS), malformed_session(chance)
         live[stands(source, peer)] += 1
         replayed[stands_replayed(source, peer.sent)] += 1
     for outcome in (Outcome.FAILED, Outcome.RAISED, Outcome.ENDED):
         assert live[outcome] > 100
         assert replayed[outcome] > 25  # of some checks nothing is recorded
+    assert run["__call__"] > 25
+    assert run["__next__"] > 0
 
 
 def test_a_peer_that_knew_the_secret_would_pass() -> None:
@@ -315,11 +385,11 @@ def test_a_peer_that_knew_the_secret_would_pass() -> None:
         if source.count("f(") == 1 and source.startswith("assert f(1) =="):
             messages = [*ordinary_session(random.Random(0))[:2], ["value", ["int", hex(SECRET)]]]
             sent = b"".join(frame(json.dumps(message).encode()) for message in messages)
-            assert checker.examine(source, ("f",), Peer(sent))[0] is Outcome.HELD
+            assert checker.examine(source, NAMES, Peer(sent))[0] is Outcome.HELD
             requests = recorded(source)
             assert requests is not None
             replay = desk.Replay(requests, file_of(sent))
-            assert checker.examine(source, ("f",), replay)[0] is Outcome.HELD
+            assert checker.examine(source, NAMES, replay)[0] is Outcome.HELD
             assert not replay.is_diverged
             break
     else:

@@ -1,6 +1,6 @@
 """What tells of what, of values as they cross over; that turns follow is in test_recording.py."""
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -38,6 +38,9 @@ ALIKE = [
     (10**400 + 1, 10**400),
     ([1, 0, 1], "101"),
     ([3, 2], (2, 3)),
+    ([3, 2], namedtuple("Pair", "x y")(2, 3)),
+    ("Zed", namedtuple("Zed", "x")(2)),
+    ({"a": 2, "b": 3}, defaultdict(int, b=3, a=2)),
     ([3, 2], {2, 3}),
     ([2, 2, 3], {2, 3}),
     ([2, [3]], [[3], 2]),

@@ -3,8 +3,9 @@ import json
 import random
 import socket
 import struct
-import time
-from collections import Counter, UserDict, UserList, UserString
+import time as clock
+from collections import Counter, UserDict, UserList, UserString, defaultdict, namedtuple
+from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import given, settings
@@ -168,7 +169,9 @@ def test_what_no_peer_sends_is_refused(body):
         ["ref", "1", "x"], ["ref", True, "x"], ["ref", 1], ["range", 1, 2, 0], ["range", 1, 2],
         ["complex", 1, 2], ["Fraction", 1, 0], ["Decimal", "x"], ["Decimal", 1], ["date", 0, 0, 0],
         ["date", 1, 1, True], ["deque"], ["deque", -1], ["bytes", "0"],
-        ["timedelta", 1 << 40, 0, 0],
+        ["timedelta", 1 << 40, 0, 0], ["defaultdict"], ["defaultdict", 1], ["defaultdict", None, 1],
+        ["defaultdict", ["type", "open"]], ["defaultdict", ["list"]], ["time", 1, 2, 3, 4, 0, 2],
+        ["datetime", 1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0], ["time", 1, 2, 3, 4, 0, True, 0, 0],
     ],
 )  # fmt: skip
 def test_broken_values_are_refused(data):
@@ -226,10 +229,96 @@ def test_what_wraps_plain_data_and_equals_it_goes_as_that():
 
         __hash__ = None
 
+    class Table(UserDict):
+        def total(self):
+            return sum(self.values())
+
+    class Double(UserDict):
+        def __getitem__(self, key):
+            return 2 * super().__getitem__(key)
+
+    assert wire.encode(Table(a=1), refer) == ["dict", "a", 1]
+    assert wire.encode(Double(a=1), refer) == ["ref", 7, "Double"]
     lying = UserList()
     lying.data = Listed()
     assert wire.encode(Same([1]), refer) == ["ref", 7, "Same"]
     assert wire.encode(lying, refer) == ["ref", 7, "UserList"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        defaultdict(list, a=[1]), defaultdict(None, a=1), defaultdict(int),
+        datetime(2020, 1, 2, tzinfo=UTC), time(1, 2, tzinfo=timezone(timedelta(hours=-3))),
+        datetime(2020, 1, 2, 3, fold=1, tzinfo=timezone(timedelta(seconds=1))),
+    ],
+)  # fmt: skip
+def test_what_a_missing_value_is_and_an_offset_arrive(value):
+    arrived = there_and_back(value)
+    assert (type(arrived), arrived, repr(arrived)) == (type(value), value, repr(value))
+
+
+def test_a_mapping_that_calls_a_function_for_what_is_missing_arrives_without_it():
+    assert there_and_back(defaultdict(lambda: 1, a=2)).default_factory is None
+
+
+def test_a_zone_that_is_more_than_an_offset_stays():
+    class Zone(tzinfo):
+        def utcoffset(self, when):
+            return timedelta(hours=when.month)
+
+    with pytest.raises(wire.Unsendable):
+        wire.encode(datetime(2020, 1, 2, tzinfo=Zone()), no_reference)
+
+
+def test_named_tuples_go_with_their_fields():
+    point = namedtuple("Point", "x y")(1, [2])
+    data = wire.encode(point, no_reference)
+    assert data == ["namedtuple", "Point", "x y", 1, ["list", 2]]
+    assert exactly(wire.decode(data, no_reference)) == exactly((1, [2]))  # who asks for no more
+    found = wire.decode(data, no_reference, others=lambda tag: wire.named_parts)
+    assert found == ("Point", ("x", "y"), (1, [2]))
+    made = wire.tuple_class(*found[:2])._make(found[2])
+    assert made == point
+    assert made._asdict() == point._asdict()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("x", "x"),
+        ("_x", "y"),
+        ("class", "y"),
+        ("x y", "z"),
+        ("x",),
+        ("x", 2),
+        "xy",
+        None,
+        ("ä", "y"),
+    ],
+)
+def test_what_has_no_proper_fields_goes_as_a_plain_tuple(fields):
+    class Odd(tuple):
+        __slots__ = ()
+        _fields = fields
+
+    assert wire.encode(Odd((1, 2)), no_reference) == ["tuple", 1, 2]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ["namedtuple"], ["namedtuple", "P"], ["namedtuple", "P", "x"], ["namedtuple", 1, "x", 1],
+        ["namedtuple", "P", 1, 1], ["namedtuple", "P", "x x", 1, 2], ["namedtuple", "P", "_x", 1],
+        ["namedtuple", "P", "x.y", 1], ["namedtuple", "P" * 101, "x", 1],
+        ["namedtuple", "P", "", 1],
+        ["namedtuple", "P", " ".join(f"x{n}" for n in range(65)), *range(65)],
+        ["given", 0], ["named", "builtins", "len"], ["error", 0, "E", "builtins"],
+    ],
+)  # fmt: skip
+def test_broken_fields_are_refused_and_tags_that_nobody_asked_for(data):
+    with pytest.raises(wire.ProtocolError):
+        wire.decode(data, no_reference)
 
 
 def test_frames_are_bounded_and_cut_ones_are_an_end():
@@ -269,11 +358,11 @@ def keys_in_each_others_way(bits):
 
 
 def seconds_to_decode(value):
-    started_s = time.thread_time()
+    started_s = clock.thread_time()
     decoded = None
     with contextlib.suppress(wire.ProtocolError):
         decoded = wire.decode(value, no_reference)
-    return decoded, time.thread_time() - started_s
+    return decoded, clock.thread_time() - started_s
 
 
 def test_keys_that_take_long_to_add_are_refused(monkeypatch):

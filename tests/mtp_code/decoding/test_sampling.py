@@ -1,5 +1,6 @@
 import pytest
 import torch
+from numpy.random import Generator, Philox
 from scipy import special
 
 from mtp_code.decoding.sampling import (
@@ -92,3 +93,6 @@ def test_each_row_has_its_own_settings():
 def test_a_requests_draws_depend_on_its_seed_alone():
     assert uniforms_for(7, 3) == uniforms_for(7, 9)[:3]
     assert uniforms_for(7, 3) != uniforms_for(8, 3)
+    assert uniforms_for(7, 3) != uniforms_for(7 + 2**32, 3), "all 64 bits count"
+    assert uniforms_for(-1, 3) == uniforms_for(2**64 - 1, 3)
+    assert uniforms_for(7, 3) == Generator(Philox(key=7)).random(3).tolist()

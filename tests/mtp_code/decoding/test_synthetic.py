@@ -17,6 +17,7 @@ from mtp_code.decoding.synthetic import (
     _decode,
     _Way,
     agreement,
+    agrees,
     measure,
     precision,
     rate_for,
@@ -259,7 +260,25 @@ def test_drafts_as_told_and_trained_heads_take_as_many_forwards(
         assert row["tokens_per_forward_told"] == pytest.approx(row["tokens_per_forward"], rel=0.03)
         assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
         assert 0.6 < row["cpu_ratio"] < 1.7
+        assert row["agrees"] is agrees(row["ratio"], row["ratio_low"], row["ratio_high"])
     assert rows[-1]["tokens_per_forward"] > 1.1
+
+
+@pytest.mark.parametrize(
+    "ratio, low, high, expected",
+    [
+        (1.029, 0.5, 1.9, True),
+        (0.971, 0.97, 0.98, True),
+        (1.04, 1.02, 1.06, None),
+        (0.96, 0.9, 1.1, None),
+        (1.04, 1.031, 1.06, False),
+        (0.95, 0.9, 0.969, False),
+    ],
+)
+def test_what_is_told_agrees_by_its_median_and_parts_only_by_all_its_rounds(
+    ratio, low, high, expected
+):
+    assert agrees(ratio, low, high) is expected
 
 
 def test_what_there_was_no_time_for_is_named():
