@@ -26,7 +26,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         patch.setattr(trained_bench, "all_references", list)  # a minute of looking for copies
         folder = tmp_path_factory.mktemp("trained")
         step_s = Bench("smoke", 600, lambda line: None).fastest_step_s
-        plan = replace(SMOKE, settings=(*SMOKE.settings, *NARROW))
+        plan = replace(SMOKE, settings=(*SMOKE.settings, *NARROW), max_new_tokens=8)
         found = list(TrainedBench(plan, folder, lambda: 600.0, step_s).rows())
         assert "import" in (folder / HELD_OUT_FILE).read_text()
         assert load_run(folder / "bytes8").model.num_mtp_heads == 8
