@@ -1,16 +1,13 @@
 """AdamW, and Muon for the matrices inside the layers."""
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from mtp_code.model.layers import Attention, FeedForward
 from mtp_code.model.mtp import MTPModel
 from mtp_code.processes import is_sharded, placed_like, whole_tensor
 from mtp_code.training.config import OptimConfig
@@ -39,76 +36,44 @@ def build_optimizers(model: MTPModel, config: OptimConfig) -> list[Optimizer]:
         )
     ]
     if config.kind == "muon":
-        optimizers.append(
-            Muon(
-                matrices, config.muon_lr, config.momentum, config.weight_decay, _rows_by_part(model)
-            )
-        )
+        optimizers.append(Muon(matrices, config.muon_lr, config.momentum, config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
 
 
-def _rows_by_part(model: MTPModel) -> dict[Tensor, tuple[int, ...]]:
-    """Of matrices that are several, one below the other: the rows of each."""
-    parts: dict[Tensor, tuple[int, ...]] = {}
-    for module in model.modules():
-        if isinstance(module, Attention):
-            key_width = module.num_kv_heads * module.head_width
-            parts[module.qkv.weight] = (module.query_width, key_width, key_width)
-        elif isinstance(module, FeedForward):
-            ffn_width = module.gate_up.out_features // 2
-            parts[module.gate_up.weight] = (ffn_width, ffn_width)
-    return parts
-
-
 class Muon(Optimizer):
     """Momentum whose update is orthogonalised, in the parameters' own precision.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the
-    update's scale, sqrt(max(1, rows / columns)), is that text's too, and that queries, keys and
-    values, which may lie in one matrix, are orthogonalised each for itself.
+    update's scale, sqrt(max(1, rows / columns)), is that text's too.
 
     torch's own orthogonalises in bf16, which CPUs emulate.
     """
 
     def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        lr: float,
-        momentum: float,
-        weight_decay: float,
-        rows_by_part: Mapping[Tensor, tuple[int, ...]] = MappingProxyType({}),
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        """
-        Args:
-            rows_by_part: of parameters that are several matrices, one below the other.
-        """
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self._rows_by_part = rows_by_part
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            alike: dict[tuple[torch.Size, tuple[int, ...]], list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    parts = self._rows_by_part.get(parameter, (parameter.shape[0],))
-                    alike[parameter.shape, parts].append(parameter)
-            for (_, parts), parameters in alike.items():
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
                 # Sharded ones are gathered for it: one at a time, so that they never lie whole
                 # beside each other.
                 num_together = 1 if is_sharded(parameters[0]) else len(parameters)
                 for first in range(0, len(parameters), num_together):
-                    together = parameters[first : first + num_together]
-                    self._step_together(together, parts, group)
+                    self._step_together(parameters[first : first + num_together], group)
 
-    def _step_together(
-        self, parameters: list[nn.Parameter], parts: tuple[int, ...], group: dict[str, Any]
-    ) -> None:
-        """Parameters of one shape and the same parts are orthogonalised in one batch."""
+    def _step_together(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Matrices of one shape are orthogonalised in one batch."""
         updates = []
         for parameter in parameters:
             state = self.state[parameter]
@@ -119,17 +84,10 @@ class Muon(Optimizer):
             state["momentum"].lerp_(gradient, 1 - group["momentum"])
             update = torch.lerp(gradient, state["momentum"], group["momentum"])
             updates.append(whole_tensor(update))  # a shard alone has other singular vectors
-        by_part = torch.stack(updates).split_with_sizes(parts, dim=1)
-        levelled_BRC = torch.cat([_scaled(orthogonalised(part)) for part in by_part], dim=1)
-        for parameter, update in zip(parameters, levelled_BRC, strict=True):
+        scale = max(1.0, parameters[0].shape[0] / parameters[0].shape[1]) ** 0.5
+        for parameter, update in zip(parameters, orthogonalised(torch.stack(updates)), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(placed_like(update, parameter), alpha=-group["lr"])
-
-
-def _scaled(updates_BRC: Tensor) -> Tensor:
-    """So that what a matrix adds to its outputs does not depend on its shape."""
-    num_rows, num_columns = updates_BRC.shape[1:]
-    return updates_BRC * math.sqrt(max(1.0, num_rows / num_columns))
+            parameter.add_(placed_like(update, parameter), alpha=-group["lr"] * scale)
 
 
 def orthogonalised(matrices_BRC: Tensor, num_steps: int = 5) -> Tensor:

@@ -1,10 +1,9 @@
 import torch
 
 from mtp_code.model.config import ModelConfig
-from mtp_code.model.layers import Attention, FeedForward
 from mtp_code.model.mtp import MTPModel, build_model
 from mtp_code.training.config import OptimConfig
-from mtp_code.training.optim import Muon, build_optimizers, orthogonalised
+from mtp_code.training.optim import build_optimizers, orthogonalised
 
 
 def test_orthogonalised_keeps_singular_vectors_and_levels_singular_values():
@@ -51,27 +50,3 @@ def test_both_kinds_learn_a_fixed_batch():
                 optimizer.zero_grad()
             losses.append(loss.item())
         assert losses[-1] < 0.2 * losses[0]
-
-
-def test_matrices_in_one_parameter_are_orthogonalised_each_for_itself():
-    """As if queries, keys, values, gate and up were parameters of their own."""
-    built, fused = model(), {}
-    for module in built.modules():
-        if isinstance(module, Attention):
-            fused[module.qkv.weight] = 3
-        elif isinstance(module, FeedForward):
-            fused[module.gate_up.weight] = 2
-    before = {parameter: parameter.detach().clone() for parameter in fused}
-    for parameter in built.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    config = OptimConfig(kind="muon", lr=1e-3, muon_lr=0.1, weight_decay=0)
-    for optimizer in build_optimizers(built, config):
-        optimizer.step()
-    assert len(fused) == 2 * 3
-    for parameter, num_parts in fused.items():
-        changes = (parameter.detach() - before[parameter]).chunk(num_parts)
-        for change, gradient in zip(changes, parameter.grad.chunk(num_parts), strict=True):
-            alone = torch.nn.Parameter(torch.zeros_like(gradient))
-            alone.grad = gradient.clone()
-            Muon([alone], 0.1, 0.95, 0).step()
-            torch.testing.assert_close(change, alone.detach(), rtol=1e-4, atol=1e-6)
