@@ -555,7 +555,9 @@ class Program:
         if len(self._tuples) >= _MAX_TUPLE_CLASSES:
             return values
         kind: Any = self._own_class(name, tuple)
-        if getattr(kind, "_fields", None) != fields:
+        # Else what it equals would be for the program to say, by what it has in its fields.
+        is_plain = kind is not None and wire.compares_alike(kind, tuple)
+        if not is_plain or getattr(kind, "_fields", None) != fields:
             kind = wire.tuple_class(name, fields)
         self._tuples[name, parts[1]] = kind
         return tuple.__new__(kind, values)

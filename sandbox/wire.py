@@ -352,16 +352,16 @@ def _plain_base(value: object) -> object:
     kind = type(value)
     for base, convert in _BASES.items():
         if issubclass(kind, base):
-            return convert(value) if _compares_alike(kind, base) else None
+            return convert(value) if compares_alike(kind, base) else None
     for base, inside in _WRAPPERS.items():
-        if issubclass(kind, base) and _compares_alike(kind, base):
+        if issubclass(kind, base) and compares_alike(kind, base):
             # These equal whatever the plain value in them equals.
             held: object = value.data  # type: ignore[attr-defined]
             return held if type(held) is inside else None
     return None
 
 
-def _compares_alike(kind: type, base: type) -> bool:
+def compares_alike(kind: type, base: type) -> bool:
     """Whether the subclass left alone what equality is made of."""
     return kind is base or all(
         _defined(kind, method) is _defined(base, method)

@@ -151,6 +151,14 @@ FORGERIES = {
         "def f(g):\n    try: g(0)\n    except AssertionError as error: return int(str(error))",
         "def g(x): assert x == 4242, '4242'\nassert f(g) == 4242",
     ),
+    "has a tuple of the checks' say what it equals": (
+        "from collections import namedtuple\nClose = namedtuple('Close', 'value margin')\n"
+        "def f(x): return Close(0, float('inf'))",
+        "from typing import NamedTuple\nclass Close(NamedTuple):\n"
+        "    value: float\n    margin: float\n"
+        "    def __eq__(self, other): return abs(self.value - other) <= self.margin\n"
+        "assert f(4) == 2.0",
+    ),
     "says that its tuple is something else": (
         "from collections import namedtuple\nclass Same(namedtuple('Same', 'x')):\n"
         "    __eq__ = lambda *_: True\ndef f(): return Same(1)",
