@@ -17,7 +17,6 @@ from types import (
     FunctionType,
     MethodDescriptorType,
     MethodType,
-    MethodWrapperType,
     WrapperDescriptorType,
 )
 from typing import Any, Final
@@ -29,6 +28,7 @@ _OF_CLASSES: Final = (MethodDescriptorType, WrapperDescriptorType, ClassMethodDe
 _BOUND: Final = (BuiltinFunctionType, MethodType)
 # Of values that cannot change, so that a copy of them does as well.
 _FIXED: Final = frozenset((type(None), bool, int, float, complex, str, bytes))
+_OPERATORS: Final = "_operator"
 # What these are applied to decides what they do: no program is to choose that for the checks.
 POWERFUL: Final = (
     compile, delattr, eval, exec, getattr, globals, locals, open, setattr, vars, __import__,
@@ -38,11 +38,12 @@ POWERFUL: Final = (
 def describe(value: Any) -> wire.Json | None:
     """What is sent for a function or class of the standard library, for a method of a value that
     cannot change, for what `functools.partial` and the like make of these, for a pattern, or for a
-    plain error; None for all else."""
+    plain error; None for all else, and for operators that hold a value (`(3).__eq__`,
+    ``partial(operator.eq, 3)``), since that may be what they are to tell of."""
     if (name := _name_of(value)) is not None:
         return ["named", *name]
     kind = type(value)
-    if kind is partial:
+    if kind is partial and getattr(value.func, "__module__", None) != _OPERATORS:
         return _made(partial, (value.func, *value.args), value.keywords)
     if kind is re.Pattern:
         return _made(re.compile, (value.pattern, value.flags), {})
@@ -51,7 +52,7 @@ def describe(value: Any) -> wire.Json | None:
     if kind in (itemgetter, attrgetter, methodcaller):
         maker, given = value.__reduce__()
         return _made(maker, given, {}) if maker is kind else None
-    if kind in (BuiltinFunctionType, MethodWrapperType) and _is_fixed(value.__self__):
+    if kind is BuiltinFunctionType and _is_fixed(value.__self__):
         return _made(getattr, (value.__self__, value.__name__), {})
     return None
 

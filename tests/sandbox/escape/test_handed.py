@@ -159,6 +159,14 @@ FORGERIES = {
         "    def __eq__(self, other): return abs(self.value - other) <= self.margin\n"
         "assert f(4) == 2.0",
     ),
+    "reads what a bound comparison compares with": (
+        "def f(g): return g.__self__",
+        "assert f((4242).__eq__) == 4242",
+    ),
+    "reads what a partial comparison compares with": (
+        "def f(g): return g.args[0]",
+        "import functools, operator\nassert f(functools.partial(operator.eq, 4242)) == 4242",
+    ),
     "says that its tuple is something else": (
         "from collections import namedtuple\nclass Same(namedtuple('Same', 'x')):\n"
         "    __eq__ = lambda *_: True\ndef f(): return Same(1)",
