@@ -174,6 +174,13 @@ def where(error: BaseException, source: str) -> str:
     return f"checks, line {lines[-1]}: {text[:300]}"
 
 
+def _is_failure(error: BaseException) -> bool:
+    """Whether it is an assertion of the checks' that failed, or a group that holds one."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_failure, error.exceptions))
+    return isinstance(error, AssertionError) and TOLD not in vars(error)
+
+
 def _arose_in_assertion(error: BaseException, source: str) -> bool:
     """Whether it arose while an assertion of the checks was being tried, or its message made: what
     the program raises there in place of an answer keeps it from being tried at all."""
@@ -443,8 +450,7 @@ class Program:
             raise
         except Exception as error:  # noqa: BLE001 - the program is told, as its own call would
             answer = self._thrown(error)
-            is_own = isinstance(error, AssertionError) and TOLD not in vars(error)
-            if is_own or _arose_in_assertion(error, self.source):
+            if _is_failure(error) or _arose_in_assertion(error, self.source):
                 failed[:] = [*failed[:1], error]  # two are enough to tell
         else:
             answer = ["returned", self._encode(result)]

@@ -159,6 +159,12 @@ FORGERIES = {
         "    def __eq__(self, other): return abs(self.value - other) <= self.margin\n"
         "assert f(4) == 2.0",
     ),
+    "swallows a group of assertions": (
+        "def f(g):\n    try: g(5)\n    except BaseException: pass\n    return 1",
+        "def g(x):\n    try: assert x == 3\n    except AssertionError as error: failed = error\n"
+        "    raise ExceptionGroup('soft', [KeyError(x), ExceptionGroup('more', [failed])])\n"
+        "assert f(g) == 1",
+    ),
     "reads what a bound comparison compares with": (
         "def f(g): return g.__self__",
         "assert f((4242).__eq__) == 4242",
