@@ -154,7 +154,10 @@ def draft(model: MTPModel, drafter: Drafter, state: DecodeState, plan: Plan) -> 
 
     −1 where it is the row's first.
     """
-    span = state.span(-plan.window, plan.window, plan.end, plan.start)
+    # Where rows are in line, a single token looks at all slots up to the end: not behind itself,
+    # where drafts lie that did not stand.
+    end = plan.end if plan.start is None else plan.start
+    span = state.span(-plan.window, plan.window, end, plan.start)
     reading = state.read_again(model, span, num_ahead=plan.num_drafts)
     num_ranks = 1 if plan.tree is None else plan.tree.num_ranks
     drafts_Bkr = drafter.draft(reading, plan.num_drafts, num_ranks)

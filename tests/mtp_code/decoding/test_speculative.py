@@ -131,6 +131,38 @@ def test_every_draft_is_what_the_heads_say_of_the_whole_text(
     assert longest_lag > num_drafts
 
 
+@pytest.mark.parametrize("heads", ["parallel", "causal", "anticausal", "linear"])
+def test_of_a_row_alone_nothing_looks_at_drafts_that_did_not_stand(
+    small_config, tokenizer, heads, monkeypatch
+):
+    """By heads to whose answers it matters much where they look."""
+    model = build_model(small_config.model_copy(update={"heads": heads}), seed=1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.mul_(6)
+    num_checked, real_draft = 0, step.draft
+
+    def checked(model, drafter, state, plan):
+        nonlocal num_checked
+        drafts_Bkr = real_draft(model, drafter, state, plan)
+        (length,) = state.cache.lengths_B.tolist()
+        with torch.inference_mode():
+            logits_KTV = model(state.tokens_BC[:, :length])[:, 0]
+        newest, *expected = logits_KTV[:, -1].argmax(dim=-1).tolist()
+        if newest == state.tokens_BC[0, length]:  # no prompt's last token
+            assert drafts_Bkr[0, :, 0].tolist() == expected
+            num_checked += 1
+        return drafts_Bkr
+
+    monkeypatch.setattr(step, "draft", checked)
+    request = Request([5, 6, 7], 24)
+    (found,) = Engine(model, tokenizer, 1, 3).generate([request]).completions
+    assert found.tokens == decode_without_cache(model, request)
+    assert found.rounds_by_accepted[0] > 5
+    assert num_checked > 5
+
+
 @pytest.fixture(scope="module")
 def plain_greedy(model: MTPModel, tokenizer: Tokenizer) -> list[Completion]:
     requests = requests_for(tokenizer)
